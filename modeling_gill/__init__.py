@@ -1,0 +1,24 @@
+"""GILL as a transformers model: configuration, processor, model. Knows neither diffusers nor retrieval."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+from .configuration_gill import GillConfig
+from .generation_gill import GillGenerateOutput
+from .modeling_gill import GillForConditionalGeneration, GillOutput
+from .pretrained_gill import GillPreTrainedModel
+from .processing_gill import GillProcessor
+
+# With these, every Auto class loads a GILL repository without running code from it.
+AutoConfig.register("gill", GillConfig)
+AutoModel.register(GillConfig, GillForConditionalGeneration)
+AutoModelForImageTextToText.register(GillConfig, GillForConditionalGeneration)
+AutoProcessor.register(GillConfig, GillProcessor)
+
+__all__ = [
+    "GillConfig",
+    "GillForConditionalGeneration",
+    "GillGenerateOutput",
+    "GillOutput",
+    "GillPreTrainedModel",
+    "GillProcessor",
+]

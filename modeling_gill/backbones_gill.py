@@ -1,0 +1,92 @@
+"""The frozen language model and image encoder: how they are built, loaded and checked against the configuration."""
+
+from typing import Any
+
+import torch
+from transformers import MODEL_MAPPING, AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+from .configuration_gill import GillConfig
+
+# What a caller says about the GILL repository is not true of the repositories of its backbones.
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
+LANGUAGE_MODEL_OPTIONS = ("device_map", "quantization_config", "attn_implementation", "max_memory", "offload_folder")
+
+
+def build_backbones(config: GillConfig) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Both backbones with fresh weights, for a self-contained checkpoint to fill."""
+    language_model = AutoModelForCausalLM.from_config(config.text_config)
+    vision_model = AutoModel.from_config(config.vision_config)
+    return language_model, vision_model
+
+
+def load_backbones(
+    config: GillConfig,
+    dtype: torch.dtype,
+    language_model: PreTrainedModel | None = None,
+    vision_model: PreTrainedModel | None = None,
+    **options: Any,
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Both backbones from where the configuration says, save those that are given.
+
+    Args:
+        dtype (`torch.dtype`): Dtype to load in.
+        options: Those of `PreTrainedModel.from_pretrained`. `device_map`, `quantization_config`,
+            `attn_implementation`, `max_memory` and `offload_folder` reach the language model alone.
+
+    Raises:
+        OSError: a backbone that cannot be found, naming it and how to give another.
+    """
+    hub = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+    if language_model is None:
+        chosen = {name: options[name] for name in LANGUAGE_MODEL_OPTIONS if options.get(name) is not None}
+        language_model = _load(
+            AutoModelForCausalLM, "language_model", config.language_model_id, config.language_model_revision,
+            dtype=dtype, **hub, **chosen,
+        )  # fmt: skip
+    if vision_model is None:
+        # Not `AutoModel`: of a whole CLIP repository that would be the two-tower CLIPModel.
+        vision_class = MODEL_MAPPING[type(config.vision_config)]
+        vision_model = _load(
+            vision_class, "vision_model", config.vision_model_id, config.vision_model_revision, dtype=dtype, **hub
+        )
+        vision_model = vision_model.to(language_model.get_input_embeddings().weight.device)
+    return language_model, vision_model
+
+
+def check_backbones(config: GillConfig, language_model: PreTrainedModel, vision_model: PreTrainedModel) -> None:
+    """Compare what the configuration says of the backbones with what they are.
+
+    Raises:
+        ValueError: naming every size that differs, with both numbers.
+    """
+    rows, width = language_model.get_input_embeddings().weight.shape
+    head = language_model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"The language model {type(language_model).__name__} has no head to write tokens with.")
+    found = {
+        "width of the language model's embedding (d)": (config.embedding_dim, width),
+        "rows of the language model's embedding": (config.num_language_model_rows, rows),
+        "width that the language model's head reads (d)": (config.embedding_dim, getattr(head, "in_features", width)),
+        "width of the image encoder's feature (v)": (config.vision_dim, vision_model.config.hidden_size),
+    }
+    wrong = [
+        f"{what}: {said} in the configuration, {is_} in the model" for what, (said, is_) in found.items() if said != is_
+    ]
+    if wrong:
+        raise ValueError("The configuration contradicts its backbones. " + "; ".join(wrong) + ".")
+
+
+def _load(model_class: Any, role: str, name: str | None, revision: str | None, **options: Any) -> PreTrainedModel:
+    if name is None:
+        raise ValueError(f"`{role}_id` is not set in the configuration: pass `{role}=` to `from_pretrained`.")
+    try:
+        return model_class.from_pretrained(name, revision=revision or "main", **options)
+    except OSError as error:
+        raise OSError(
+            f"The {role.replace('_', ' ')} {name!r} (revision {revision or 'main'}), named by `{role}_id` in the "
+            f"configuration, could not be loaded: {error}\nSet `{role}_id` to where it is, or pass a loaded one as "
+            f"`{role}=`."
+        ) from error
+
+
+__all__ = ["LANGUAGE_MODEL_OPTIONS", "build_backbones", "check_backbones", "load_backbones"]

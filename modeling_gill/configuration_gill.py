@@ -1,0 +1,228 @@
+"""Configuration of a GILL model: two frozen backbones by reference, and the sizes of the adapters between them."""
+
+import copy
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+# Where the Auto classes find what they load in a Hub repository.
+AUTO_MAP = {
+    "AutoConfig": "configuration_gill.GillConfig",
+    "AutoModel": "modeling_gill.GillForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_gill.GillForConditionalGeneration",
+    "AutoProcessor": "processing_gill.GillProcessor",
+}
+MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder")
+IMG_LOGIT_SCALINGS = ("absolute", "signed")
+
+# Families that embed tokens narrower than they think (OPT-350m) say so under another name than `hidden_size`.
+_EMBEDDING_DIM_NAMES = ("word_embed_proj_dim", "embedding_size", "hidden_size", "n_embd", "d_model")
+
+
+class GillConfig(PretrainedConfig):
+    r"""
+    Sizes and whereabouts of a [`GillForConditionalGeneration`]. Notation of the paper in brackets.
+
+    Args:
+        text_config (`PretrainedConfig` or `dict`, *optional*, defaults to OPT-125m's):
+            Configuration of the causal language model; gives the embedding width `d`.
+        vision_config (`PretrainedConfig` or `dict`, *optional*, defaults to CLIP ViT-B/32's vision part):
+            Configuration of the image encoder; gives the width `v` of its pooled feature.
+        language_model_id, language_model_revision (`str`, *optional*):
+            Hub repository or folder that the frozen language model is loaded from, and the revision of it.
+        vision_model_id, vision_model_revision (`str`, *optional*):
+            The same for the frozen image encoder (a whole CLIP repository will do). With neither id the checkpoint is
+            self-contained: the backbones' weights lie in it.
+        image_generator_id, image_generator_revision (`str`, *optional*):
+            The same for the frozen text-to-image generator, a diffusers repository. Only the pipeline reads it.
+        vocab_size (`int`, *optional*): Number of token ids, the picture placeholder and the `[IMG]` tokens included.
+        image_token_id (`int`, *optional*): Id of the placeholder that stands for one embedding of a picture *read*.
+        img_token_ids (`list[int]`, *optional*):
+            Ids of `[IMG0]`..`[IMG r-1]` (FROMAGe: of `[RET]`), which stand for a picture *answered*. They may lie
+            anywhere, also over unused rows of a padded vocabulary.
+        num_visual_tokens (`int`, defaults to 4): Embeddings that a picture read takes [`k`].
+        retrieval_dim (`int`, defaults to 256): Width of the space that retrieval compares in [`p`].
+        mapper_type (`str` or `None`, defaults to `"gill_mapper"`):
+            Kind of the module from `[IMG]` states to the generator's conditioning: one of `"gill_mapper"`,
+            `"linear"`, `"mlp"`, `"encoder"`; `None` for a model that only retrieves (FROMAGe).
+        mapper_hidden_size, mapper_num_layers, mapper_num_heads, mapper_ffn_dim (`int`):
+            Sizes inside the mapper (512, 4, 4, 2048 in the paper).
+        mapper_tokens_per_img_token (`int`, *optional*):
+            Conditioning positions that each `[IMG]` state yields in the kinds without learnt queries; by default as
+            many as it takes to fill `conditioning_length`.
+        conditioning_length, conditioning_dim (`int`): Shape of the generator's conditioning [`L x c`].
+        use_decision_head (`bool`, defaults to `True`): Whether the model has learnt when to retrieve and when to
+            generate.
+        decision_dropout (`float`, defaults to 0.5): Dropout before the decision head.
+        img_logit_scaling (`str`, defaults to `"absolute"`):
+            What a scale factor `f` on the logit `l` of `[IMG0]` does: `"absolute"` makes it `|l| f` where `f > 1`
+            (GILL), `"signed"` makes it `l f` (FROMAGe).
+
+    Raises:
+        ValueError: a size, id or kind that cannot be, naming the field, what it is and what was expected.
+    """
+
+    model_type = "gill"
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
+
+    def __init__(
+        self,
+        text_config: PretrainedConfig | dict[str, Any] | None = None,
+        vision_config: PretrainedConfig | dict[str, Any] | None = None,
+        language_model_id: str | None = None,
+        language_model_revision: str | None = None,
+        vision_model_id: str | None = None,
+        vision_model_revision: str | None = None,
+        image_generator_id: str | None = None,
+        image_generator_revision: str | None = None,
+        vocab_size: int | None = None,
+        image_token_id: int | None = None,
+        img_token_ids: list[int] | None = None,
+        num_visual_tokens: int = 4,
+        retrieval_dim: int = 256,
+        mapper_type: str | None = "gill_mapper",
+        mapper_hidden_size: int = 512,
+        mapper_num_layers: int = 4,
+        mapper_num_heads: int = 4,
+        mapper_ffn_dim: int = 2048,
+        mapper_tokens_per_img_token: int | None = None,
+        conditioning_length: int = 77,
+        conditioning_dim: int = 768,
+        use_decision_head: bool = True,
+        decision_dropout: float = 0.5,
+        img_logit_scaling: str = "absolute",
+        **kwargs: Any,
+    ) -> None:
+        self.text_config = _sub_config("text_config", text_config, "opt")
+        self.vision_config = _sub_config("vision_config", vision_config, "clip_vision_model")
+        self.language_model_id = language_model_id
+        self.language_model_revision = language_model_revision
+        self.vision_model_id = vision_model_id
+        self.vision_model_revision = vision_model_revision
+        self.image_generator_id = image_generator_id
+        self.image_generator_revision = image_generator_revision
+
+        # A tokenizer that is only as large as the language model gets the new tokens right behind its last row.
+        rows = self.num_language_model_rows
+        self.image_token_id = rows if image_token_id is None else image_token_id
+        self.img_token_ids = list(range(rows + 1, rows + 9)) if img_token_ids is None else list(img_token_ids)
+        largest = max([self.image_token_id, *self.img_token_ids])
+        self.vocab_size = max(rows, largest + 1) if vocab_size is None else vocab_size
+
+        self.num_visual_tokens = num_visual_tokens
+        self.retrieval_dim = retrieval_dim
+        self.mapper_type = mapper_type
+        self.mapper_hidden_size = mapper_hidden_size
+        self.mapper_num_layers = mapper_num_layers
+        self.mapper_num_heads = mapper_num_heads
+        self.mapper_ffn_dim = mapper_ffn_dim
+        self.conditioning_length = conditioning_length
+        self.conditioning_dim = conditioning_dim
+        self.mapper_tokens_per_img_token = mapper_tokens_per_img_token or -(-conditioning_length // self.num_img_tokens)
+        self.use_decision_head = use_decision_head
+        self.decision_dropout = decision_dropout
+        self.img_logit_scaling = img_logit_scaling
+        super().__init__(**kwargs)
+        self._check()
+
+    @property
+    def num_img_tokens(self) -> int:
+        """Number of tokens that a picture answered takes [`r`]."""
+        return len(self.img_token_ids)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the language model's input embeddings and of its head's input [`d`]."""
+        return _first_int(self.text_config.get_text_config(), _EMBEDDING_DIM_NAMES, "text_config")
+
+    @property
+    def vision_dim(self) -> int:
+        """Width of the image encoder's pooled feature [`v`]."""
+        return _first_int(self.vision_config, ("hidden_size",), "vision_config")
+
+    @property
+    def num_language_model_rows(self) -> int:
+        """Rows of the language model's own embedding, unused ones included."""
+        return _first_int(self.text_config.get_text_config(), ("vocab_size",), "text_config")
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Longest sequence that the language model reads, in tokens, or `None` where it does not say."""
+        text = self.text_config.get_text_config()
+        return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+
+    @property
+    def is_self_contained(self) -> bool:
+        """Whether the backbones' weights lie in the checkpoint itself."""
+        return self.language_model_id is None and self.vision_model_id is None
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
+        """The language model's configuration as generation sees it: with all of `vocab_size` ids.
+
+        transformers unravels beams by this `vocab_size`, and the logits are that wide.
+        """
+        text_config = self.text_config.get_text_config()
+        if text_config.vocab_size == self.vocab_size:
+            return text_config
+        widened = copy.copy(text_config)
+        widened.vocab_size = self.vocab_size
+        return widened
+
+    def _check(self) -> None:
+        for name in ("num_visual_tokens", "retrieval_dim", "mapper_hidden_size", "mapper_num_layers",
+                     "mapper_num_heads", "mapper_ffn_dim", "mapper_tokens_per_img_token", "conditioning_length",
+                     "conditioning_dim", "vocab_size"):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        if not self.img_token_ids or len(set(self.img_token_ids)) != len(self.img_token_ids):
+            raise ValueError(f"`img_token_ids` must be one or more different ids, got {self.img_token_ids}.")
+        for name, ids in (("img_token_ids", self.img_token_ids), ("image_token_id", [self.image_token_id])):
+            outside = [i for i in ids if not isinstance(i, int) or not 0 <= i < self.vocab_size]
+            if outside:
+                raise ValueError(f"`{name}` holds {outside}, outside of the {self.vocab_size} ids of `vocab_size`.")
+        if self.image_token_id in self.img_token_ids:
+            raise ValueError(f"`image_token_id` {self.image_token_id} is also one of `img_token_ids`.")
+        if self.mapper_type is not None and self.mapper_type not in MAPPER_TYPES:
+            raise ValueError(f"`mapper_type` must be one of {MAPPER_TYPES} or None, got {self.mapper_type!r}.")
+        if self.mapper_hidden_size % self.mapper_num_heads:
+            raise ValueError(
+                f"`mapper_hidden_size` {self.mapper_hidden_size} is no multiple of `mapper_num_heads` "
+                f"{self.mapper_num_heads}."
+            )
+        if self.img_logit_scaling not in IMG_LOGIT_SCALINGS:
+            raise ValueError(
+                f"`img_logit_scaling` must be one of {IMG_LOGIT_SCALINGS}, got {self.img_logit_scaling!r}."
+            )
+        if not 0 <= self.decision_dropout < 1:
+            raise ValueError(f"`decision_dropout` must lie in [0, 1), got {self.decision_dropout}.")
+        if (self.language_model_id is None) != (self.vision_model_id is None):
+            raise ValueError(
+                "Either both backbones are named or neither is: `language_model_id` is "
+                f"{self.language_model_id!r}, `vision_model_id` is {self.vision_model_id!r}."
+            )
+
+
+def _sub_config(name: str, value: PretrainedConfig | dict[str, Any] | None, default_type: str) -> PretrainedConfig:
+    if isinstance(value, PretrainedConfig):
+        return value
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a configuration or a dict of one, got {type(value).__name__}.")
+    fields = dict(value or {})
+    model_type = fields.pop("model_type", default_type)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"`{name}` has model_type {model_type!r}, which the installed transformers does not know.")
+    return CONFIG_MAPPING[model_type](**fields)
+
+
+def _first_int(config: PretrainedConfig, names: tuple[str, ...], where: str) -> int:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    raise ValueError(f"`{where}` ({type(config).__name__}) has none of {names}: its width cannot be told.")
+
+
+GillConfig.register_for_auto_class()
+
+__all__ = ["AUTO_MAP", "IMG_LOGIT_SCALINGS", "MAPPER_TYPES", "GillConfig"]

@@ -1,0 +1,119 @@
+"""What generating with `[IMG]` tokens adds to transformers' own generation: their rules, and their states after."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import LogitsProcessor
+from transformers.utils import ModelOutput
+
+
+class ImgTokenLogitsProcessor(LogitsProcessor):
+    r"""The rules of the `[IMG]` tokens (paper, section 3.3), row by row, whatever step each row is at.
+
+    `[IMG1]`.. come only right after their predecessor, and then for certain; no `[IMG0]` comes before
+    `min_text_tokens` tokens are written; from then on its logit is scaled.
+
+    Args:
+        img_token_ids (`list[int]`): Ids of `[IMG0]`..`[IMG r-1]`.
+        prompt_length (`int`): Columns of `input_ids` that are prompt.
+        min_text_tokens (`int`, defaults to 0): Tokens to write before a picture may come.
+        scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`.
+        scaling (`str`, defaults to `"absolute"`): See [`GillConfig`].
+    """
+
+    def __init__(
+        self,
+        img_token_ids: list[int],
+        prompt_length: int,
+        min_text_tokens: int = 0,
+        scale: float = 1.0,
+        scaling: str = "absolute",
+    ) -> None:
+        self.img_token_ids = img_token_ids
+        self.prompt_length = prompt_length
+        self.min_text_tokens = min_text_tokens
+        self.scale = scale
+        self.scaling = scaling
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Args and return: `input_ids` of shape `(rows, tokens)`, `scores` of shape `(rows, ids)`."""
+        first, *later = self.img_token_ids
+        scores = scores.clone()
+        scores[:, later] = -torch.inf
+        if input_ids.shape[1] - self.prompt_length < self.min_text_tokens:
+            scores[:, first] = -torch.inf
+        elif self.scaling == "signed":
+            scores[:, first] *= self.scale
+        elif self.scale > 1:
+            scores[:, first] = scores[:, first].abs() * self.scale
+        if not later or input_ids.shape[1] == 0:
+            return scores
+        last = input_ids[:, -1]
+        for token, successor in zip(self.img_token_ids, later, strict=False):
+            begun = (last == token)[:, None]
+            forced = torch.full_like(scores, -torch.inf)
+            forced[:, successor] = 0
+            scores = torch.where(begun, forced, scores)
+        return scores
+
+
+@dataclass
+class GillGenerateOutput(ModelOutput):
+    r"""What `generate(..., return_dict_in_generate=True)` returns: transformers' fields, then those of the pictures.
+
+    Args:
+        sequences (`torch.Tensor` of shape `(rows, tokens)`): Prompts and answers.
+        img_batch_indices, img_start_positions (`torch.Tensor` of shape `(pictures,)`):
+            Row of `sequences` that each picture lies in, and column of its `[IMG0]`, in reading order.
+        img_hidden_states (`torch.Tensor` of shape `(pictures, r, d)`): The last hidden states at its tokens.
+        retrieval_embeds (`torch.Tensor` of shape `(pictures, p)`): What retrieval looks for; of any length.
+        conditioning (`torch.Tensor` of shape `(pictures, L, c)`, *optional*): What the generator draws from.
+        decision_logits (`torch.Tensor` of shape `(pictures, 2)`, *optional*): Generate, retrieve.
+    """
+
+    sequences: torch.Tensor = None  # type: ignore[assignment]
+    sequences_scores: torch.Tensor | None = None
+    scores: tuple[torch.Tensor, ...] | None = None
+    logits: tuple[torch.Tensor, ...] | None = None
+    beam_indices: torch.Tensor | None = None
+    attentions: tuple | None = None
+    hidden_states: tuple | None = None
+    past_key_values: object | None = None
+    img_batch_indices: torch.Tensor = None  # type: ignore[assignment]
+    img_start_positions: torch.Tensor = None  # type: ignore[assignment]
+    img_hidden_states: torch.Tensor = None  # type: ignore[assignment]
+    retrieval_embeds: torch.Tensor = None  # type: ignore[assignment]
+    conditioning: torch.Tensor | None = None
+    decision_logits: torch.Tensor | None = None
+
+
+def find_pictures(input_ids: torch.Tensor, img_token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where whole runs `[IMG0]`..`[IMG r-1]` stand in `(rows, tokens)` ids.
+
+    Returns:
+        Two `torch.LongTensor` of shape `(pictures,)`: row and first column of each, in reading order.
+    """
+    if input_ids.shape[1] < len(img_token_ids):
+        nowhere = input_ids.new_zeros(0, dtype=torch.long)
+        return nowhere, nowhere
+    windows = input_ids.unfold(1, len(img_token_ids), 1)
+    rows, starts = (windows == windows.new_tensor(img_token_ids)).all(-1).nonzero(as_tuple=True)
+    return rows, starts
+
+
+def complete_pictures(sequences: torch.Tensor, img_token_ids: list[int], pad_token_id: int) -> torch.Tensor:
+    """Write the `[IMG]` tokens that a row still owes when its length ran out in the middle of a picture.
+
+    The authors' code draws all `r` tokens in one step, so a picture begun is a picture finished.
+    """
+    rows: list[list[int]] = []
+    for row in sequences.tolist():
+        tail = next((n for n in range(len(img_token_ids) - 1, 0, -1) if row[-n:] == img_token_ids[:n]), None)
+        rows.append(row + img_token_ids[tail:] if tail else row)
+    longest = max(len(row) for row in rows)
+    if longest == sequences.shape[1]:
+        return sequences
+    return sequences.new_tensor([row + [pad_token_id] * (longest - len(row)) for row in rows])
+
+
+__all__ = ["GillGenerateOutput", "ImgTokenLogitsProcessor", "complete_pictures", "find_pictures"]

@@ -1,0 +1,44 @@
+"""The losses that train the adapters (paper, section 3; their weights are all 1)."""
+
+import torch
+from torch.nn import functional
+
+
+def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of every label but the first of a row, given all that precedes it.
+
+    Args:
+        logits (`torch.Tensor` of shape `(rows, tokens, ids)`).
+        labels (`torch.LongTensor` of shape `(rows, tokens)`): -100 where nothing is to be predicted.
+
+    Returns:
+        `torch.Tensor`: a float32 scalar; zero where no label is left.
+    """
+    targets = labels[:, 1:].reshape(-1)
+    kept = targets != -100
+    if not kept.any():
+        return logits.sum() * 0.0
+    predictions = logits[:, :-1].reshape(-1, logits.shape[-1])
+    return functional.cross_entropy(predictions[kept].float(), targets[kept])
+
+
+def contrastive_loss(text_embeds: torch.Tensor, image_embeds: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE between texts and pictures of the same row, all other rows being the negatives.
+
+    Args:
+        text_embeds, image_embeds (`torch.Tensor` of shape `(pairs, p)`): Of any length; compared at unit length.
+        scale (`torch.Tensor`): Scalar that the cosines are multiplied by, exp of the model's `logit_scale`.
+    """
+    text = functional.normalize(text_embeds.float(), dim=-1)
+    image = functional.normalize(image_embeds.float(), dim=-1)
+    logits = scale.float() * image @ text.T
+    same = torch.arange(logits.shape[0], device=logits.device)
+    return (functional.cross_entropy(logits, same) + functional.cross_entropy(logits.T, same)) / 2
+
+
+def conditioning_loss(conditioning: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean over all positions of the L2 distance, not squared, between two conditionings `(pictures, L, c)`."""
+    return torch.linalg.vector_norm(conditioning.float() - target.float(), dim=-1).mean()
+
+
+__all__ = ["conditioning_loss", "contrastive_loss", "next_token_loss"]

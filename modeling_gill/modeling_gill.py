@@ -1,0 +1,451 @@
+"""GILL: a frozen language model that reads pictures and answers with text and pictures (Koh et al., 2023)."""
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, LogitsProcessorList
+from transformers.utils import ModelOutput
+
+from .backbones_gill import build_backbones, check_backbones
+from .configuration_gill import GillConfig
+from .fingerprint_gill import fingerprint_weights
+from .generation_gill import GillGenerateOutput, ImgTokenLogitsProcessor, complete_pictures, find_pictures
+from .losses_gill import conditioning_loss, contrastive_loss, next_token_loss
+from .mapper_gill import build_mapper
+from .pretrained_gill import GillPreTrainedModel
+
+
+@dataclass
+class GillOutput(ModelOutput):
+    r"""
+    What [`GillForConditionalGeneration`] makes of a batch. `pictures` counts the whole `[IMG]` runs of all rows.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*): Sum of the losses below that targets were given for.
+        logits (`torch.FloatTensor` of shape `(rows, tokens, ids)`): `-inf` for ids that have no embedding.
+        past_key_values (`Cache`, *optional*), hidden_states, attentions: The language model's own.
+        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(pictures,)`):
+            Row and column of each `[IMG0]`, in reading order.
+        img_hidden_states (`torch.FloatTensor` of shape `(pictures, r, d)`): Last hidden states at the `[IMG]` tokens.
+        retrieval_embeds (`torch.FloatTensor` of shape `(pictures, p)`): Of any length, not normalised.
+        conditioning (`torch.FloatTensor` of shape `(pictures, L, c)`, *optional*): For the image generator.
+        decision_logits (`torch.FloatTensor` of shape `(pictures, 2)`, *optional*): Generate, retrieve.
+        captioning_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read a picture.
+        language_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read none.
+        contrastive_loss (`torch.FloatTensor`, *optional*): InfoNCE between `[IMG0]` and the target pictures.
+        conditioning_loss (`torch.FloatTensor`, *optional*): Distance to the target conditioning.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Any | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    img_batch_indices: torch.Tensor | None = None
+    img_start_positions: torch.Tensor | None = None
+    img_hidden_states: torch.Tensor | None = None
+    retrieval_embeds: torch.Tensor | None = None
+    conditioning: torch.Tensor | None = None
+    decision_logits: torch.Tensor | None = None
+    captioning_loss: torch.Tensor | None = None
+    language_loss: torch.Tensor | None = None
+    contrastive_loss: torch.Tensor | None = None
+    conditioning_loss: torch.Tensor | None = None
+
+
+class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
+    """
+    A frozen causal language model and a frozen image encoder with GILL's adapters between them.
+
+    Args:
+        config ([`GillConfig`]): Sizes; the weights are fresh, use [`~GillPreTrainedModel.from_pretrained`] for others.
+        defer_backbones (`bool`, defaults to `False`): Leave the backbones to [`~GillPreTrainedModel.attach_backbones`].
+    """
+
+    def __init__(self, config: GillConfig, defer_backbones: bool = False) -> None:
+        super().__init__(config)
+        # Before the backbones: transformers takes the dtype of the first parameter for that of the checkpoint.
+        self.visual_projection = nn.Linear(config.vision_dim, config.num_visual_tokens * config.embedding_dim)
+        self.img_embeddings = nn.Embedding(config.num_img_tokens, config.embedding_dim)
+        self.text_retrieval_head = nn.Linear(config.embedding_dim, config.retrieval_dim)
+        self.image_retrieval_head = nn.Linear(config.vision_dim, config.retrieval_dim)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.mapper = build_mapper(config)
+        self.decision_head = nn.Linear(config.embedding_dim, 2) if config.use_decision_head else None
+        self.decision_dropout = nn.Dropout(config.decision_dropout)
+        self.language_model: Any = None
+        self.vision_model: Any = None
+        if not defer_backbones:
+            self.language_model, self.vision_model = build_backbones(config)
+            check_backbones(config, self.language_model, self.vision_model)
+            self.language_model.requires_grad_(False)
+            self.vision_model.requires_grad_(False)
+        self.post_init()
+        if not defer_backbones:
+            self._leave_backbones_out()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings() if self.language_model is not None else self.img_embeddings
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.language_model.get_output_embeddings() if self.language_model is not None else None
+
+    # --- pictures in -------------------------------------------------------------------------------------------------
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pooled features `(pictures, v)` of preprocessed pictures `(pictures, channels, height, width)`.
+
+        Raises:
+            ValueError: values that are not finite.
+        """
+        if not torch.isfinite(pixel_values).all():
+            raise ValueError("`pixel_values` holds values that are not finite (NaN or infinite).")
+        encoder = next(self.vision_model.parameters())
+        return self.vision_model(pixel_values.to(encoder.device, encoder.dtype)).pooler_output
+
+    def get_image_retrieval_embeddings(
+        self, pixel_values: torch.Tensor | None = None, image_features: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Where pictures lie in the space of retrieval, `(pictures, p)`, of any length; give one of the arguments."""
+        if image_features is None:
+            assert pixel_values is not None
+            image_features = self.get_image_features(pixel_values)
+        weight = self.image_retrieval_head.weight
+        return self.image_retrieval_head(image_features.to(weight.device, weight.dtype))
+
+    def retrieval_scores(self, retrieval_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        """Score `exp(logit_scale) * cosine`, float32 `(texts, pictures)`, of `(texts, p)` and `(pictures, p)`."""
+        texts = nn.functional.normalize(retrieval_embeds.float(), dim=-1)
+        images = nn.functional.normalize(image_embeds.to(texts.device).float(), dim=-1)
+        return self.logit_scale.float().exp() * texts @ images.T
+
+    @torch.no_grad()
+    def retrieval_fingerprint(self) -> dict[str, Any]:
+        """Fingerprint of the weights that place pictures in the space of retrieval."""
+        return fingerprint_weights(
+            {
+                "image_retrieval_head": self.image_retrieval_head.parameters(),
+                "vision_model": (weight for _, weight in sorted(self.vision_model.named_parameters())),
+            }
+        )
+
+    # --- tokens in and out -------------------------------------------------------------------------------------------
+
+    def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Input embeddings `(rows, tokens, d)` of ids `(rows, tokens)`: `[IMG]` rows are ours, others the model's."""
+        table = self.language_model.get_input_embeddings()
+        input_ids = input_ids.to(table.weight.device)
+        matches = input_ids[..., None] == input_ids.new_tensor(self.config.img_token_ids)
+        is_img = matches.any(-1)
+        has_row = ~is_img & (input_ids < table.num_embeddings)
+        embeds = table(input_ids.where(has_row, 0))
+        img_embeds = self.img_embeddings(matches.int().argmax(-1)).to(embeds.dtype)
+        return torch.where(is_img[..., None], img_embeds, embeds)
+
+    def embed_prompt(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Input embeddings `(rows, tokens, d)` of prompts with pictures at their placeholders.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(rows, tokens)`).
+            pixel_values (`torch.FloatTensor` of shape `(pictures, channels, height, width)`, *optional*).
+            image_features (`torch.FloatTensor` of shape `(pictures, v)`, *optional*): In place of `pixel_values`.
+
+        Raises:
+            ValueError: ids that do not exist, or placeholders that do not fit the number of pictures.
+        """
+        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
+            raise ValueError(
+                f"`input_ids` must lie in [0, {self.config.vocab_size}), the ids that this model knows; found "
+                f"{int(input_ids.min())} to {int(input_ids.max())}."
+            )
+        embeds = self.embed_tokens(input_ids)
+        if pixel_values is not None:
+            image_features = self.get_image_features(pixel_values)
+        placeholders = (input_ids == self.config.image_token_id).to(embeds.device)
+        pictures = 0 if image_features is None else image_features.shape[0]
+        found, expected = int(placeholders.sum()), pictures * self.config.num_visual_tokens
+        if found != expected:
+            raise ValueError(
+                f"The prompts hold {found} picture placeholders, but {pictures} pictures of "
+                f"{self.config.num_visual_tokens} each take {expected}."
+            )
+        if image_features is None:
+            return embeds
+        weight = self.visual_projection.weight
+        visual = self.visual_projection(image_features.to(weight.device, weight.dtype))
+        visual = visual.reshape(-1, self.config.embedding_dim).to(embeds.device, embeds.dtype)
+        return embeds.masked_scatter(placeholders[..., None], visual)
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Logits `(..., ids)` of last hidden states `(..., d)`; the `[IMG]` columns are tied to their embeddings."""
+        logits = self.language_model.get_output_embeddings()(hidden_states)
+        logits = logits[..., : self.config.vocab_size]
+        missing = self.config.vocab_size - logits.shape[-1]
+        if missing:
+            logits = nn.functional.pad(logits, (0, missing), value=-torch.inf)
+        img_logits = nn.functional.linear(hidden_states, self.img_embeddings.weight.to(hidden_states)).to(logits)
+        columns = torch.tensor(self.config.img_token_ids, device=logits.device)
+        return logits.index_copy(-1, columns, img_logits)
+
+    def picture_outputs(self, img_hidden_states: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        """What the heads make of states `(pictures, r, d)`; keys and shapes as in [`GillOutput`]."""
+        states = img_hidden_states.to(self.text_retrieval_head.weight)
+        first = states[:, 0]
+        return {
+            "img_hidden_states": img_hidden_states,
+            "retrieval_embeds": self.text_retrieval_head(first),
+            "conditioning": self.mapper(states, self.img_embeddings.weight) if self.mapper is not None else None,
+            "decision_logits": (
+                self.decision_head(self.decision_dropout(first)) if self.decision_head is not None else None
+            ),
+        }
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+        target_image_features: torch.Tensor | None = None,
+        target_conditioning: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        output_pictures: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> GillOutput | tuple:
+        r"""
+        Read interleaved prompts, or compute the losses of both passes of a training step at once.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(rows, tokens)`): Placeholders where pictures are read.
+            attention_mask (`torch.Tensor` of shape `(rows, tokens)`, *optional*): 0 at padding.
+            inputs_embeds (`torch.FloatTensor` of shape `(rows, tokens, d)`, *optional*):
+                In place of the embeddings of `input_ids`, which may be given beside it to find the `[IMG]` runs.
+            pixel_values (`torch.FloatTensor` of shape `(pictures read, channels, height, width)`, *optional*),
+            image_features (`torch.FloatTensor` of shape `(pictures read, v)`, *optional*): One of both.
+            labels (`torch.LongTensor` of shape `(rows, tokens)`, *optional*):
+                -100 where nothing is to be predicted, which placeholders never are. Rows that read a picture and rows
+                that read none are averaged apart, into `captioning_loss` and `language_loss`.
+            target_pixel_values, target_image_features (*optional*):
+                The picture that each `[IMG]` run should retrieve, in reading order; one of both.
+            target_conditioning (`torch.FloatTensor` of shape `(pictures, L, c)`, *optional*):
+                What the generator's own text encoder makes of the text of each `[IMG]` run.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): As in transformers.
+            output_pictures (`bool`, *optional*):
+                Whether to run the heads at the `[IMG]` runs; by default wherever no cache is passed in.
+
+        Raises:
+            ValueError: ids, lengths, placeholders or targets that do not fit, with both numbers.
+        """
+        if input_ids is None and inputs_embeds is None:
+            raise ValueError("Either `input_ids` or `inputs_embeds` must be given; both are None.")
+        continues = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if inputs_embeds is None:
+            assert input_ids is not None
+            # A placeholder that was written, not read, has no picture: the cache says that the prompt is read.
+            inputs_embeds = (
+                self.embed_tokens(input_ids)
+                if continues
+                else self.embed_prompt(input_ids, pixel_values, image_features)
+            )
+        if not continues:
+            self._check_length(inputs_embeds.shape[1])
+        outputs = self._run_language_model(
+            inputs_embeds, attention_mask, position_ids, past_key_values, use_cache=use_cache, **kwargs
+        )
+        states = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        output = GillOutput(
+            logits=self.compute_logits(states[:, kept] if labels is None else states),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+        has_targets = any(t is not None for t in (target_pixel_values, target_image_features, target_conditioning))
+        if output_pictures is None:
+            output_pictures = has_targets or past_key_values is None
+        if output_pictures and input_ids is not None:
+            rows, starts = find_pictures(input_ids, self.config.img_token_ids)
+            for name, value in self._pictures_at(states, rows, starts).items():
+                output[name] = value
+        if labels is not None:
+            self._add_language_losses(output, labels, input_ids)
+        if has_targets:
+            self._add_picture_losses(output, target_pixel_values, target_image_features, target_conditioning)
+        losses = (output.captioning_loss, output.language_loss, output.contrastive_loss, output.conditioning_loss)
+        given = [loss for loss in losses if loss is not None]
+        if given:
+            output.loss = torch.stack([loss.to(given[0].device) for loss in given]).sum()
+        return output.to_tuple() if return_dict is False else output
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        *,
+        image_token_scale: float = 1.0,
+        min_text_tokens: int = 0,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        **kwargs: Any,
+    ) -> GillGenerateOutput | torch.Tensor:
+        r"""
+        transformers' own `generate`, with the rules of the `[IMG]` tokens; their states come back with the answer.
+
+        Args:
+            inputs (`torch.LongTensor` of shape `(rows, tokens)`, *optional*): Left-padded prompts, or `input_ids`.
+            image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`, see [`GillConfig`].
+            min_text_tokens (`int`, defaults to 0): Tokens written before a picture may come.
+            pixel_values, image_features (*optional*): As in [`~GillForConditionalGeneration.forward`].
+            kwargs: Everything that `GenerationMixin.generate` takes.
+
+        Returns:
+            [`GillGenerateOutput`] if `return_dict_in_generate=True`, else its `sequences`. A picture that
+            `max_new_tokens` would cut is finished, as the authors' code does, which makes the answer up to `r - 1`
+            tokens longer.
+        """
+        prompt_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
+        prompt_embeds = kwargs.pop("inputs_embeds", None)
+        if prompt_embeds is None:
+            if prompt_ids is None:
+                raise ValueError("`generate` needs a prompt: `input_ids` or `inputs_embeds`; both are None.")
+            prompt_embeds = self.embed_prompt(prompt_ids, pixel_values, image_features)
+        if prompt_ids is None:
+            prompt_ids = torch.zeros(prompt_embeds.shape[0], 0, dtype=torch.long, device=prompt_embeds.device)
+        self._check_length(prompt_embeds.shape[1] + (kwargs.get("max_new_tokens") or 0))
+        rules = ImgTokenLogitsProcessor(
+            self.config.img_token_ids,
+            prompt_ids.shape[1],
+            min_text_tokens,
+            image_token_scale,
+            self.config.img_logit_scaling,
+        )
+        made = super().generate(
+            input_ids=prompt_ids if prompt_ids.shape[1] else None,
+            inputs_embeds=prompt_embeds,
+            logits_processor=LogitsProcessorList([rules, *(logits_processor or [])]),
+            **kwargs,
+        )
+        pad_token_id = self.generation_config.pad_token_id or 0
+        sequences = made if isinstance(made, torch.Tensor) else made.sequences
+        sequences = complete_pictures(sequences, self.config.img_token_ids, pad_token_id)
+        if isinstance(made, torch.Tensor):
+            return sequences
+        pictures = self._pictures_of_sequences(sequences, prompt_ids, prompt_embeds, kwargs.get("attention_mask"))
+        fields = {name: value for name, value in made.items() if name in GillGenerateOutput.__dataclass_fields__}
+        return GillGenerateOutput(**{**fields, "sequences": sequences, **pictures})
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _run_language_model(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        decoder = self.language_model.get_decoder()
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            # Left padding must not shift the positions, whichever way the model counts them by itself.
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        if position_ids is not None and "position_ids" in inspect.signature(decoder.forward).parameters:
+            kwargs["position_ids"] = position_ids
+        return decoder(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
+        )
+
+    def _pictures_at(self, states: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> dict[str, Any]:
+        columns = starts[:, None] + torch.arange(self.config.num_img_tokens, device=starts.device)
+        rows, starts, columns = (index.to(states.device) for index in (rows, starts, columns))
+        found = self.picture_outputs(states[rows[:, None], columns])
+        return {"img_batch_indices": rows, "img_start_positions": starts, **found}
+
+    def _pictures_of_sequences(
+        self, sequences: torch.Tensor, prompt_ids: torch.Tensor, prompt_embeds: torch.Tensor, mask: torch.Tensor | None
+    ) -> dict[str, Any]:
+        # The state of a token that ends a sequence is never computed while generating, and beams change rows on the
+        # way: one more pass over the rows that hold a picture is exact for every way of generating.
+        rows, starts = find_pictures(sequences, self.config.img_token_ids)
+        if not len(rows):
+            nothing = prompt_embeds.new_zeros(0, self.config.num_img_tokens, self.config.embedding_dim)
+            return {"img_batch_indices": rows, "img_start_positions": starts, **self.picture_outputs(nothing)}
+        kept, index = rows.unique(return_inverse=True)
+        end = int(starts.max()) + self.config.num_img_tokens
+        prompts = kept // (sequences.shape[0] // prompt_embeds.shape[0])
+        answers = self.embed_tokens(sequences[kept, prompt_ids.shape[1] : end])
+        embeds = torch.cat([prompt_embeds[prompts].to(answers), answers], dim=1)
+        mask = prompt_embeds.new_ones(prompt_embeds.shape[:2], dtype=torch.long) if mask is None else mask
+        written = mask.new_ones(len(kept), answers.shape[1])
+        mask = torch.cat([mask[prompts, : prompt_embeds.shape[1]], written], dim=1)
+        offset = embeds.shape[1] - end  # prompts given as embeddings alone are no columns of `sequences`
+        states = self._run_language_model(embeds, mask, use_cache=False).last_hidden_state
+        pictures = self._pictures_at(states, index, starts + offset)
+        return {**pictures, "img_batch_indices": rows, "img_start_positions": starts}
+
+    def _add_language_losses(self, output: GillOutput, labels: torch.Tensor, input_ids: torch.Tensor | None) -> None:
+        assert output.logits is not None
+        labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+        reads = torch.zeros(labels.shape[0], dtype=torch.bool)
+        if input_ids is not None:
+            reads = (input_ids == self.config.image_token_id).any(1)
+        for name, rows in (("captioning_loss", reads), ("language_loss", ~reads)):
+            if rows.any():
+                output[name] = next_token_loss(
+                    output.logits[rows.to(output.logits.device)], labels[rows.to(labels.device)]
+                )
+
+    def _add_picture_losses(
+        self,
+        output: GillOutput,
+        pixel_values: torch.Tensor | None,
+        image_features: torch.Tensor | None,
+        conditioning: torch.Tensor | None,
+    ) -> None:
+        if output.retrieval_embeds is None:
+            raise ValueError("Targets for pictures need `input_ids`, to find the `[IMG]` tokens by.")
+        pictures = output.retrieval_embeds.shape[0]
+        for name, target in (
+            ("pictures", pixel_values),
+            ("image features", image_features),
+            ("conditionings", conditioning),
+        ):
+            if target is not None and target.shape[0] != pictures:
+                raise ValueError(f"{target.shape[0]} target {name} were given for {pictures} runs of `[IMG]` tokens.")
+        if pixel_values is not None or image_features is not None:
+            images = self.get_image_retrieval_embeddings(pixel_values, image_features)
+            output["contrastive_loss"] = contrastive_loss(output.retrieval_embeds, images, self.logit_scale.exp())
+        if conditioning is not None:
+            if output.conditioning is None:
+                raise ValueError("`target_conditioning` was given to a model without a mapper.")
+            output["conditioning_loss"] = conditioning_loss(
+                output.conditioning, conditioning.to(output.conditioning.device)
+            )
+
+    def _check_length(self, tokens: int) -> None:
+        longest = self.config.max_position_embeddings
+        if longest is not None and tokens > longest:
+            raise ValueError(
+                f"{tokens} tokens (prompt and answer) are more than the {longest} that the language model reads."
+            )
+
+
+GillForConditionalGeneration.register_for_auto_class("AutoModel")
+
+__all__ = ["GillForConditionalGeneration", "GillOutput"]

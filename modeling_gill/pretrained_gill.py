@@ -1,0 +1,166 @@
+"""Weights of a GILL model in and out of a Hub repository, those of its backbones from where they are."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .backbones_gill import LANGUAGE_MODEL_OPTIONS, check_backbones, load_backbones
+from .configuration_gill import AUTO_MAP, GillConfig
+from .mapper_gill import GillMapper
+
+BACKBONE_PREFIXES = ("language_model.", "vision_model.")
+
+
+class GillPreTrainedModel(PreTrainedModel):
+    """Loads, saves and initialises the adapters, and takes the backbones."""
+
+    config_class = GillConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # What the authors' adapters start from: torch's own defaults, and Xavier throughout a transformer.
+        if isinstance(module, (nn.Linear, nn.LayerNorm)):
+            module.reset_parameters()
+        elif isinstance(module, nn.MultiheadAttention):
+            module._reset_parameters()
+        elif isinstance(module, (nn.Transformer, nn.TransformerEncoder)):
+            for parameter in module.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=getattr(self.config.text_config, "init_std", 0.02))
+        elif isinstance(module, GillMapper):
+            nn.init.normal_(module.queries)
+        elif isinstance(module, GillPreTrainedModel):
+            nn.init.constant_(module.logit_scale, math.log(1 / 0.07))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        config: GillConfig | None = None,
+        language_model: PreTrainedModel | None = None,
+        vision_model: PreTrainedModel | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Load the adapters from a GILL repository and the backbones from where its configuration says.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Hub repository or folder.
+            language_model, vision_model (`PreTrainedModel`, *optional*):
+                Backbones that are loaded already, used as they are; several models may share them.
+            kwargs: Those of [`PreTrainedModel.from_pretrained`]. `dtype` holds for adapters and backbones;
+                `device_map`, `quantization_config`, `attn_implementation`, `max_memory` and `offload_folder` reach
+                the language model, and adapters and image encoder go to the device that its embedding is on.
+
+        Raises:
+            ValueError: a configuration that contradicts its backbones, with both numbers.
+            OSError: weights or a backbone that are not there or cannot be read.
+        """
+        if not hasattr(config, "img_token_ids"):
+            hub = {name: kwargs[name] for name in ("cache_dir", "force_download", "local_files_only", "proxies",
+                   "revision", "subfolder", "token") if kwargs.get(name) is not None}  # fmt: skip
+            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub)
+        assert config is not None
+        given = (language_model, vision_model)
+        if config.is_self_contained and given == (None, None):
+            with _readable_weights(pretrained_model_name_or_path):
+                return super().from_pretrained(
+                    pretrained_model_name_or_path, *model_args, config=config, output_loading_info=output_loading_info,
+                    **kwargs,
+                )  # fmt: skip
+        backbone_options = dict(kwargs)
+        for name in LANGUAGE_MODEL_OPTIONS:
+            kwargs.pop(name, None)
+        with _readable_weights(pretrained_model_name_or_path):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True,
+                defer_backbones=True, **kwargs,
+            )  # fmt: skip
+        dtype = backbone_options.pop("dtype", None) or backbone_options.pop("torch_dtype", None)
+        dtype = dtype if isinstance(dtype, torch.dtype) else model.dtype
+        model.attach_backbones(*load_backbones(config, dtype, *given, **backbone_options))
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, self_contained: bool = False, **kwargs: Any) -> None:
+        """
+        Write configuration, adapters and code; the backbones too where the configuration names none.
+
+        Args:
+            self_contained (`bool`, defaults to `False`):
+                Write the backbones' weights beside the adapters' and no longer name where they came from.
+        """
+        # A model that was loaded from a repository remembers that its code was there; this one gets its own.
+        self.config.auto_map = dict(AUTO_MAP)
+        with _self_contained(self) if self_contained else contextlib.nullcontext():
+            super().save_pretrained(save_directory, *args, **kwargs)
+
+    def attach_backbones(self, language_model: PreTrainedModel, vision_model: PreTrainedModel) -> None:
+        """Take frozen backbones, checked against the configuration; adapters go to where tokens are embedded."""
+        check_backbones(self.config, language_model, vision_model)
+        self.language_model = language_model.requires_grad_(False)
+        self.vision_model = vision_model.requires_grad_(False)
+        device = language_model.get_input_embeddings().weight.device
+        for name, child in self.named_children():
+            if f"{name}." not in BACKBONE_PREFIXES:
+                child.to(device)
+        self.logit_scale.data = self.logit_scale.data.to(device)
+        # Whatever `post_init` finds here is loaded already.
+        for module in self.modules():
+            module._is_hf_initialized = True  # type: ignore[assignment]
+        self.post_init()
+        self._leave_backbones_out()
+        self.eval()
+
+    def _leave_backbones_out(self) -> None:
+        # transformers deletes exactly these names on saving, the Trainer's checkpoints included.
+        if not self.config.is_self_contained:
+            self._keys_to_ignore_on_save = {key for key in self.state_dict() if key.startswith(BACKBONE_PREFIXES)}
+
+
+@contextlib.contextmanager
+def _readable_weights(name: Any) -> Iterator[None]:
+    """Say which repository it was whose weights are truncated or not what they claim."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise OSError(
+            f"The weights in {str(name)!r} cannot be read as safetensors, truncated perhaps: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _self_contained(model: PreTrainedModel) -> Iterator[None]:
+    names = ("language_model_id", "language_model_revision", "vision_model_id", "vision_model_revision")
+    before = {name: getattr(model.config, name) for name in names}
+    ignored = model._keys_to_ignore_on_save
+    try:
+        for name in names:
+            setattr(model.config, name, None)
+        model._keys_to_ignore_on_save = {key for key in ignored or () if not key.startswith(BACKBONE_PREFIXES)}
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(model.config, name, value)
+        model._keys_to_ignore_on_save = ignored
+
+
+__all__ = ["BACKBONE_PREFIXES", "GillPreTrainedModel"]

@@ -1,0 +1,504 @@
+"""Prompts in, text and pictures out: the model writes, and each of its pictures is retrieved or generated."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.utils import logging
+from transformers import LogitsProcessorList, StoppingCriteriaList
+
+# diffusers copies to its cache what the entry file of a repository imports, but not what that imports in turn: every
+# file that travels is named here.
+from modeling_gill.backbones_gill import load_backbones  # noqa: F401
+from modeling_gill.configuration_gill import GillConfig  # noqa: F401
+from modeling_gill.fingerprint_gill import fingerprint_name  # noqa: F401
+from modeling_gill.generation_gill import GillGenerateOutput
+from modeling_gill.image_loading_gill import load_picture  # noqa: F401
+from modeling_gill.losses_gill import contrastive_loss  # noqa: F401
+from modeling_gill.mapper_gill import build_mapper  # noqa: F401
+from modeling_gill.modeling_gill import GillForConditionalGeneration
+from modeling_gill.picture_conversion_gill import image_to_rgb  # noqa: F401
+from modeling_gill.pretrained_gill import GillPreTrainedModel  # noqa: F401
+from modeling_gill.processing_gill import GillProcessor
+from modeling_gill.prompt_gill import list_prompts
+from modeling_gill.url_fetching_gill import fetch_url  # noqa: F401
+
+from .answer_gill import DECISIONS, AnswerEnd, PictureSlot, decide
+from .components_gill import COMPONENT_CLASSES, GENERATOR_COMPONENTS
+from .components_gill import __name__ as components_module
+from .hub_layout_gill import complete_or_not_at_all, write_code, write_model_index
+from .picture_cache_gill import PictureCache  # noqa: F401
+from .picture_formats_gill import as_output_type, as_pil
+from .pipeline_output_gill import GillPicture, GillPipelineOutput
+from .retrieval_build_gill import BuiltData  # noqa: F401
+from .retrieval_index_gill import ExactIndex  # noqa: F401
+from .retrieval_set_gill import RetrievalSet
+from .retrieval_storage_gill import INFO_FILE  # noqa: F401
+
+logger = logging.get_logger(__name__)
+
+RETRIEVAL_SET_FOLDER = "retrieval_set"
+
+
+class GillPipeline(DiffusionPipeline):
+    r"""
+    Answers prompts of text and pictures with text and pictures (GILL, https://arxiv.org/abs/2305.17216).
+
+    Args:
+        model ([`GillForConditionalGeneration`]): Reads prompts, writes answers, decides.
+        processor ([`GillProcessor`]): Prompts to batches.
+        vae, text_encoder, tokenizer, unet, scheduler (*optional*):
+            Parts of a [`StableDiffusionPipeline`], which draws; all `None` for a model that only retrieves.
+        ranking_size (`int`, *optional*):
+            Pixels that a generated picture is squeezed to, both ways, before the image encoder's own preprocessing
+            when it is scored; 224 in the authors' code, by default not at all.
+    """
+
+    model_cpu_offload_seq = "model->text_encoder->unet->vae"
+    _optional_components = list(COMPONENT_CLASSES)
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    def __init__(
+        self,
+        model: GillForConditionalGeneration,
+        processor: GillProcessor,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        ranking_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            model=model,
+            processor=processor,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+        )
+        self.register_to_config(ranking_size=ranking_size)
+        self._retrieval_set: RetrievalSet | None = None
+        self._interrupt = False
+        if model is not None and unet is not None:
+            self._check_generator()
+
+    # --- the retrieval set -------------------------------------------------------------------------------------------
+
+    @property
+    def retrieval_set(self) -> RetrievalSet | None:
+        """The pictures that answers may retrieve; the one in the pipeline's own folder where nothing else was set."""
+        folder = os.path.join(str(self.config.get("_name_or_path") or ""), RETRIEVAL_SET_FOLDER)
+        if self._retrieval_set is None and os.path.isdir(folder):
+            self.load_retrieval_set(folder)
+        return self._retrieval_set
+
+    @retrieval_set.setter
+    def retrieval_set(self, retrieval_set: RetrievalSet | None) -> None:
+        if retrieval_set is not None:
+            retrieval_set.check_fingerprint(self.model.retrieval_fingerprint())
+        self._retrieval_set = retrieval_set
+
+    def load_retrieval_set(self, name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Take the retrieval set in a folder or a data set repository of the Hub.
+
+        Raises:
+            ValueError: a set that was made for other weights, naming both fingerprints.
+        """
+        self.retrieval_set = RetrievalSet.load(name_or_path, **kwargs)
+
+    # --- the steps ---------------------------------------------------------------------------------------------------
+
+    def check_inputs(
+        self,
+        decision: str,
+        num_images_per_prompt: int,
+        max_pictures: int,
+        min_text_tokens: int,
+        max_new_tokens: int,
+        output_type: str,
+        generator: Any,
+        negative_prompt: Any,
+        prompts: int,
+    ) -> None:
+        """Refuse arguments that cannot be, before anything runs.
+
+        Raises:
+            ValueError: naming the argument, what it is and what was expected.
+        """
+        if decision not in DECISIONS:
+            raise ValueError(f"`decision` must be one of {DECISIONS}, got {decision!r}.")
+        if decision in ("retrieve", "both") and self.retrieval_set is None:
+            raise ValueError(
+                f"`decision={decision!r}` needs a retrieval set; load one with `load_retrieval_set(...)`, or build one "
+                "with `python -m pipeline_gill.build_retrieval_set`."
+            )
+        if decision in ("generate", "both") and not self._can_generate:
+            raise ValueError(f"`decision={decision!r}` needs an image generator, and this pipeline has none.")
+        for name, value, least in (
+            ("num_images_per_prompt", num_images_per_prompt, 1),
+            ("max_pictures", max_pictures, 1),
+            ("min_text_tokens", min_text_tokens, 0),
+            ("max_new_tokens", max_new_tokens, 1),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}.")
+        if output_type == "latent" and decision != "generate":
+            raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved picture has no latents.")
+        for name, value in (("generator", generator), ("negative_prompt", negative_prompt)):
+            if isinstance(value, (list, tuple)) and len(value) != prompts:
+                raise ValueError(f"`{name}` is a list of {len(value)} for {prompts} prompts; expected one each.")
+
+    def write_answers(
+        self, batch: Any, force_image: bool, max_pictures: int, truncate_text: bool, **kwargs: Any
+    ) -> tuple[list[list[str | int]], GillGenerateOutput]:
+        """Let the model write.
+
+        Returns:
+            For each prompt its texts, and for each picture its index into the pictures of the second value.
+        """
+        prompt_length = batch["input_ids"].shape[1]
+        # A forced picture stands at the end of the prompt and is the first of the answer.
+        begin = prompt_length - len(self.processor.img_token_ids) if force_image else prompt_length
+        if force_image and max_pictures == 1:
+            read = self.model(**batch, logits_to_keep=1, use_cache=False, output_pictures=True)
+            fields = {name: value for name, value in read.items() if name in GillGenerateOutput.__dataclass_fields__}
+            written = GillGenerateOutput(**{**fields, "sequences": batch["input_ids"]})
+        else:
+            newline = self.processor.newline_token_id if truncate_text else None
+            end = AnswerEnd(self.processor.img_token_ids, begin, max_pictures, newline)
+            criteria = StoppingCriteriaList([end, *(kwargs.pop("stopping_criteria", None) or [])])
+            written = self.model.generate(**batch, **kwargs, stopping_criteria=criteria, return_dict_in_generate=True)
+        where = zip(written.img_batch_indices.tolist(), written.img_start_positions.tolist(), strict=True)
+        pictures = {place: number for number, place in enumerate(where)}
+        answers: list[list[str | int]] = []
+        for row, ids in enumerate(written.sequences[:, begin:].tolist()):
+            pieces = self.processor.split_answer(ids, max_pictures, truncate_text)
+            answers.append([p if isinstance(p, str) else pictures[row, begin + p] for p in pieces])
+        return answers, written
+
+    def retrieve_picture(self, query: torch.Tensor, seen: set[int]) -> GillPicture | None:
+        """The best picture of the retrieval set for a query `(p,)` that is not `seen` and can be opened."""
+        assert self.retrieval_set is not None
+        found = self.retrieval_set.retrieve(query.float().cpu(), exclude=seen)
+        if found is None:
+            return None
+        seen.add(found.index)
+        scale = float(self.model.logit_scale.float().exp())
+        return GillPicture(
+            image=found.image,
+            source="retrieved",
+            decision="retrieve",
+            score=found.cosine * scale,
+            origin=found.path,
+            caption=found.caption,
+            index=found.index,
+        )
+
+    def draw_pictures(self, conditioning: torch.Tensor, output_type: str = "pil", **kwargs: Any) -> Any:
+        """Run the image generator once over conditionings `(pictures, L, c)`; `kwargs` are diffusers' own."""
+        drawer = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        drawer.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
+        callback = kwargs.pop("callback_on_step_end", None)
+        if callback is not None:
+
+            def on_step_end(inner: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+                changed = callback(self, step, timestep, tensors)
+                inner._interrupt = self._interrupt
+                return changed
+
+            kwargs["callback_on_step_end"] = on_step_end
+        conditioning = conditioning.to(self._execution_device, self.unet.dtype)
+        return drawer(prompt_embeds=conditioning, output_type=output_type, **kwargs).images
+
+    @torch.no_grad()
+    def score_pictures(self, images: Sequence[Any], retrieval_embeds: torch.Tensor) -> list[float]:
+        """Retrieval score of each picture for the query in the same place of `(pictures, p)`."""
+        size = self.config.ranking_size
+        pictures = [as_pil(image) for image in images]
+        if size is not None:
+            pictures = [picture.resize((size, size)) for picture in pictures]
+        pixel_values = self.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        embeds = self.model.get_image_retrieval_embeddings(pixel_values.to(self.model.device))
+        return self.model.retrieval_scores(retrieval_embeds, embeds).diagonal().tolist()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: Any,
+        decision: str = "auto",
+        force_image: bool = False,
+        max_pictures: int = 1,
+        num_images_per_prompt: int = 1,
+        min_text_tokens: int = 0,
+        image_token_scale: float = 1.0,
+        max_new_tokens: int = 32,
+        truncate_text: bool = True,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: str | list[str] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        **generate_kwargs: Any,
+    ) -> GillPipelineOutput | tuple[list[list[str | GillPicture]]]:
+        r"""
+        Answer prompts.
+
+        Args:
+            prompt: One prompt or a list of prompts; each a string, a picture, a list of both, or chat messages, see
+                [`GillProcessor.__call__`].
+            decision (`str`, defaults to `"auto"`):
+                `"auto"` leaves it to the model for each picture; `"retrieve"` and `"generate"` decide for it; `"both"`
+                does both, the one that the model prefers first. With no retrieval set, `"auto"` generates; where no
+                picture of the set can be opened, it generates too.
+            force_image (`bool`, defaults to `False`): The answer begins with a picture, whatever the model would write.
+            max_pictures (`int`, defaults to 1): The answer ends with the last of so many pictures.
+            num_images_per_prompt (`int`, defaults to 1):
+                Candidates for each picture, the one with the highest retrieval score first.
+            min_text_tokens (`int`, defaults to 0): Tokens of text before a picture may come.
+            image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`; more, sooner pictures.
+            max_new_tokens (`int`, defaults to 32): Tokens that an answer may take; a picture begun is finished.
+            truncate_text (`bool`, defaults to `True`):
+                End answers at a newline and texts after a full stop, as the paper does.
+            height, width, num_inference_steps, guidance_scale, negative_prompt, generator, output_type, return_dict,
+            callback_on_step_end, callback_on_step_end_tensor_inputs: As in diffusers. A list of generators or of
+                negative prompts has one for each prompt.
+            generate_kwargs: What `transformers` takes to generate: `do_sample`, `temperature`, `top_p`, `num_beams`,
+                `streamer` and so on.
+
+        Returns:
+            [`GillPipelineOutput`], or a tuple with its `sequences` if `return_dict=False`.
+
+        Raises:
+            ValueError: a prompt or an argument that cannot be, naming it and what was expected.
+        """
+        # 1. Check inputs
+        prompts = list_prompts(prompt)
+        self.check_inputs(
+            decision, num_images_per_prompt, max_pictures, min_text_tokens, max_new_tokens, output_type, generator,
+            negative_prompt, len(prompts),
+        )  # fmt: skip
+        self._interrupt = False
+
+        # 2. Encode prompts
+        self._bring_model()
+        batch = self.processor(prompts, add_img_tokens=force_image).to(self._execution_device)
+
+        # 3. Write the answers
+        answers, written = self.write_answers(
+            batch,
+            force_image,
+            max_pictures,
+            truncate_text,
+            min_text_tokens=min_text_tokens,
+            image_token_scale=image_token_scale,
+            max_new_tokens=max_new_tokens,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            **generate_kwargs,
+        )
+
+        # 4. Decide for each picture
+        decided = decide(
+            decision,
+            written.decision_logits,
+            self.retrieval_set is not None,
+            self._can_generate,
+            len(written.img_batch_indices),
+        )
+        slots = [
+            PictureSlot(row, piece, *decided[piece])
+            for row, answer in enumerate(answers)
+            for piece in answer
+            if isinstance(piece, int)
+        ]
+
+        # 5. Retrieve
+        found: dict[int, list[GillPicture]] = {slot.picture: [] for slot in slots}
+        seen: dict[int, set[int]] = {slot.row: set() for slot in slots}
+        for slot in slots:
+            if slot.decision == "generate":
+                continue
+            candidates = [
+                self.retrieve_picture(written.retrieval_embeds[slot.picture], seen[slot.row])
+                for _ in range(num_images_per_prompt)
+            ]
+            opened = [picture for picture in candidates if picture is not None]
+            if opened:
+                found[slot.picture].append(_best_of(opened))
+            elif decision == "auto" and self._can_generate:
+                logger.warning(f"Prompt {slot.row}: no picture could be retrieved; one is generated instead.")
+                slot.decision = "generate"
+            else:
+                logger.warning(f"Prompt {slot.row}: no picture could be retrieved.")
+                found[slot.picture].append(GillPicture(None, "retrieved", "retrieve"))
+
+        # 6. Generate, all pictures of the batch at once
+        wanted = [slot for slot in slots if slot.decision in ("generate", "both")]
+        if wanted:
+            repeated = [slot for slot in wanted for _ in range(num_images_per_prompt)]
+            places = torch.tensor([slot.picture for slot in repeated])
+            assert written.conditioning is not None
+            images = self.draw_pictures(
+                written.conditioning[places.to(written.conditioning.device)],
+                output_type=output_type,
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                negative_prompt=_per_picture(negative_prompt, repeated),
+                generator=_per_picture(generator, repeated),
+                callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
+            )
+            self._bring_model()
+            scores: Sequence[float | None] = [None] * len(repeated)
+            if output_type != "latent":
+                scores = self.score_pictures(images, written.retrieval_embeds[places.to(self.model.device)])
+            for number, slot in enumerate(wanted):
+                own = range(number * num_images_per_prompt, (number + 1) * num_images_per_prompt)
+                drawn = [GillPicture(images[i], "generated", "generate", score=scores[i]) for i in own]
+                found[slot.picture].append(_best_of(drawn))
+
+        # 7. Put the answers together
+        by_picture = {slot.picture: slot for slot in slots}
+        sequences = [
+            [
+                made
+                for piece in answer
+                for made in ([piece] if isinstance(piece, str) else _in_order(by_picture[piece], found, output_type))
+            ]
+            for answer in answers
+        ]
+        self.maybe_free_model_hooks()
+        return GillPipelineOutput(sequences=sequences) if return_dict else (sequences,)
+
+    # --- in and out of a repository ----------------------------------------------------------------------------------
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # `model_index.json` names only components that lie in the repository itself.
+        init, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
+        elsewhere = {
+            name: (components_module, loader) for name, loader in COMPONENT_CLASSES.items() if name not in init
+        }
+        return {**init, **elsewhere}, unused, hidden
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        loaded = super().load_config(*args, **kwargs)
+        return (_own_class(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else _own_class(loaded)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any) -> dict[str, Any]:
+        return _own_class(super()._dict_from_json_file(json_file))
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike[str], self_contained: bool = False, **kwargs: Any
+    ) -> None:
+        """Write one repository that every way of loading understands; complete or not at all.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Folder to write to; files that are not written anew stay.
+            self_contained (`bool`, defaults to `False`):
+                Write the backbones and the image generator too, rather than where they come from.
+            kwargs: `max_shard_size` and such for the model.
+        """
+        config = self.model.config
+        with complete_or_not_at_all(save_directory) as folder:
+            generator_id = config.image_generator_id
+            inside = self._can_generate and (self_contained or generator_id is None)
+            try:
+                config.image_generator_id = None if inside else generator_id
+                self.model.save_pretrained(folder, self_contained=self_contained, **kwargs)
+            finally:
+                config.image_generator_id = generator_id
+            self.processor.save_pretrained(folder)
+            entries: dict[str, Any] = {"ranking_size": self.config.ranking_size}
+            for name in GENERATOR_COMPONENTS:
+                component = getattr(self, name)
+                if component is None:
+                    entries[name] = [None, None]
+                elif inside:
+                    component.save_pretrained(folder / name)
+                    entries[name] = [type(component).__module__.split(".")[0], type(component).__name__]
+            write_model_index(folder, entries)
+            write_code(folder)
+            if self.retrieval_set is not None:
+                self.retrieval_set.save(folder / RETRIEVAL_SET_FOLDER)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _can_generate(self) -> bool:
+        return self.unet is not None and self.model.config.mapper_type is not None
+
+    def _bring_model(self) -> None:
+        # Offloading moves a model when its `forward` is called; `generate` begins before that.
+        hook = getattr(self.model, "_hf_hook", None)
+        if hook is not None:
+            hook.pre_forward(self.model)
+
+    def _check_generator(self) -> None:
+        config, width = self.model.config, self.unet.config.cross_attention_dim
+        if config.mapper_type is not None and width != config.conditioning_dim:
+            raise ValueError(
+                f"The configuration contradicts the image generator: its UNet reads conditioning of width {width}, "
+                f"`conditioning_dim` is {config.conditioning_dim}."
+            )
+
+
+def _own_class(config: dict[str, Any]) -> dict[str, Any]:
+    # In the file, the class's name is a list that leads `DiffusionPipeline` to the repository's code; to the class
+    # itself it must be the name alone, or diffusers would load the repository's copy instead of it.
+    name = config.get("_class_name")
+    return {**config, "_class_name": name[1]} if isinstance(name, (list, tuple)) else config
+
+
+def _per_picture(value: Any, slots: Sequence[PictureSlot]) -> Any:
+    """One value for each picture: that of its prompt. A single generator draws for one picture after the other."""
+    if value is None:
+        return None
+    return [value[slot.row] if isinstance(value, (list, tuple)) else value for slot in slots]
+
+
+def _best_of(pictures: list[GillPicture]) -> GillPicture:
+    ranked = sorted(pictures, key=lambda picture: -(picture.score or 0.0))
+    ranked[0].candidates = ranked
+    return ranked[0]
+
+
+def _in_order(slot: PictureSlot, found: dict[int, list[GillPicture]], output_type: str) -> list[GillPicture]:
+    pieces = sorted(found[slot.picture], key=lambda piece: piece.decision != slot.preferred)
+    for piece in pieces:
+        for candidate in piece.candidates or [piece]:
+            candidate.decision = slot.preferred
+            candidate.decision_probabilities = slot.probabilities
+            if candidate.source == "retrieved" and candidate.image is not None:
+                candidate.image = as_output_type(candidate.image, output_type)
+    return pieces
+
+
+__all__ = ["RETRIEVAL_SET_FOLDER", "GillPipeline"]

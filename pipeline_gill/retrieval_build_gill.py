@@ -1,0 +1,253 @@
+"""Turn pictures, or embeddings made elsewhere, into the data set of a retrieval set."""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from modeling_gill.image_loading_gill import PictureError, describe_source, is_url, load_picture_and_file
+
+from .retrieval_storage_gill import require_datasets
+
+try:
+    from datasets.arrow_writer import ArrowWriter
+except ImportError:
+    ArrowWriter = None  # type: ignore[assignment, misc]
+
+logger = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 10_000
+_BAD_ROWS_NAMED = 5
+
+
+class BuiltData(NamedTuple):
+    """A data set (image, path, caption, embedding), and how many pictures were left out of it."""
+
+    dataset: Any
+    skipped: int
+
+
+class _Loaded(NamedTuple):
+    pixel_values: torch.Tensor
+    image: dict[str, Any] | None
+    path: str | None
+    caption: str | None
+
+
+def dataset_of_pictures(
+    model: Any,
+    processor: Any,
+    pictures: Iterable[tuple[Any, str | None]],
+    scratch: Path,
+    *,
+    base_dir: Path,
+    keep_pictures: bool,
+    batch_size: int,
+    max_errors: int | None,
+    timeout: float,
+    workers: int,
+    progress: bool,
+) -> BuiltData:
+    """Embed pictures, reading and writing a batch at a time; the data set lies in `scratch`, memory-mapped.
+
+    Arguments and errors are those of `RetrievalSet.build`.
+    """
+
+    def load(entry: tuple[Any, str | None]) -> _Loaded | PictureError:
+        source, caption = entry
+        path = _stored_path(source, base_dir)
+        if not keep_pictures and not _can_be_opened_again(source, path, base_dir):
+            raise ValueError(
+                f"{describe_source(source)} cannot be opened again, expected a file or URL; embed the pictures"
+            )
+        if isinstance(source, Mapping) and source.get("bytes") is None:
+            source = source.get("path")
+        # A relative path starts from base_dir here as it will when the set is used.
+        place = base_dir / path if path and not is_url(path) and isinstance(source, str | os.PathLike) else source
+        try:
+            picture, file = load_picture_and_file(place, timeout=timeout)
+        except PictureError as error:
+            return error
+        image = None
+        if keep_pictures:
+            if file is None:
+                buffer = io.BytesIO()
+                picture.save(buffer, "PNG")
+                file = buffer.getvalue()
+            image = {"bytes": file, "path": None}
+        # Here, so that no more than `workers` decoded pictures are held at a time.
+        pixel_values = processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
+        return _Loaded(pixel_values, image, path, caption)
+
+    errors = 0
+
+    def batches() -> Iterator[dict[str, Any]]:
+        nonlocal errors
+        total = len(pictures) if isinstance(pictures, Sequence) else None
+        entries = iter(pictures)
+        with (
+            ThreadPoolExecutor(workers, thread_name_prefix="gill-pictures") as pool,
+            tqdm(total=total, unit="picture", disable=not progress, desc="Embedding") as bar,
+        ):
+            while batch := list(islice(entries, batch_size)):
+                loaded = []
+                for result in pool.map(load, batch):
+                    if isinstance(result, PictureError):
+                        errors += 1
+                        logger.warning("Left out: %s", result)
+                        if max_errors is not None and errors > max_errors:
+                            raise ValueError(
+                                f"more than {max_errors} pictures (max_errors) could not be read; the last: {result}"
+                            )
+                    else:
+                        loaded.append(result)
+                bar.update(len(batch))
+                if loaded:
+                    yield _embed(model, loaded)
+
+    with _evaluating(model):
+        dataset = _write(batches(), scratch / "pictures.arrow")
+    if dataset is None:
+        raise ValueError(f"there is no picture to retrieve: {errors} could not be read, and no other was given")
+    return BuiltData(dataset, errors)
+
+
+def dataset_of_embeddings(
+    paths: Sequence[str], embeddings: Any, captions: Sequence[str | None] | None, scratch: Path
+) -> BuiltData:
+    """Make a data set of embeddings made elsewhere; arguments and errors as in `RetrievalSet.from_embeddings`."""
+    for name, values in (("embeddings", embeddings), ("captions", captions)):
+        if values is not None and len(values) != len(paths):
+            raise ValueError(f"there are {len(paths)} paths and {len(values)} {name}, expected as many")
+    if not len(paths):
+        raise ValueError("there are no paths, expected at least one picture")
+    width = _vectors(embeddings[:1], 0).shape[1]
+
+    def batches() -> Iterator[dict[str, Any]]:
+        for start in range(0, len(paths), _ROWS_AT_ONCE):
+            chosen = slice(start, start + _ROWS_AT_ONCE)
+            names = [str(path) for path in paths[chosen]]
+            vectors = _vectors(embeddings[chosen], start)
+            if vectors.shape[1] != width:
+                raise ValueError(f"embeddings have lengths {width} and {vectors.shape[1]}, expected one length")
+            nothing = [None] * len(names)
+            yield {
+                "image": nothing,
+                "path": names,
+                "caption": list(captions[chosen]) if captions is not None else nothing,
+                "embedding": _unit(vectors, [f"{start + row} ({name!r})" for row, name in enumerate(names)]),
+            }
+
+    dataset = _write(batches(), scratch / "embeddings.arrow")
+    return BuiltData(dataset, 0)
+
+
+def _embed(model: Any, loaded: list[_Loaded]) -> dict[str, Any]:
+    pixel_values = torch.cat([entry.pixel_values for entry in loaded]).to(getattr(model, "device", "cpu"))
+    with torch.inference_mode():
+        embeddings = model.get_image_retrieval_embeddings(pixel_values)
+    if embeddings.ndim != 2 or len(embeddings) != len(loaded):
+        raise ValueError(f"the model embeds {len(loaded)} pictures as {tuple(embeddings.shape)}, expected (n, p)")
+    return {
+        "image": [entry.image for entry in loaded],
+        "path": [entry.path for entry in loaded],
+        "caption": [entry.caption for entry in loaded],
+        "embedding": _unit(embeddings.float().cpu().numpy(), [f"of {entry.path or 'a picture'}" for entry in loaded]),
+    }
+
+
+def _stored_path(source: Any, base_dir: Path) -> str | None:
+    """What to write down so that the picture can be found again: a URL, or a path, relative where it can be."""
+    if isinstance(source, Mapping):
+        source = source.get("path")
+    if isinstance(source, str):
+        if is_url(source):
+            return source.strip()
+        if source.strip()[:5].lower() == "data:" or "://" in source:
+            return None
+    if not isinstance(source, str | os.PathLike):
+        return None
+    path = Path(os.fsdecode(source)).expanduser()
+    # Relative, so that the set does not tell how its maker's machine is laid out and can move with its pictures.
+    return path.relative_to(base_dir).as_posix() if path.is_relative_to(base_dir) else path.as_posix()
+
+
+def _can_be_opened_again(source: Any, path: str | None, base_dir: Path) -> bool:
+    if path is None:
+        return False
+    # A row of a data set may have both the picture and the name of a file that is nowhere here.
+    has_bytes = isinstance(source, Mapping) and source.get("bytes") is not None
+    return not has_bytes or is_url(path) or (base_dir / path).is_file()
+
+
+def _vectors(rows: Any, start: int) -> np.ndarray:
+    """float32 `(n, p)` of an array, a tensor, or a list of arrays or tensors as the pickles of GILL hold."""
+    if isinstance(rows, torch.Tensor):
+        rows = rows.detach().float().cpu().numpy()
+    elif not isinstance(rows, np.ndarray):
+        rows = [row.detach().float().cpu().numpy() if isinstance(row, torch.Tensor) else row for row in rows]
+    try:
+        vectors = np.asarray(rows, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"embeddings from row {start} on are no numbers of one length ({error}), expected vectors (p,)"
+        ) from error
+    if vectors.ndim != 2 or not vectors.shape[1]:
+        raise ValueError(f"embeddings from row {start} on have shape {vectors.shape}, expected (n, p)")
+    return vectors
+
+
+def _unit(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    wide = vectors.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    if len(bad):
+        named = ", ".join(names[row] for row in bad[:_BAD_ROWS_NAMED])
+        raise ValueError(f"embeddings are zero, NaN or infinite, expected vectors with a direction: {named}")
+    return (wide / lengths).astype(np.float32)
+
+
+def _write(batches: Iterator[dict[str, Any]], path: Path) -> Any:
+    """Write batches to an Arrow file and open it memory-mapped; None for no batch."""
+    library = require_datasets()
+    writer: Any = None
+    try:
+        for batch in batches:
+            if writer is None:
+                numbers = library.Sequence(library.Value("float32"), length=batch["embedding"].shape[1])
+                text = library.Value("string")
+                columns = {"image": library.Image(), "path": text, "caption": text, "embedding": numbers}
+                writer = ArrowWriter(path=str(path), features=library.Features(columns))
+            writer.write_batch(batch)
+        if writer is None:
+            return None
+        writer.finalize()
+    finally:
+        if writer is not None:
+            writer.close()
+    return library.Dataset.from_file(str(path))
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Switch dropout off while pictures are embedded."""
+    was_training = bool(getattr(model, "training", False))
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
+
+
+__all__ = ["BuiltData", "dataset_of_embeddings", "dataset_of_pictures"]
