@@ -1,0 +1,119 @@
+"""What all tests share: the seeded world of the golden outputs, and the repositories converted from it."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# Before any import of huggingface_hub, which reads it once: no test may leave this machine.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from conversion import fromage as convert_fromage
+from conversion import gill as convert_gill
+from modeling_gill import GillForConditionalGeneration, GillProcessor
+from pipeline_gill import GillPipeline
+
+pytest_plugins = ["tests.hub_fixtures"]
+
+GOLDEN = Path(__file__).parent / "golden"
+# The tests run side by side; more threads than cores would only wait for each other.
+torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+
+def make_checkpoint() -> ModuleType:
+    """The script that makes the seeded world, as a module."""
+    spec = importlib.util.spec_from_file_location("make_checkpoint", GOLDEN / "make_checkpoint.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def golden_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seeded backbones, a release of GILL and one of FROMAGe in the authors' layout, and pictures."""
+    folder = tmp_path_factory.mktemp("world")
+    make_checkpoint().write(str(folder))
+    return folder
+
+
+def convert(command: ModuleType, world: Path, original: str, out: Path, *options: str) -> Path:
+    """Run a conversion of the seeded world by its command line."""
+    backbones = ["--language-model", str(world / "facebook/opt-golden"), "--vision-model", str(world / "clip-golden")]
+    if command is convert_gill:
+        backbones += ["--image-generator", str(world / "sd-golden")]
+    assert command.main([str(world / original), str(out), *backbones, "--picture-folder", str(world), *options]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def golden_repository(golden_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The seeded GILL as a Hub repository in float32."""
+    out = tmp_path_factory.mktemp("converted") / "gill"
+    return convert(convert_gill, golden_world, "gill_opt", out, "--dtype", "float32", "--verify")
+
+
+@pytest.fixture(scope="session")
+def golden_fromage_repository(golden_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The seeded FROMAGe as a Hub repository in float32."""
+    out = tmp_path_factory.mktemp("converted") / "fromage"
+    return convert(convert_fromage, golden_world, "fromage_model", out, "--dtype", "float32", "--verify")
+
+
+@pytest.fixture(scope="session")
+def golden_pipeline(golden_repository: Path) -> GillPipeline:
+    """A pipeline over the converted GILL. Shared: what a test sets on it, it sets back."""
+    pipeline = GillPipeline.from_pretrained(golden_repository)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_pipeline: GillPipeline) -> GillForConditionalGeneration:
+    return golden_pipeline.model
+
+
+@pytest.fixture(scope="session")
+def golden_processor(golden_pipeline: GillPipeline) -> GillProcessor:
+    return golden_pipeline.processor
+
+
+@pytest.fixture(scope="session")
+def golden_cases() -> dict[str, list[dict[str, Any]]]:
+    return json.loads((GOLDEN / "cases.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def gill_arrays() -> dict[str, np.ndarray]:
+    """What the authors' GILL answered."""
+    with np.load(GOLDEN / "gill.npz", allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+@pytest.fixture(scope="session")
+def fromage_arrays() -> dict[str, np.ndarray]:
+    """What the authors' FROMAGe answered."""
+    with np.load(GOLDEN / "fromage.npz", allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+@pytest.fixture(scope="session")
+def pictures(golden_world: Path) -> list[Image.Image]:
+    """The 24 pictures of the seeded world."""
+    return [Image.open(path).convert("RGB") for path in sorted((golden_world / "pictures").glob("*.png"))]
+
+
+@pytest.fixture(autouse=True)
+def quiet_libraries() -> Iterator[None]:
+    """No progress bars of loading between the dots of the tests."""
+    transformers.utils.logging.disable_progress_bar()
+    yield

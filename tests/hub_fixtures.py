@@ -1,0 +1,1 @@
+"""Fixtures for the stand-in of the Hub."""
