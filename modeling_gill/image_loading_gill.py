@@ -182,7 +182,9 @@ def _decode_stream(stream: BinaryIO, content_type: str, max_pixels: int) -> Imag
             image = Image.open(stream, formats=[name for name in Image.ID if name not in _REFUSED_FORMATS])
     except UnidentifiedImageError as error:
         served = f", and was served as {content_type!r}" if content_type else ""
-        raise ValueError(f"it begins with {start!r}{served}, expected a picture that Pillow can read") from error
+        raise ValueError(
+            f"it begins with {start!r}{served}, expected a whole picture of a kind Pillow reads"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"it is too large to be decoded ({error})") from error
     except Exception as error:

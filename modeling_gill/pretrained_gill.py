@@ -93,6 +93,8 @@ class GillPreTrainedModel(PreTrainedModel):
                 pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True,
                 defer_backbones=True, **kwargs,
             )  # fmt: skip
+        # transformers takes every unknown argument for one of generation as well.
+        vars(model.generation_config).pop("defer_backbones", None)
         dtype = backbone_options.pop("dtype", None) or backbone_options.pop("torch_dtype", None)
         dtype = dtype if isinstance(dtype, torch.dtype) else model.dtype
         model.attach_backbones(*load_backbones(config, dtype, *given, **backbone_options))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
 from .prompt_gill import Piece, list_prompts, place_pictures, split_prompt
 
@@ -118,6 +118,15 @@ class GillProcessor(ProcessorMixin):
         if pictures:
             data["pixel_values"] = self.image_processor(images=pictures, return_tensors=return_tensors)["pixel_values"]
         return BatchFeature(data, tensor_type=return_tensors)
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        # Pillow resizes as the authors' code did; torchvision, where it is installed, gives other pixels.
+        backend = kwargs.pop("backend", None) or "pil"
+        image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, backend=backend, **kwargs)
+        return [image_processor, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]
 
     @property
     def model_input_names(self) -> list[str]:
