@@ -118,7 +118,9 @@ class GillConfig(PretrainedConfig):
         self.mapper_ffn_dim = mapper_ffn_dim
         self.conditioning_length = conditioning_length
         self.conditioning_dim = conditioning_dim
-        self.mapper_tokens_per_img_token = mapper_tokens_per_img_token or -(-conditioning_length // self.num_img_tokens)
+        if mapper_tokens_per_img_token is None:
+            mapper_tokens_per_img_token = -(-conditioning_length // max(self.num_img_tokens, 1))
+        self.mapper_tokens_per_img_token = mapper_tokens_per_img_token
         self.use_decision_head = use_decision_head
         self.decision_dropout = decision_dropout
         self.img_logit_scaling = img_logit_scaling
