@@ -36,7 +36,9 @@ def small_processor(num_img_tokens: int = 3, num_visual_tokens: int = 2) -> Gill
     return GillProcessor(image_processor, small_tokenizer(img_tokens), num_visual_tokens, img_tokens)
 
 
-def small_config(processor: GillProcessor, language_model: str = "opt", spare_rows: int = 0, **fields: Any) -> GillConfig:
+def small_config(
+    processor: GillProcessor, language_model: str = "opt", spare_rows: int = 0, **fields: Any
+) -> GillConfig:
     """Args: spare_rows: rows of the embedding beyond the tokens of text, which `[IMG]` tokens then overlie."""
     tokenizer = processor.tokenizer
     rows = processor.image_token_id + spare_rows

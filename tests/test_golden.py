@@ -41,7 +41,9 @@ def seeded(case: dict[str, Any]) -> torch.Generator:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_the_model_writes_the_authors_tokens(number, golden_model, golden_processor, golden_cases, gill_arrays, pictures):
+def test_the_model_writes_the_authors_tokens(
+    number, golden_model, golden_processor, golden_cases, gill_arrays, pictures
+):
     case, expected = golden_cases["generate"][number], gill_arrays[f"g{number}.ids"]
     batch = golden_processor([prompt_of(case, pictures)])
     sequences = golden_model.generate(**batch, max_new_tokens=expected.shape[1], **writing_options(case))
@@ -120,7 +122,9 @@ def assert_answer(answer: Any, row: int, number: int, arrays: dict[str, np.ndarr
     by_source = {piece.source: piece for piece in answer.pictures[row]}
     drawn, found = by_source["generated"], by_source["retrieved"]
     assert drawn.decision == {"gen": "generate", "ret": "retrieve"}[str(arrays[f"g{number}.decision"])]
-    assert answer.pictures[row][0].source == {"gen": "generated", "ret": "retrieved"}[str(arrays[f"g{number}.decision"])]
+    assert (
+        answer.pictures[row][0].source == {"gen": "generated", "ret": "retrieved"}[str(arrays[f"g{number}.decision"])]
+    )
     assert_close([list(drawn.decision_probabilities.values())], arrays[f"g{number}.decision_probs"])
     grey_levels = np.abs(np.asarray(drawn.image).astype(int) - arrays[f"g{number}.image"]).max()
     assert grey_levels <= 1
@@ -204,7 +208,9 @@ def fromage(golden_fromage_repository) -> GillPipeline:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_fromage_reads_writes_and_retrieves_as_the_authors_does(number, fromage, golden_cases, fromage_arrays, pictures):
+def test_fromage_reads_writes_and_retrieves_as_the_authors_does(
+    number, fromage, golden_cases, fromage_arrays, pictures
+):
     case = golden_cases["fromage"][number]
     prompt = prompt_of(case, pictures)
     batch = fromage.processor([prompt])

@@ -22,7 +22,9 @@ from conversion.original_files import (
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "pretrained_ckpt.pth.tar"
-    state = OrderedDict([("module.model.a", torch.arange(1000.0)), ("model.b", torch.tensor(2.0, dtype=torch.bfloat16))])
+    state = OrderedDict(
+        [("module.model.a", torch.arange(1000.0)), ("model.b", torch.tensor(2.0, dtype=torch.bfloat16))]
+    )
     torch.save({"state_dict": state}, path)
     return path
 

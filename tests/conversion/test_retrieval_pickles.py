@@ -104,7 +104,7 @@ def test_files_written_by_numpy_or_torch_themselves_are_told_apart(tmp_path: Pat
 
 def test_files_of_different_widths_are_refused_with_both_numbers(tmp_path: Path) -> None:
     files = [write(tmp_path / "a", PATHS, VALUES), write(tmp_path / "b", PATHS, VALUES[:, :2])]
-    with pytest.raises(ConversionError, match="2 wide.*4 wide"):
+    with pytest.raises(ConversionError, match=r"2 wide.*4 wide"):
         read_retrieval_pickles(files)
 
 

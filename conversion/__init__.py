@@ -1,0 +1,1 @@
+"""Turns the files of the original GILL and FROMAGe releases into a Hub repository."""

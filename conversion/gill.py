@@ -1,0 +1,154 @@
+"""Converts an original GILL release: `python -m conversion.gill ORIGINAL_DIR OUT`.
+
+Source of the layout: the authors' `gill/models.py` (`load_gill`), `gill/layers.py` and `main.py` at commit 4600b71.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .adapter_tensors import TensorSource
+from .command_line import run
+from .model_args import positive_int, refuse_settings, text, token_ids
+from .original_files import (
+    DECISION_HEAD_NAME,
+    MODEL_ARGS_NAME,
+    ConversionError,
+    find_checkpoint,
+    load_checkpoint,
+    read_settings,
+)
+from .original_release import Original
+from .retrieval_pickles import find_retrieval_pickles
+
+# The original hard-codes runwayml/stable-diffusion-v1-5, which is gone from the Hub; this is its successor.
+IMAGE_GENERATOR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+REQUIRED_ARGS = (
+    "opt_version", "visual_encoder", "n_visual_tokens", "ret_emb_dim", "gen_emb_dim", "text_fc_mode", "num_tokens",
+    "num_clip_tokens", "retrieval_token_idx",
+)  # fmt: skip
+# What the authors' own `load_gill` can load, too; a key that is absent has this value.
+ONLY_VALUES: dict[str, Any] = {
+    "freeze_lm": True,
+    "freeze_vm": True,
+    "text_emb_layers": [-1],
+    "ret_text_fc_mode": "linear",
+    "share_ret_gen": True,
+    "norm_image_embed": "none",
+}
+
+RENAMES = {
+    "model.logit_scale": "logit_scale",
+    "model.visual_embeddings": "visual_projection",
+    "model.visual_fc": "image_retrieval_head",
+    "model.ret_text_hidden_fcs.0.model": "text_retrieval_head",
+    "model.gen_text_hidden_fcs.0.fc": "mapper.input_projection",
+    "model.gen_text_hidden_fcs.0.query_embs": "mapper.queries",
+    "model.gen_text_hidden_fcs.0.tfm": "mapper.transformer",
+    "model.gen_text_hidden_fcs.0.model": "mapper.output_projection",
+}
+IMG_ROWS = ("model.input_embeddings.weight",)
+LEFT_OUT = {
+    "model.lm": "the frozen language model, loaded from its own repository",
+    "model.visual_model": "the frozen image encoder, loaded from its own repository",
+}
+# The head is `nn.Sequential(Dropout, Linear)`, hence the number.
+DECISION_HEAD_RENAMES = {"1": "decision_head"}
+
+
+def read_model_args(folder: Path) -> dict[str, Any]:
+    """Reads `model_args.json` as keyword arguments of `GillConfig`.
+
+    `use_decision_head` says whether the folder has one. The backbones' configurations and `image_token_id` are left
+    to be filled in. Conditioning as the checkpoint makes it: a linear mapper's may be shorter than the generator's.
+
+    Raises:
+        ConversionError: the file is missing or invalid, or a key is missing or has a value that cannot be converted.
+    """
+    path = folder / MODEL_ARGS_NAME
+    args = read_settings(folder, REQUIRED_ARGS)
+    refuse_settings(args, ONLY_VALUES, path)
+    count, length = positive_int(args, "num_tokens", path), positive_int(args, "num_clip_tokens", path)
+    width, mode = positive_int(args, "gen_emb_dim", path), args["text_fc_mode"]
+    ids = token_ids(args, "retrieval_token_idx", count, path)
+    if "gen_token_idx" in args and token_ids(args, "gen_token_idx", count, path) != ids:
+        raise ConversionError(
+            f"{path}: retrieval_token_idx {ids} and gen_token_idx {args['gen_token_idx']} differ; a model of GILL has "
+            "one kind of [IMG] tokens"
+        )
+    fields: dict[str, Any] = {
+        "language_model_id": text(args, "opt_version", path),
+        "vision_model_id": text(args, "visual_encoder", path),
+        "image_generator_id": IMAGE_GENERATOR,
+        "img_token_ids": ids,
+        "num_visual_tokens": positive_int(args, "n_visual_tokens", path),
+        "retrieval_dim": positive_int(args, "ret_emb_dim", path),
+        "mapper_type": mode,
+        "conditioning_length": length,
+        "conditioning_dim": width,
+        "use_decision_head": (folder / DECISION_HEAD_NAME).is_file(),
+        "img_logit_scaling": "absolute",
+    }
+    if mode == "linear":
+        # Each [IMG] token yields `width` numbers; all of them in a row are the positions of the conditioning.
+        if length % count or width % (length // count):
+            raise ConversionError(
+                f"{path}: {count} [IMG] tokens of gen_emb_dim {width} do not make whole positions of num_clip_tokens "
+                f"{length}, as text_fc_mode linear has to"
+            )
+        fields |= {"mapper_tokens_per_img_token": length // count, "conditioning_dim": width * count // length}
+    elif mode != "gill_mapper":
+        raise ConversionError(f"{path}: text_fc_mode is {mode!r}, expected 'gill_mapper' or 'linear'")
+    return fields
+
+
+def read_decision_head(folder: Path) -> dict[str, torch.Tensor]:
+    """Reads `decision_model.pth.tar`: `decision_head.weight` of shape (2, d) and `decision_head.bias` of shape (2,).
+
+    Raises:
+        ConversionError: the file is missing, cannot be read, or holds other tensors.
+    """
+    checkpoint = load_checkpoint(folder / DECISION_HEAD_NAME)
+    named = {f"decision_head.{name.removeprefix('1.')}": tensor for name, tensor in checkpoint.tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
+    weight = shapes.get("decision_head.weight", ())
+    if shapes.keys() != {"decision_head.weight", "decision_head.bias"} or len(weight) != 2 or weight[0] != 2:
+        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in checkpoint.tensors.items())
+        raise ConversionError(f"{checkpoint.path} holds {found or 'nothing'}; expected 1.weight (2, d) and 1.bias (2,)")
+    return named
+
+
+def read_original(folder: Path, retrieval_pickles: Sequence[Path] = ()) -> Original:
+    """Reads all of a release but its retrieval embeddings, which are only found.
+
+    Args:
+        folder: with `model_args.json`, `pretrained_ckpt.pth.tar` and, where there is one, `decision_model.pth.tar`.
+        retrieval_pickles: files to use in place of those in `folder`.
+
+    Raises:
+        ConversionError: anything missing or unreadable.
+    """
+    fields = read_model_args(folder)
+    sources = [TensorSource(load_checkpoint(find_checkpoint(folder)), RENAMES, LEFT_OUT, IMG_ROWS)]
+    if fields["use_decision_head"]:
+        sources.append(TensorSource(load_checkpoint(folder / DECISION_HEAD_NAME), DECISION_HEAD_RENAMES, {}))
+    return Original(
+        config_fields=fields,
+        img_tokens=[f"[IMG{i}]" for i in range(len(fields["img_token_ids"]))],
+        sources=sources,
+        retrieval_pickles=list(retrieval_pickles) or find_retrieval_pickles(folder),
+        inputs=[folder, *retrieval_pickles],
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code, see `command_line.run`."""
+    return run("gill", "GILL", read_original, has_image_generator=True, argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Reads the authors' own files, `model_args.json` and `*.pth.tar`, without running anything that lies in them.
+
+A `.pth.tar` is a pickle, and a pickle can name any function to be called. All reading goes through
+`torch.load(weights_only=True)`, which admits tensors and plain containers only. What a checkpoint straight out of the
+authors' training also holds (an optimizer, a scheduler with the optimizer inside) is replaced by inert placeholders.
+"""
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MODEL_ARGS_NAME = "model_args.json"
+# The released name first; the others are what the authors' training and pruning scripts write.
+CHECKPOINT_NAMES = ("pretrained_ckpt.pth.tar", "ckpt_pruned.pth.tar", "ckpt_best.pth.tar", "ckpt.pth.tar")
+DECISION_HEAD_NAME = "decision_model.pth.tar"
+
+# Where the classes live that a training checkpoint's `optimizer`, `scheduler` and `best_acc1` name. None is needed.
+_TRAINING_STATE_MODULES = ("torch.optim.", "warmup_scheduler.", "numpy.", "collections.defaultdict", "builtins.dict")
+_NOT_ADAPTERS = "training state, not needed to use the model"
+
+
+class ConversionError(ValueError):
+    """Something about the input keeps it from being converted; the message is meant for the person who gave it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of one `.pth.tar`.
+
+    Attributes:
+        path: the file.
+        tensors: name without a leading `module.` -> tensor, on the CPU, as stored. Mapped from the file where the
+            format allows it: the file must stay while they are in use.
+        left_out: entry beside `state_dict`, or second copy of a tensor -> why it is not in `tensors`.
+    """
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    left_out: dict[str, str]
+
+
+def read_settings(folder: Path, required: Iterable[str]) -> dict[str, Any]:
+    """Reads `model_args.json`.
+
+    Raises:
+        ConversionError: the folder or the file is missing, is no JSON object, or lacks keys; all of them are named.
+    """
+    if not folder.is_dir():
+        raise ConversionError(
+            f"{folder} is not a folder; expected one with {MODEL_ARGS_NAME} and {CHECKPOINT_NAMES[0]}"
+        )
+    path = folder / MODEL_ARGS_NAME
+    required = sorted(required)
+    if not path.is_file():
+        raise ConversionError(f"{path} is missing: the authors' settings, a JSON object with {_listed(required)}")
+    try:
+        args = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConversionError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(args, dict):
+        raise ConversionError(f"{path} holds a JSON {type(args).__name__}; expected an object with {_listed(required)}")
+    missing = [key for key in required if key not in args]
+    if missing:
+        raise ConversionError(f"{path} lacks {_listed(missing)}")
+    return args
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the trained adapters in `folder`.
+
+    Raises:
+        ConversionError: there is none; names what was looked for and what is there.
+    """
+    for name in CHECKPOINT_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    present = sorted(path.name for path in folder.iterdir() if path.is_file())
+    raise ConversionError(
+        f"{folder / CHECKPOINT_NAMES[0]} is missing: the trained adapters, without which there is no model to write "
+        f"({', '.join(CHECKPOINT_NAMES[1:])} would do too; found {', '.join(present) or 'no files'})"
+    )
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads the tensors of a `.pth.tar`: a pickled dict with a `state_dict`.
+
+    Raises:
+        ConversionError: the file is missing, empty, cut off, damaged, not a checkpoint, names anything but tensors and
+            training state, or holds no `state_dict` of tensors.
+    """
+    content = _load_weights_only(path)
+    if not isinstance(content, dict) or "state_dict" not in content:
+        found = f"a dict with {_listed(map(str, content))}" if isinstance(content, dict) else type(content).__name__
+        raise ConversionError(f"{path} holds no `state_dict`: expected a dict with that key, found {found}")
+    state = content["state_dict"]
+    strange = [k for k, v in state.items() if not isinstance(v, torch.Tensor)] if isinstance(state, dict) else None
+    if strange is None or strange:
+        found = f"{_listed(map(str, strange))} that are none" if strange else f"a {type(state).__name__}"
+        raise ConversionError(f"{path}: `state_dict` should be a dict of tensors, found {found}")
+
+    left_out = {str(key): _NOT_ADAPTERS for key in content if key != "state_dict"}
+    tensors: dict[str, torch.Tensor] = {}
+    for stored_name, tensor in state.items():
+        name = stored_name.removeprefix("module.")
+        if name not in tensors:
+            tensors[name] = tensor
+        # The first version of the authors' pruning script adds the names without `module.` and keeps the others.
+        elif _same_values(tensors[name], tensor):
+            left_out[stored_name] = f"second copy of {name}"
+        else:
+            raise ConversionError(f"{path} holds two different tensors for {name}, with and without `module.`")
+    return Checkpoint(path, tensors, left_out)
+
+
+def _load_weights_only(path: Path) -> Any:
+    if not path.is_file():
+        raise ConversionError(f"{path} is missing")
+    if path.stat().st_size == 0:
+        raise ConversionError(f"{path} is empty; expected a checkpoint written by `torch.save`")
+    is_zip = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        looks_cut_off = not is_zip and file.read(4) == b"PK\x03\x04"
+    if looks_cut_off:
+        raise ConversionError(f"{path} is cut off: it begins as a checkpoint but has no end; copy or download it again")
+    try:
+        if not is_zip:
+            # The format of torch < 1.6: a bare pickle, which cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True)
+        _check_sums(path)
+        admitted: list[Any] = [
+            (_plain_dict if name == "collections.defaultdict" else _Placeholder, name)
+            for name in _training_state_globals(path)
+        ]
+        with torch.serialization.safe_globals(admitted):
+            # Mapped, because an unpruned checkpoint may hold the whole language model beside the adapters.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except ConversionError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ConversionError(f"{path} is not a checkpoint of tensors: {short_reason(error)}") from error
+    except Exception as error:  # torch raises KeyError, EOFError, RuntimeError and more on bytes of another kind.
+        kind = type(error).__name__
+        raise ConversionError(
+            f"{path} is not a checkpoint written by `torch.save`, or is damaged ({kind}: {short_reason(error)})"
+        ) from error
+
+
+def _check_sums(path: Path) -> None:
+    # torch itself never compares the checksums that it writes: a flipped bit would become a wrong weight.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ConversionError(f"{path} is damaged: the checksum of its record {damaged} is wrong; download it again")
+
+
+def _training_state_globals(path: Path) -> list[str]:
+    """Names in the pickle that only training state uses; any other unknown name is an error."""
+    names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    refused = [name for name in names if not name.startswith(_TRAINING_STATE_MODULES)]
+    if refused:
+        raise ConversionError(
+            f"{path} is refused: it names {_listed(refused)}, which a checkpoint of tensors has no use for; "
+            "nothing in it was run"
+        )
+    return names
+
+
+class _Placeholder:
+    """Stands for an optimizer, a scheduler or a numpy scalar: takes whatever it is given and does nothing with it."""
+
+    def __new__(cls, *_arguments: Any) -> "_Placeholder":
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+
+def _plain_dict(*_default_factory: Any) -> dict[Any, Any]:
+    """Stands for `collections.defaultdict`, because torch lets only plain dicts be filled."""
+    return {}
+
+
+def _same_values(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.dtype == second.dtype and torch.equal(first, second)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "no keys"
+
+
+def short_reason(error: Exception) -> str:
+    """The one line of a library's error that says what is wrong."""
+    # torch puts the reason of a refusal between paragraphs of advice, some of it bad.
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
+        return f"it names `{named[1]}`; nothing in it was run"
+    reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    return (reason or type(error).__name__).splitlines()[0]
