@@ -4,8 +4,10 @@ No trained weights are in this repository yet. Until they are, the seeded world 
 and adapters in the authors' own file layout with random weights, converted by the command that converts the real ones.
 """
 
+import contextlib
 from pathlib import Path
 
+import datasets
 import numpy as np
 from PIL import Image
 
@@ -41,20 +43,22 @@ def load_photographs() -> dict[str, Image.Image]:
 
 def make_pipeline(folder: Path, photographs: dict[str, Image.Image]) -> GillPipeline:
     """Make the seeded world in `folder`, convert it, and let it retrieve from the photographs."""
+    datasets.disable_progress_bars()
     world, repository = folder / "world", folder / "gill"
     if not repository.exists():
         write_seeded_world(str(world))
-        code = convert_gill.main(
-            [
-                str(world / "gill_opt"),
-                str(repository),
-                *("--language-model", str(world / "facebook/opt-golden")),
-                *("--vision-model", str(world / "clip-golden")),
-                *("--image-generator", str(world / "sd-golden")),
-                *("--picture-folder", str(world)),
-                *("--dtype", "float32"),
-            ]
-        )
+        arguments = [
+            str(world / "gill_opt"),
+            str(repository),
+            *("--language-model", str(world / "facebook/opt-golden")),
+            *("--vision-model", str(world / "clip-golden")),
+            *("--image-generator", str(world / "sd-golden")),
+            *("--picture-folder", str(world)),
+            *("--dtype", "float32"),
+        ]
+        # Its report of every tensor is for those who convert.
+        with contextlib.redirect_stdout(None):
+            code = convert_gill.main(arguments)
         if code:
             raise SystemExit(code)
     pipe = GillPipeline.from_pretrained(repository)

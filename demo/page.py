@@ -39,11 +39,11 @@ figure img.small { image-rendering: pixelated; }
 figcaption { font-size: .85rem; color: var(--soft); margin-top: .3rem; }
 figcaption b { color: inherit; }
 .badge { color: #fff; background: var(--soft); border-radius: 99px; padding: .05rem .55rem; font-size: .75rem; }
-.chosen .badge { background: currentColor; } .badge span { color: #fff; }
+.chosen.generated .badge { background: var(--generate); } .chosen.retrieved .badge { background: var(--retrieve); }
 .bar { display: flex; height: 1.3rem; border-radius: 6px; overflow: hidden; margin-top: .9rem; font-size: .75rem;
        color: #fff; }
-.bar div { padding: 0 .4rem; white-space: nowrap; overflow: hidden; }
-.bar .g { background: var(--generate); } .bar .r { background: var(--retrieve); text-align: right; }
+.bar div { text-indent: .4rem; white-space: nowrap; overflow: hidden; }
+.bar .g { background: var(--generate); } .bar .r { background: var(--retrieve); }
 """
 
 
@@ -61,7 +61,8 @@ def render_page(title: str, lead: str, notice: str | None, answers: Sequence[tup
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>{warning}\n{body}\n</main></body></html>\n'
+        f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>{warning}\n{body}\n'
+        "</main></body></html>\n"
     )
 
 
@@ -87,7 +88,7 @@ def _render_piece(piece: Any) -> str:
 def _render_picture(picture: GillPicture, chosen: bool) -> str:
     image = picture.image
     small = "small" if image.width < 128 else ""
-    badge = f'<span class="badge"><span>{picture.source}{", chosen" if chosen else ""}</span></span>'
+    badge = f'<span class="badge">{picture.source}{", chosen" if chosen else ""}</span>'
     words = f"“{html.escape(picture.caption)}”, " if picture.caption else ""
     score = "" if picture.score is None else f"score {picture.score:.2f}"
     return (
@@ -100,12 +101,14 @@ def _render_picture(picture: GillPicture, chosen: bool) -> str:
 def _render_probabilities(probabilities: dict[str, float] | None) -> str:
     if probabilities is None:
         return ""
-    generate, retrieve = (100 * probabilities[name] for name in ("generate", "retrieve"))
-    return (
-        f'<div class="bar" aria-label="decision: generate {generate:.0f} %, retrieve {retrieve:.0f} %">'
-        f'<div class="g" style="width:{generate:.1f}%">generate {generate:.0f} %</div>'
-        f'<div class="r" style="width:{retrieve:.1f}%">retrieve {retrieve:.0f} %</div></div>'
+    shares = {name: 100 * probabilities[name] for name in ("generate", "retrieve")}
+    said = {name: f"{name} {share:.0f} %" for name, share in shares.items()}
+    # A sliver has no room for words.
+    parts = "".join(
+        f'<div class="{name[0]}" style="width:{share:.1f}%">{said[name] if share >= 20 else ""}</div>'
+        for name, share in shares.items()
     )
+    return f'<div class="bar" aria-label="decision: {", ".join(said.values())}">{parts}</div>'
 
 
 def _data_uri(image: Image.Image) -> str:

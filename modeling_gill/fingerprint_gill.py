@@ -38,6 +38,8 @@ def fingerprint_weights(parts: Mapping[str, Iterable[torch.Tensor]]) -> dict[str
 
 def fingerprints_match(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two fingerprints are those of the same weights, however rounded."""
+    if not (first.get("sketch") and second.get("sketch")):
+        return False
     return not differing_parts(first, second)
 
 

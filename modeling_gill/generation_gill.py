@@ -48,13 +48,10 @@ class ImgTokenLogitsProcessor(LogitsProcessor):
             scores[:, first] = scores[:, first].abs() * self.scale
         if not later or input_ids.shape[1] == 0:
             return scores
-        last = input_ids[:, -1]
-        for token, successor in zip(self.img_token_ids, later, strict=False):
-            begun = (last == token)[:, None]
-            forced = torch.full_like(scores, -torch.inf)
-            forced[:, successor] = 0
-            scores = torch.where(begun, forced, scores)
-        return scores
+        begun = input_ids[:, -1, None] == input_ids.new_tensor(self.img_token_ids[:-1])
+        successors = input_ids.new_tensor(later)[begun.int().argmax(1)]
+        forced = torch.full_like(scores, -torch.inf).scatter(1, successors[:, None], 0.0)
+        return torch.where(begun.any(1, keepdim=True), forced, scores)
 
 
 @dataclass

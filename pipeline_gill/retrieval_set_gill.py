@@ -1,10 +1,13 @@
 """A set of pictures that GILL can retrieve, with their embeddings and what made them."""
 
+import contextlib
 import logging
 import os
+import shutil
+import tempfile
 import time
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,7 @@ class RetrievalSet:
         base_dir (`Path`): Where relative paths start from.
         confined (`bool`): Refuse files outside `base_dir`, for sets that come from strangers.
         faiss_index: A `faiss.IndexFlatIP` of the embeddings, if there is one.
+        scratch (`Path`, *optional*): A folder that the data set is mapped from, removed when the set is no more.
 
     Raises:
         ValueError: If columns, counts or lengths are not as described.
@@ -84,7 +88,7 @@ class RetrievalSet:
         base_dir: Path,
         confined: bool = False,
         faiss_index: Any = None,
-        scratch: ExitStack | None = None,
+        scratch: Path | None = None,
     ) -> None:
         library = require_datasets()
         missing = [name for name in _COLUMNS if name not in dataset.column_names]
@@ -102,8 +106,8 @@ class RetrievalSet:
         self._rows = undecoded.cast_column("image", library.Image(decode=False))
         self._names = dataset.select_columns(["path", "caption"])
         self._base_dir, self._confined = base_dir, confined
-        # Keeps the files that the data set is mapped from for as long as the set lives.
-        self._scratch = scratch
+        if scratch is not None:
+            weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
 
     def __len__(self) -> int:
         return self.info.count
@@ -153,16 +157,15 @@ class RetrievalSet:
                 `embed_pictures` is off; if the model gives a zero or NaN embedding.
         """
         folder = _absolute(base_dir)
-        with ExitStack() as stack:
+        with scratch_folder() as scratch:
             built = dataset_of_pictures(
-                model, processor, pictures, stack.enter_context(scratch_folder()), base_dir=folder,
-                keep_pictures=embed_pictures, batch_size=batch_size, max_errors=max_errors, timeout=timeout,
-                workers=workers, progress=progress,
+                model, processor, pictures, scratch, base_dir=folder, keep_pictures=embed_pictures,
+                batch_size=batch_size, max_errors=max_errors, timeout=timeout, workers=workers, progress=progress,
             )  # fmt: skip
             info = RetrievalSetInfo(
                 _width(built.dataset), len(built.dataset), dict(model.retrieval_fingerprint()), source, built.skipped
             )
-            return cls(built.dataset, info, base_dir=folder, scratch=stack.pop_all())
+            return cls(built.dataset, info, base_dir=folder, scratch=scratch)
 
     @classmethod
     def from_embeddings(
@@ -187,10 +190,10 @@ class RetrievalSet:
         Raises:
             ValueError: If numbers or lengths differ, or a vector is zero, NaN or infinite; names the first few.
         """
-        with ExitStack() as stack:
-            built = dataset_of_embeddings(paths, embeddings, captions, stack.enter_context(scratch_folder()))
+        with scratch_folder() as scratch:
+            built = dataset_of_embeddings(paths, embeddings, captions, scratch)
             info = RetrievalSetInfo(_width(built.dataset), len(built.dataset), dict(fingerprint), source)
-            return cls(built.dataset, info, base_dir=_absolute(base_dir), scratch=stack.pop_all())
+            return cls(built.dataset, info, base_dir=_absolute(base_dir), scratch=scratch)
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the set to a folder, whole or not at all.
@@ -199,9 +202,11 @@ class RetrievalSet:
             FileExistsError: If the folder exists and is not empty, unless it is a retrieval set and `overwrite` is on.
         """
         place = _absolute(folder)
-        with whole_folder(place, overwrite=overwrite) as partial:
-            write_folder(partial, self.dataset, replace(self.info, base_dir=self._base_dir_from(place)))
-            self._index.write_faiss(partial / INDEX_FILE)
+        base_dir = "."
+        if self._count_local_files():
+            with contextlib.suppress(ValueError):  # another drive
+                base_dir = Path(os.path.relpath(self._base_dir, place)).as_posix()
+        self._write(place, base_dir, overwrite=overwrite)
 
     @classmethod
     def load(
@@ -249,15 +254,14 @@ class RetrievalSet:
         Returns:
             `str`: The URL of the commit.
         """
-        columns = self.dataset.data
-        unembedded = zip(columns.column("path").to_pylist(), columns.column("image").is_null().to_pylist(), strict=True)
-        local = sum(is_missing and not is_url(path or "") for path, is_missing in unembedded)
+        local = self._count_local_files()
         if local:
             logger.warning("%d of %d pictures are files on this machine, which others cannot open", local, len(self))
-        with scratch_folder() as scratch:
-            self.save(scratch / "set")
+        with tempfile.TemporaryDirectory(prefix="gill-retrieval-") as scratch:
+            folder = Path(scratch) / "set"
+            self._write(folder, ".", overwrite=False)
             return push_folder(
-                scratch / "set", repo_id, private=private, token=token, revision=revision, commit_message=commit_message
+                folder, repo_id, private=private, token=token, revision=revision, commit_message=commit_message
             )
 
     # --- searching ---------------------------------------------------------------------------------------------------
@@ -354,19 +358,24 @@ class RetrievalSet:
         logger.warning("No picture could be retrieved: %d tried within %g s", len(skipped), deadline_s)
         return None
 
-    # --- paths -------------------------------------------------------------------------------------------------------
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    def _write(self, folder: Path, base_dir: str, *, overwrite: bool) -> None:
+        with whole_folder(folder, overwrite=overwrite) as partial:
+            write_folder(partial, self.dataset, replace(self.info, base_dir=base_dir))
+            self._index.write_faiss(partial / INDEX_FILE)
+
+    def _count_local_files(self) -> int:
+        """How many pictures are files that others than this machine have not."""
+        columns = self.dataset.data
+        paths, not_embedded = columns.column("path").to_pylist(), columns.column("image").is_null().to_pylist()
+        return sum(outside and not is_url(path or "") for path, outside in zip(paths, not_embedded, strict=True))
 
     def _file(self, path: str) -> Path:
         place = Path(os.path.normpath(self._base_dir / path))
         if self._confined and not place.is_relative_to(self._base_dir):
             raise PictureError(f"Picture could not be read: {path!r}: it is outside the retrieval set's own folder")
         return place
-
-    def _base_dir_from(self, folder: Path) -> str:
-        try:
-            return Path(os.path.relpath(self._base_dir, folder)).as_posix()
-        except ValueError:  # another drive
-            return self._base_dir.as_posix()
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> Path:

@@ -188,8 +188,13 @@ def push_folder(
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="gill-retrieval-", ignore_cleanup_errors=True) as name:
-        yield Path(name)
+    """Yield a new temporary folder that is removed after an error, and else left to the caller."""
+    folder = Path(tempfile.mkdtemp(prefix="gill-retrieval-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _read_info(folder: Path) -> RetrievalSetInfo:

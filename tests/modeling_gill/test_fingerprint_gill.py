@@ -38,3 +38,4 @@ def test_a_few_steps_of_training_make_other_weights(change):
 
 def test_a_file_that_holds_no_fingerprint_matches_nothing():
     assert not fingerprints_match({}, taken(weights(), weights(1)))
+    assert not fingerprints_match({"digest": "a"}, {"digest": "a"})

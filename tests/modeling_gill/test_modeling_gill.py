@@ -61,9 +61,7 @@ def test_text_comes_before_a_picture_and_a_picture_is_whole(model, processor):
 
 
 def test_a_picture_that_the_length_would_cut_is_finished_and_its_states_come_back(model, processor):
-    written = model.generate(
-        **processor("the dog"), max_new_tokens=1, return_dict_in_generate=True, **FORCED
-    )
+    written = model.generate(**processor("the dog"), max_new_tokens=1, return_dict_in_generate=True, **FORCED)
     assert written.sequences[0, -3:].tolist() == processor.img_token_ids
     whole = model(input_ids=written.sequences)
     torch.testing.assert_close(written.img_hidden_states, whole.img_hidden_states, atol=1e-5, rtol=1e-5)
@@ -136,9 +134,7 @@ def test_streamers_stopping_criteria_and_logits_processors_are_those_of_transfor
 
 
 def test_an_answer_without_pictures_has_empty_outputs_and_not_none(model, processor):
-    written = model.generate(
-        **processor(PROMPTS), max_new_tokens=3, min_text_tokens=3, return_dict_in_generate=True
-    )
+    written = model.generate(**processor(PROMPTS), max_new_tokens=3, min_text_tokens=3, return_dict_in_generate=True)
     assert written.img_hidden_states.shape == (0, 3, 24)
     assert written.conditioning.shape == (0, 7, 12)
     assert written.decision_logits.shape == (0, 2)

@@ -21,8 +21,9 @@ def processor() -> GillProcessor:
 
 def test_bos_comes_once_before_the_first_text_and_a_picture_takes_its_placeholders(processor):
     ids = processor([[PHOTO, "a cat", PHOTO, "the dog"]])["input_ids"][0].tolist()
-    image, cat, dog = processor.image_token_id, *(
-        processor.tokenizer(text, add_special_tokens=False).input_ids for text in ("a cat", "the dog")
+    image, cat, dog = (
+        processor.image_token_id,
+        *(processor.tokenizer(text, add_special_tokens=False).input_ids for text in ("a cat", "the dog")),
     )
     bos = processor.tokenizer("").input_ids
     assert ids == [image, image, *bos, *cat, image, image, *dog]

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 
 from modeling_gill import GillForConditionalGeneration
@@ -321,7 +327,7 @@ def test_a_generator_that_is_not_there_is_named(golden_repository, tmp_path):
     shutil.copytree(golden_repository, tmp_path / "gill", symlinks=True)
     path = tmp_path / "gill/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "image_generator_id": str(tmp_path / "nowhere")}))
-    with pytest.raises(OSError, match="nowhere.*image_generator_id"):
+    with pytest.raises(OSError, match=r"nowhere.*image_generator_id"):
         GillPipeline.from_pretrained(tmp_path / "gill")
 
 

@@ -1,0 +1,142 @@
+"""How fast GILL answers, as ratios in one run: `python -m benchmarks.decode`.
+
+1. 32 tokens after two pictures and a sentence, against the same model recomputing everything at every step, as the
+   authors' code does (no cache, all logits, all hidden states kept).
+2. Eight prompts as one batch, against one by one.
+3. The whole pipeline for one picture, against the bare diffusers pipeline given the same embeddings.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from modeling_gill import GillForConditionalGeneration
+from pipeline_gill import GillPipeline
+from tests.golden.make_checkpoint import bpe
+
+from .random_models import CLIP_B_32, OPT_125M, make_config, make_generator, make_model, make_processor
+
+SENTENCE = "what colour is the car in this photo near the sea ?"
+TOKENS = 32
+
+
+@torch.no_grad()
+def recompute_everything(model: GillForConditionalGeneration, batch: dict[str, Any], tokens: int) -> list[int]:
+    """Greedy decoding by whole forward passes, as the authors' `GILLModel.generate` does it."""
+    embeds = model.embed_prompt(batch["input_ids"], batch["pixel_values"])
+    later, written = model.config.img_token_ids[1:], []
+    kept: list[Any] = []
+    for _ in range(tokens):
+        states = model._run_language_model(embeds, None, use_cache=False, output_hidden_states=True)
+        kept.append(states.hidden_states[-1])
+        logits = model.compute_logits(states.last_hidden_state)[:, -1]
+        logits[:, [model.config.img_token_ids[0], *later]] = -torch.inf
+        written.append(int(logits.argmax(-1)))
+        embeds = torch.cat([embeds, model.embed_tokens(torch.tensor([written[-1:]]))], dim=1)
+    return written
+
+
+def seconds(run: Callable[[], Any], other: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Medians of two ways, measured in turns so that a change of the machine's mood meets both."""
+    times: tuple[list[float], list[float]] = ([], [])
+    run(), other()
+    for _ in range(repeats):
+        for way, taken in zip((run, other), times, strict=True):
+            begin = time.perf_counter()
+            way()
+            taken.append(time.perf_counter() - begin)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def measure_decoding(repeats: int) -> None:
+    """Print the first two ratios."""
+    model, processor = make_model(make_config(OPT_125M, CLIP_B_32)), make_processor()
+    # The small tokenizer of these tests gives the tokens of pictures other ids than OPT's does.
+    renumber = dict(zip([processor.image_token_id, *processor.img_token_ids],
+                        [model.config.image_token_id, *model.config.img_token_ids], strict=True))  # fmt: skip
+    pictures = [Image.effect_noise((320, 240), 60).convert("RGB"), Image.linear_gradient("L").convert("RGB")]
+
+    def read(prompts: list[Any]) -> dict[str, Any]:
+        batch = dict(processor(prompts))
+        batch["input_ids"] = batch["input_ids"].apply_(lambda i: renumber.get(i, i))
+        return batch
+
+    options = {"max_new_tokens": TOKENS, "min_text_tokens": TOKENS, "do_sample": False}
+    single = read([[*pictures, SENTENCE]])
+
+    def cached() -> list[int]:
+        return model.generate(**single, **options)[0, single["input_ids"].shape[1] :].tolist()
+
+    def recomputed() -> list[int]:
+        return recompute_everything(model, single, TOKENS)
+
+    assert cached() == recomputed(), "both ways must write the same tokens"
+    fast, slow = seconds(cached, recomputed, repeats)
+    prompt = single["input_ids"].shape[1]
+    print(f"1. {TOKENS} tokens after {prompt}: {fast:.2f} s, recomputing {slow:.2f} s: {slow / fast:.1f} times as fast")
+
+    prompts = [[*pictures, SENTENCE[: 12 + 5 * number]] for number in range(8)]
+    together, alone = read(prompts), [read([prompt]) for prompt in prompts]
+    batched, one_by_one = seconds(
+        lambda: model.generate(**together, **options),
+        lambda: [model.generate(**batch, **options) for batch in alone],
+        repeats,
+    )
+    ratio = one_by_one / batched
+    print(f"2. 8 prompts: one batch {batched:.2f} s, one by one {one_by_one:.2f} s: {ratio:.1f} times as fast")
+
+
+def measure_pipeline(steps: int, size: int, repeats: int) -> None:
+    """Print the third ratio."""
+    from transformers import PreTrainedTokenizerFast
+
+    processor = make_processor()
+    config = make_config(OPT_125M, CLIP_B_32)
+    model = make_model(config)
+    model.config.image_token_id, model.config.img_token_ids = processor.image_token_id, processor.img_token_ids
+    model.config.vocab_size = len(processor.tokenizer)
+    parts = make_generator()
+    parts["tokenizer"] = PreTrainedTokenizerFast(
+        tokenizer_object=bpe(400, ["<|startoftext|>", "<|endoftext|>"]), bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_max_length=77,
+    )  # fmt: skip
+    gill = GillPipeline(model, processor, **parts)
+    bare = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    for pipe in (gill, bare):
+        pipe.set_progress_bar_config(disable=True)
+    options: dict[str, Any] = {"num_inference_steps": steps, "height": size, "width": size}
+    embeds = torch.randn(1, config.conditioning_length, config.conditioning_dim)
+    prompt = [[Image.effect_noise((320, 240), 60).convert("RGB"), SENTENCE]]
+    whole, drawn = seconds(
+        lambda: gill(prompt, decision="generate", image_token_scale=1e5, min_text_tokens=8, **options),
+        lambda: bare(prompt_embeds=embeds, **options),
+        repeats,
+    )
+    print(
+        f"3. one picture of {size} x {size} in {steps} steps: whole pipeline {whole:.1f} s, "
+        f"bare diffusers {drawn:.1f} s: {100 * (whole / drawn - 1):+.1f} %"
+    )
+
+
+def main() -> None:
+    """Run all three."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps of the third (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=256, help="pixels of its picture (default: %(default)s)")
+    parser.add_argument("--skip-pipeline", action="store_true", help="leave the third out")
+    args = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, random weights")
+    measure_decoding(args.repeats)
+    if not args.skip_pipeline:
+        measure_pipeline(args.steps, args.size, max(1, args.repeats // 2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Models at published sizes with random weights: speed and memory do not ask what the weights mean."""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, OPTConfig
+
+from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
+from tests.small_model import small_tokenizer
+
+OPT_125M: dict[str, Any] = {}
+OPT_6_7B = {"hidden_size": 4096, "word_embed_proj_dim": 4096, "ffn_dim": 16384, "num_hidden_layers": 32,
+            "num_attention_heads": 32}  # fmt: skip
+CLIP_B_32 = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+             "patch_size": 32}  # fmt: skip
+CLIP_L_14 = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+             "patch_size": 14}  # fmt: skip
+IMG_TOKENS = [f"[IMG{i}]" for i in range(8)]
+
+
+def make_config(opt: dict[str, Any], clip: dict[str, Any], **fields: Any) -> GillConfig:
+    """GILL as published (r 8, k 4, p 256, conditioning 77 x 768) over backbones of the given sizes."""
+    text = OPTConfig(vocab_size=50272, dropout=0.0, bos_token_id=2, eos_token_id=2, pad_token_id=1, **opt)
+    ids = {"image_token_id": 50265, "img_token_ids": list(range(50266, 50274)), "vocab_size": 50274}
+    return GillConfig(text_config=text, vision_config=CLIPVisionConfig(image_size=224, **clip), **ids, **fields)
+
+
+def make_model(config: GillConfig) -> GillForConditionalGeneration:
+    """A model with random weights that never stops by itself."""
+    torch.manual_seed(0)
+    model = GillForConditionalGeneration(config).eval()
+    model.generation_config.pad_token_id = 1
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def make_processor() -> GillProcessor:
+    """A small tokenizer of its own, with CLIP's preprocessing at 224 pixels."""
+    return GillProcessor(CLIPImageProcessorPil(), small_tokenizer(IMG_TOKENS), 4, IMG_TOKENS)
+
+
+def make_generator() -> dict[str, Any]:
+    """The parts of a Stable Diffusion v1.5 but for its tokenizer."""
+    torch.manual_seed(0)
+    text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+                          max_position_embeddings=77, bos_token_id=0, eos_token_id=1, pad_token_id=1)  # fmt: skip
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+                              set_alpha_to_one=False, steps_offset=1)  # fmt: skip
+    text_encoder = CLIPTextModel(text).eval()
+    return {"vae": vae.eval(), "text_encoder": text_encoder, "unet": unet.eval(), "scheduler": scheduler}

@@ -1,0 +1,277 @@
+"""A retrieval set finds the nearest picture, exactly, says what it was made for, and never hangs or lies."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_gill.fingerprint_gill import fingerprint_name
+from modeling_gill.image_loading_gill import PictureError
+from pipeline_gill import retrieval_index_gill, retrieval_set_gill
+from pipeline_gill.retrieval_set_gill import RetrievalSet
+from tests.tiny_retrieval import (
+    COLOURS,
+    FINGERPRINT,
+    RED,
+    TINY_PROCESSOR,
+    TinyModel,
+    build,
+    colour_of,
+    paint,
+    picture_server,
+    ranked_set,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return paint(tmp_path / "pictures")
+
+
+@pytest.fixture
+def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("no_proxy", "*")
+    retrieval_set_gill._opened_urls.clear()
+    with picture_server((folder / "red.png").read_bytes()) as running:
+        yield running
+
+
+@pytest.fixture(params=["faiss", "no faiss"])
+def either_search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "faiss":
+        pytest.importorskip("faiss")
+    else:
+        monkeypatch.setattr(retrieval_index_gill, "faiss", None)
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+def test_a_set_built_from_pictures_finds_and_opens_the_nearest(folder: Path) -> None:
+    retrieval_set = build(folder, source="four colours")
+    found = retrieval_set.retrieve(RED)
+    assert found is not None and colour_of(found) == "red"
+    assert (found.index, found.path, found.caption, found.skipped) == (2, "red.png", "red", ())
+    assert found.cosine == pytest.approx(1)
+    info = retrieval_set.info
+    assert (len(retrieval_set), info.retrieval_dim, info.source, info.skipped) == (4, 3, "four colours", 0)
+    assert np.linalg.norm(retrieval_set.dataset["embedding"], axis=1) == pytest.approx(np.ones(4))
+
+
+def test_a_set_says_which_weights_it_was_made_for_and_refuses_others(folder: Path) -> None:
+    retrieval_set = build(folder)
+    retrieval_set.check_fingerprint(FINGERPRINT)
+    other = TinyModel(seed=1).retrieval_fingerprint()
+    with pytest.raises(ValueError) as error:
+        retrieval_set.check_fingerprint(other)
+    assert fingerprint_name(FINGERPRINT) in str(error.value) and fingerprint_name(other) in str(error.value)
+
+
+def test_embedded_pictures_need_no_files_and_others_do(folder: Path) -> None:
+    embedded, referred = build(folder), build(folder, embed_pictures=False)
+    assert referred.open_picture(2).getpixel((0, 0)) == COLOURS["red"]
+    shutil.rmtree(folder)
+    assert embedded.open_picture(2).getpixel((0, 0)) == COLOURS["red"]
+    with pytest.raises(PictureError, match="no such file"):
+        referred.open_picture(2)
+    with pytest.raises(IndexError, match="expected 0 to 3"):
+        embedded.open_picture(-1)
+
+
+def test_unreadable_pictures_are_left_out_counted_and_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "broken.png").write_bytes(b"nothing of the kind")
+    (folder / "cut.png").write_bytes((folder / "red.png").read_bytes()[:-30])
+    retrieval_set = build(folder)
+    assert (len(retrieval_set), retrieval_set.info.skipped) == (4, 2)
+    assert "broken.png" in caplog.text and "cut.png" in caplog.text
+    with pytest.raises(ValueError, match=r"more than 1 pictures .*cut.png"):
+        build(folder, max_errors=1)
+
+
+def test_no_readable_picture_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no picture to retrieve: 1 could not be read"):
+        RetrievalSet.build(TinyModel(), TINY_PROCESSOR, [(tmp_path / "none.png", None)], progress=False)
+
+
+def test_pictures_are_read_as_they_come_and_only_a_batch_is_held() -> None:
+    taken = 0
+
+    def endless() -> Iterator[tuple[Any, None]]:
+        nonlocal taken
+        while True:
+            taken += 1
+            assert taken - sum(model.batches) <= 4
+            if taken > 10:
+                return
+            yield Image.new("RGB", (2, 2), COLOURS["red"]), None
+
+    model = TinyModel()
+    retrieval_set = RetrievalSet.build(model, TINY_PROCESSOR, endless(), batch_size=4, progress=False)
+    assert model.batches == [4, 4, 2] and len(retrieval_set) == 10
+
+
+def test_a_picture_that_could_not_be_opened_again_must_be_embedded() -> None:
+    for source in (Image.new("RGB", (2, 2)), {"bytes": b"x", "path": "nowhere.png"}, "data:image/png;base64,AAAA"):
+        with pytest.raises(ValueError, match="cannot be opened again"):
+            RetrievalSet.build(TinyModel(), TINY_PROCESSOR, [(source, None)], embed_pictures=False, progress=False)
+
+
+def test_a_model_that_gives_no_direction_is_an_error(folder: Path) -> None:
+    Image.new("RGB", (2, 2)).save(folder / "black.png")
+    with pytest.raises(ValueError, match=r"zero, NaN or infinite.*black.png"):
+        build(folder)
+
+
+# --- embeddings made elsewhere ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "list of arrays", "list of tensors"])
+def test_embeddings_of_the_original_authors_are_taken_and_normalised(kind: str, folder: Path) -> None:
+    array = np.array([[0, 2.0, 0], [5.0, 0, 0]], np.float32)
+    embeddings = {
+        "array": array,
+        "tensor": torch.from_numpy(array).half(),
+        "list of arrays": list(array.astype(np.float64)),
+        "list of tensors": list(torch.from_numpy(array).bfloat16()),
+    }[kind]
+    retrieval_set = RetrievalSet.from_embeddings(["green.png", "red.png"], embeddings, FINGERPRINT, base_dir=folder)
+    found = retrieval_set.retrieve(RED)
+    assert found is not None and (colour_of(found), found.cosine) == ("red", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "said"),
+    [
+        (np.ones((3, 4)), "2 paths and 3 embeddings"),
+        (np.array([[1.0, 0], [0, 0]]), r"zero, NaN or infinite.*1 \('b'\)"),
+        (np.array([[np.nan, 0], [0, 1]]), r"zero, NaN or infinite.*0 \('a'\)"),
+        ([np.ones(3), np.ones(4)], "one length"),
+        (np.ones(2), "expected"),
+    ],
+)
+def test_broken_embeddings_are_refused_and_named(embeddings: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RetrievalSet.from_embeddings(["a", "b"], embeddings, FINGERPRINT)
+
+
+# --- searching -------------------------------------------------------------------------------------------------------
+
+
+def random_set(rows: int, width: int = 16) -> tuple[RetrievalSet, torch.Tensor]:
+    embeddings = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
+    paths = [f"nowhere/{number}.png" for number in range(rows)]
+    return RetrievalSet.from_embeddings(paths, embeddings, FINGERPRINT), embeddings
+
+
+@pytest.mark.usefixtures("either_search")
+def test_search_is_exact_and_clips_k() -> None:
+    retrieval_set, embeddings = random_set(500)
+    queries = torch.randn(7, 16, generator=torch.Generator().manual_seed(1))
+    unit = torch.nn.functional.normalize
+    expected = (unit(queries.double(), dim=1) @ unit(embeddings.double(), dim=1).T).topk(20)
+    scores, indices = retrieval_set.search(100 * queries, 20)
+    assert torch.equal(indices, expected.indices) and scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), expected.values, atol=1e-6, rtol=0)
+    assert retrieval_set.search(queries, 1000)[1].shape == (7, 500)
+    assert retrieval_set.search(queries, 1)[1].flatten().tolist() == expected.indices[:, 0].tolist()
+
+
+@pytest.mark.usefixtures("either_search")
+def test_equal_pictures_come_in_the_order_of_their_index() -> None:
+    embeddings = np.zeros((400, 8), np.float32)
+    embeddings[:, 0] = 1
+    embeddings[::2, 1] = 1
+    retrieval_set = RetrievalSet.from_embeddings(["x"] * 400, embeddings, FINGERPRINT)
+    query = torch.eye(8)[:1]
+    assert retrieval_set.search(query, 5)[1].tolist() == [[1, 3, 5, 7, 9]]
+    assert [index for index, _ in retrieval_set.candidates(query[0])] == [*range(1, 400, 2), *range(0, 400, 2)]
+
+
+@pytest.mark.usefixtures("either_search")
+def test_candidates_go_on_to_the_last_picture_without_the_excluded() -> None:
+    retrieval_set, _ = random_set(1500)
+    query = torch.randn(16, generator=torch.Generator().manual_seed(1))
+    ranked = retrieval_set.search(query[None], 1500)[1][0].tolist()
+    excluded = set(ranked[:40])
+    assert [index for index, _ in retrieval_set.candidates(query, exclude=excluded)] == ranked[40:]
+    assert [index for index, _ in retrieval_set.candidates(query, exclude=excluded, limit=3)] == ranked[40:43]
+
+
+def test_a_query_of_the_wrong_shape_or_without_a_direction_is_refused() -> None:
+    retrieval_set, _ = random_set(10)
+    for query in (torch.ones(2, 5), torch.ones(16), torch.zeros(1, 16), torch.full((1, 16), float("nan"))):
+        with pytest.raises(ValueError, match="expected"):
+            retrieval_set.search(query, 1)
+    with pytest.raises(ValueError, match="k is 0"):
+        retrieval_set.search(torch.ones(1, 16), 0)
+
+
+# --- pictures that cannot be opened ----------------------------------------------------------------------------------
+
+
+def test_a_slow_url_gives_way_to_the_next_best_within_the_deadline(
+    server: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = "http://127.0.0.1:1/dead.png"
+    paths = [server.url + "/slow.png", dead, server.url + "/missing.png", "gone.png", "red.png"]
+    started = time.monotonic()
+    found = ranked_set(paths, folder).retrieve(RED, picture_timeout=0.3)
+    assert time.monotonic() - started < 1.5
+    assert found is not None and (found.index, colour_of(found)) == (4, "red")
+    assert [skipped.path for skipped in found.skipped] == paths[:4]
+    for path, reason in zip(paths, ("0.3 s", "refused", "404", "no such file"), strict=False):
+        assert any(path in message and reason in message for message in caplog.messages)
+
+
+def test_many_slow_urls_end_at_the_deadline_with_nothing(server: Any) -> None:
+    paths = [f"{server.url}/slow{number}.png" for number in range(10)]
+    started = time.monotonic()
+    assert ranked_set(paths).retrieve(RED, picture_timeout=0.4, deadline_s=0.5) is None
+    assert time.monotonic() - started < 0.7
+    assert len(server.asked) == 2
+
+
+def test_no_more_pictures_are_tried_than_allowed(folder: Path) -> None:
+    retrieval_set = ranked_set(["gone1.png", "gone2.png", "red.png"], folder)
+    assert retrieval_set.retrieve(RED, max_attempts=2) is None
+    found = retrieval_set.retrieve(RED, max_attempts=3)
+    assert found is not None and found.index == 2
+
+
+def test_a_picture_already_shown_is_not_shown_again(folder: Path) -> None:
+    retrieval_set = build(folder)
+    shown: set[int] = set()
+    while found := retrieval_set.retrieve(RED, exclude=shown):
+        assert found.index not in shown
+        shown.add(found.index)
+    assert shown == {0, 1, 2, 3}
+
+
+def test_a_url_is_fetched_once_whether_it_leads_to_a_picture_or_not(server: Any) -> None:
+    retrieval_set = ranked_set([server.url + "/missing.png", server.url + "/red.png"])
+    for _ in range(3):
+        found = retrieval_set.retrieve(RED)
+        assert found is not None and colour_of(found) == "red"
+        found.image.putpixel((0, 0), (0, 0, 0))
+    assert server.asked == ["/missing.png", "/red.png"]
+
+
+def test_a_url_that_failed_for_want_of_time_is_tried_again_with_more(server: Any) -> None:
+    retrieval_set = ranked_set([server.url + "/slow.png"])
+    for timeout in (0.1, 0.05, 0.2):
+        with pytest.raises(PictureError):
+            retrieval_set.open_picture(0, timeout=timeout)
+    assert len(server.asked) == 2
+
+
+def test_the_memory_of_urls_is_bounded(server: Any) -> None:
+    cache = retrieval_set_gill.PictureCache(max_entries=2, max_bytes=3 * 6 * 4 * 2)
+    for number in (1, 2, 3, 3, 1):
+        cache.load(f"{server.url}/red{number}.png", timeout=5)
+    assert server.asked == ["/red1.png", "/red2.png", "/red3.png", "/red1.png"]
