@@ -67,7 +67,7 @@ def measure_decoding(repeats: int) -> None:
         batch["input_ids"] = batch["input_ids"].apply_(lambda i: renumber.get(i, i))
         return batch
 
-    options = {"max_new_tokens": TOKENS, "min_text_tokens": TOKENS, "do_sample": False}
+    options: dict[str, Any] = {"max_new_tokens": TOKENS, "min_text_tokens": TOKENS, "do_sample": False}
     single = read([[*pictures, SENTENCE]])
 
     def cached() -> list[int]:

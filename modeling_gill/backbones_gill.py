@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import MODEL_MAPPING, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from .configuration_gill import GillConfig
@@ -81,7 +82,7 @@ def _load(model_class: Any, role: str, name: str | None, revision: str | None, *
         raise ValueError(f"`{role}_id` is not set in the configuration: pass `{role}=` to `from_pretrained`.")
     try:
         return model_class.from_pretrained(name, revision=revision or "main", **options)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise OSError(
             f"The {role.replace('_', ' ')} {name!r} (revision {revision or 'main'}), named by `{role}_id` in the "
             f"configuration, could not be loaded: {error}\nSet `{role}_id` to where it is, or pass a loaded one as "

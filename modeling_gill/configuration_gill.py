@@ -57,6 +57,8 @@ class GillConfig(PretrainedConfig):
         img_logit_scaling (`str`, defaults to `"absolute"`):
             What a scale factor `f` on the logit `l` of `[IMG0]` does: `"absolute"` makes it `|l| f` where `f > 1`
             (GILL), `"signed"` makes it `l f` (FROMAGe).
+        language_model_lora (`str`, *optional*):
+            Folder of the repository with LoRA for the language model, as peft saves it; `None` where there is none.
 
     Raises:
         ValueError: a size, id or kind that cannot be, naming the field, what it is and what was expected.
@@ -91,6 +93,7 @@ class GillConfig(PretrainedConfig):
         use_decision_head: bool = True,
         decision_dropout: float = 0.5,
         img_logit_scaling: str = "absolute",
+        language_model_lora: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.text_config = _sub_config("text_config", text_config, "opt")
@@ -124,6 +127,7 @@ class GillConfig(PretrainedConfig):
         self.use_decision_head = use_decision_head
         self.decision_dropout = decision_dropout
         self.img_logit_scaling = img_logit_scaling
+        self.language_model_lora = language_model_lora
         super().__init__(**kwargs)
         self._check()
 

@@ -328,7 +328,9 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
             prompt_embeds = self.embed_prompt(prompt_ids, pixel_values, image_features)
         if prompt_ids is None:
             prompt_ids = torch.zeros(prompt_embeds.shape[0], 0, dtype=torch.long, device=prompt_embeds.device)
-        self._check_length(prompt_embeds.shape[1] + (kwargs.get("max_new_tokens") or 0))
+        lengths = (kwargs, vars(kwargs.get("generation_config") or self.generation_config))
+        wanted = next((length["max_new_tokens"] for length in lengths if length.get("max_new_tokens")), 0)
+        self._check_length(prompt_embeds.shape[1] + wanted)
         rules = ImgTokenLogitsProcessor(
             self.config.img_token_ids,
             prompt_ids.shape[1],

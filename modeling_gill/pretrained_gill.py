@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
 from .backbones_gill import LANGUAGE_MODEL_OPTIONS, check_backbones, load_backbones
 from .configuration_gill import AUTO_MAP, GillConfig
+from .language_model_lora_gill import LORA_FOLDER, has_lora, load_lora, save_lora
 from .mapper_gill import GillMapper
 
 BACKBONE_PREFIXES = ("language_model.", "vision_model.")
@@ -97,7 +99,10 @@ class GillPreTrainedModel(PreTrainedModel):
         vars(model.generation_config).pop("defer_backbones", None)
         dtype = backbone_options.pop("dtype", None) or backbone_options.pop("torch_dtype", None)
         dtype = dtype if isinstance(dtype, torch.dtype) else model.dtype
-        model.attach_backbones(*load_backbones(config, dtype, *given, **backbone_options))
+        backbones = load_backbones(config, dtype, *given, **backbone_options)
+        if config.language_model_lora is not None:
+            load_lora(backbones[0], pretrained_model_name_or_path, config.language_model_lora, **backbone_options)
+        model.attach_backbones(*backbones)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, self_contained: bool = False, **kwargs: Any) -> None:
@@ -107,11 +112,22 @@ class GillPreTrainedModel(PreTrainedModel):
         Args:
             self_contained (`bool`, defaults to `False`):
                 Write the backbones' weights beside the adapters' and no longer name where they came from.
+
+        Raises:
+            ValueError: `self_contained` for a language model that carries LoRA.
         """
+        lora = has_lora(self.language_model)
+        if self_contained and lora:
+            raise ValueError(
+                "A language model that carries LoRA cannot be saved with `self_contained=True`: its weights stay "
+                "those of its own repository."
+            )
         # A model that was loaded from a repository remembers that its code was there; this one gets its own.
         self.config.auto_map = dict(AUTO_MAP)
         with _self_contained(self) if self_contained else contextlib.nullcontext():
             super().save_pretrained(save_directory, *args, **kwargs)
+        if lora and kwargs.get("is_main_process", True):
+            save_lora(self.language_model, save_directory, self.config.language_model_lora or LORA_FOLDER)
 
     def attach_backbones(self, language_model: PreTrainedModel, vision_model: PreTrainedModel) -> None:
         """Take frozen backbones, checked against the configuration; adapters go to where tokens are embedded."""
@@ -130,6 +146,21 @@ class GillPreTrainedModel(PreTrainedModel):
         self._leave_backbones_out()
         self.eval()
 
+    def add_language_model_lora(self, lora_config: Any) -> None:
+        """Put new LoRA on the language model, to be trained, saved and loaded with the adapters.
+
+        Args:
+            lora_config (`peft.LoraConfig`): Which modules, and of what rank.
+
+        Raises:
+            ValueError: a self-contained model, or a configuration that does not fit the language model.
+        """
+        if self.config.is_self_contained:
+            raise ValueError("A self-contained checkpoint holds its language model; LoRA needs one of its own name.")
+        self.language_model.add_adapter(lora_config)
+        self.config.language_model_lora = LORA_FOLDER
+        self._leave_backbones_out()
+
     def _leave_backbones_out(self) -> None:
         # transformers deletes exactly these names on saving, the Trainer's checkpoints included.
         if not self.config.is_self_contained:
@@ -141,9 +172,7 @@ def _readable_weights(name: Any) -> Iterator[None]:
     """Say which repository it was whose weights are truncated or not what they claim."""
     try:
         yield
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise OSError(
             f"The weights in {str(name)!r} cannot be read as safetensors, truncated perhaps: {error}"
         ) from error

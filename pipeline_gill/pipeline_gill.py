@@ -16,6 +16,7 @@ from modeling_gill.configuration_gill import GillConfig  # noqa: F401
 from modeling_gill.fingerprint_gill import fingerprint_name  # noqa: F401
 from modeling_gill.generation_gill import GillGenerateOutput
 from modeling_gill.image_loading_gill import load_picture  # noqa: F401
+from modeling_gill.language_model_lora_gill import load_lora  # noqa: F401
 from modeling_gill.losses_gill import contrastive_loss  # noqa: F401
 from modeling_gill.mapper_gill import build_mapper  # noqa: F401
 from modeling_gill.modeling_gill import GillForConditionalGeneration
@@ -58,6 +59,8 @@ class GillPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "model->text_encoder->unet->vae"
     _optional_components = list(COMPONENT_CLASSES)
+    # Offloaded leaf by leaf, the adapters' weights could not be read where no layer is called.
+    _exclude_from_cpu_offload = ["model"]
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
 
     def __init__(
@@ -262,7 +265,7 @@ class GillPipeline(DiffusionPipeline):
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
         **generate_kwargs: Any,
-    ) -> GillPipelineOutput | tuple[list[list[str | GillPicture]]]:
+    ) -> Any:
         r"""
         Answer prompts.
 

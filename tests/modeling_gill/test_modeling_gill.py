@@ -293,6 +293,22 @@ def test_truncated_weights_are_named(referring):
         GillForConditionalGeneration.from_pretrained(referring / "gill")
 
 
+def test_truncated_weights_of_a_backbone_are_named(referring):
+    weights = referring / "vision/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(OSError, match=r"vision model .*vision_model_id"):
+        GillForConditionalGeneration.from_pretrained(referring / "gill")
+
+
+def test_a_repository_at_the_published_sizes_is_no_larger_than_its_trained_parameters(tmp_path):
+    from benchmarks.adapters import write_repository
+
+    parameters = write_repository(tmp_path)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*"))
+    assert 50_000_000 < parameters < 51_000_000
+    assert size <= 1.02 * 2 * parameters
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     (

@@ -215,6 +215,19 @@ def test_dtype_reaches_every_component_and_to_moves_them(golden_repository):
     assert len(loaded([PROMPT], decision="both", **FORCED).pictures[0]) == 2
 
 
+def test_an_offloaded_model_is_fetched_before_it_writes_and_before_it_scores(golden_repository):
+    from accelerate import cpu_offload_with_hook
+
+    loaded = GillPipeline.from_pretrained(golden_repository)
+    loaded.set_progress_bar_config(disable=True)
+    fetched = []
+    _, hook = cpu_offload_with_hook(loaded.model, "cpu")
+    monitored = hook.hook.pre_forward
+    hook.hook.pre_forward = lambda module, *args, **kwargs: (fetched.append(1), monitored(module, *args, **kwargs))[1]
+    assert loaded("a cat", decision="generate", **FORCED).images[0]
+    assert len(fetched) >= 2
+
+
 def test_without_a_retrieval_set_everything_is_generated(pipe):
     alone = GillPipeline(**pipe.components)
     alone.set_progress_bar_config(disable=True)
