@@ -3,8 +3,8 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from .configuration_gill import GillConfig
-from .generation_gill import GillGenerateOutput
-from .modeling_gill import GillForConditionalGeneration, GillOutput
+from .modeling_gill import GillForConditionalGeneration
+from .outputs_gill import GillGenerateOutput, GillOutput
 from .pretrained_gill import GillPreTrainedModel
 from .processing_gill import GillProcessor
 

@@ -1,10 +1,7 @@
-"""What generating with `[IMG]` tokens adds to transformers' own generation: their rules, and their states after."""
-
-from dataclasses import dataclass
+"""What generating with `[IMG]` tokens adds to transformers' own generation: their rules, and where they stand."""
 
 import torch
 from transformers import LogitsProcessor
-from transformers.utils import ModelOutput
 
 
 class ImgTokenLogitsProcessor(LogitsProcessor):
@@ -54,36 +51,6 @@ class ImgTokenLogitsProcessor(LogitsProcessor):
         return torch.where(begun.any(1, keepdim=True), forced, scores)
 
 
-@dataclass
-class GillGenerateOutput(ModelOutput):
-    r"""What `generate(..., return_dict_in_generate=True)` returns: transformers' fields, then those of the pictures.
-
-    Args:
-        sequences (`torch.Tensor` of shape `(rows, tokens)`): Prompts and answers.
-        img_batch_indices, img_start_positions (`torch.Tensor` of shape `(pictures,)`):
-            Row of `sequences` that each picture lies in, and column of its `[IMG0]`, in reading order.
-        img_hidden_states (`torch.Tensor` of shape `(pictures, r, d)`): The last hidden states at its tokens.
-        retrieval_embeds (`torch.Tensor` of shape `(pictures, p)`): What retrieval looks for; of any length.
-        conditioning (`torch.Tensor` of shape `(pictures, L, c)`, *optional*): What the generator draws from.
-        decision_logits (`torch.Tensor` of shape `(pictures, 2)`, *optional*): Generate, retrieve.
-    """
-
-    sequences: torch.Tensor = None  # type: ignore[assignment]
-    sequences_scores: torch.Tensor | None = None
-    scores: tuple[torch.Tensor, ...] | None = None
-    logits: tuple[torch.Tensor, ...] | None = None
-    beam_indices: torch.Tensor | None = None
-    attentions: tuple | None = None
-    hidden_states: tuple | None = None
-    past_key_values: object | None = None
-    img_batch_indices: torch.Tensor = None  # type: ignore[assignment]
-    img_start_positions: torch.Tensor = None  # type: ignore[assignment]
-    img_hidden_states: torch.Tensor = None  # type: ignore[assignment]
-    retrieval_embeds: torch.Tensor = None  # type: ignore[assignment]
-    conditioning: torch.Tensor | None = None
-    decision_logits: torch.Tensor | None = None
-
-
 def find_pictures(input_ids: torch.Tensor, img_token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Where whole runs `[IMG0]`..`[IMG r-1]` stand in `(rows, tokens)` ids.
 
@@ -113,4 +80,4 @@ def complete_pictures(sequences: torch.Tensor, img_token_ids: list[int], pad_tok
     return sequences.new_tensor([row + [pad_token_id] * (longest - len(row)) for row in rows])
 
 
-__all__ = ["GillGenerateOutput", "ImgTokenLogitsProcessor", "complete_pictures", "find_pictures"]
+__all__ = ["ImgTokenLogitsProcessor", "complete_pictures", "find_pictures"]

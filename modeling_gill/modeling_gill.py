@@ -2,59 +2,20 @@
 
 import inspect
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import GenerationMixin, LogitsProcessorList
-from transformers.utils import ModelOutput
 
 from .backbones_gill import build_backbones, check_backbones
 from .configuration_gill import GillConfig
 from .fingerprint_gill import fingerprint_weights
-from .generation_gill import GillGenerateOutput, ImgTokenLogitsProcessor, complete_pictures, find_pictures
+from .generation_gill import ImgTokenLogitsProcessor, complete_pictures, find_pictures
 from .losses_gill import conditioning_loss, contrastive_loss, next_token_loss
 from .mapper_gill import build_mapper
+from .outputs_gill import GillGenerateOutput, GillOutput
 from .pretrained_gill import GillPreTrainedModel
-
-
-@dataclass
-class GillOutput(ModelOutput):
-    r"""
-    What [`GillForConditionalGeneration`] makes of a batch. `pictures` counts the whole `[IMG]` runs of all rows.
-
-    Args:
-        loss (`torch.FloatTensor`, *optional*): Sum of the losses below that targets were given for.
-        logits (`torch.FloatTensor` of shape `(rows, tokens, ids)`): `-inf` for ids that have no embedding.
-        past_key_values (`Cache`, *optional*), hidden_states, attentions: The language model's own.
-        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(pictures,)`):
-            Row and column of each `[IMG0]`, in reading order.
-        img_hidden_states (`torch.FloatTensor` of shape `(pictures, r, d)`): Last hidden states at the `[IMG]` tokens.
-        retrieval_embeds (`torch.FloatTensor` of shape `(pictures, p)`): Of any length, not normalised.
-        conditioning (`torch.FloatTensor` of shape `(pictures, L, c)`, *optional*): For the image generator.
-        decision_logits (`torch.FloatTensor` of shape `(pictures, 2)`, *optional*): Generate, retrieve.
-        captioning_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read a picture.
-        language_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read none.
-        contrastive_loss (`torch.FloatTensor`, *optional*): InfoNCE between `[IMG0]` and the target pictures.
-        conditioning_loss (`torch.FloatTensor`, *optional*): Distance to the target conditioning.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Any | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    img_batch_indices: torch.Tensor | None = None
-    img_start_positions: torch.Tensor | None = None
-    img_hidden_states: torch.Tensor | None = None
-    retrieval_embeds: torch.Tensor | None = None
-    conditioning: torch.Tensor | None = None
-    decision_logits: torch.Tensor | None = None
-    captioning_loss: torch.Tensor | None = None
-    language_loss: torch.Tensor | None = None
-    contrastive_loss: torch.Tensor | None = None
-    conditioning_loss: torch.Tensor | None = None
 
 
 class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
@@ -100,12 +61,15 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         """Pooled features `(pictures, v)` of preprocessed pictures `(pictures, channels, height, width)`.
 
         Raises:
-            ValueError: values that are not finite.
+            ValueError: values that are not finite, or an image encoder that pools nothing.
         """
         if not torch.isfinite(pixel_values).all():
             raise ValueError("`pixel_values` holds values that are not finite (NaN or infinite).")
         encoder = next(self.vision_model.parameters())
-        return self.vision_model(pixel_values.to(encoder.device, encoder.dtype)).pooler_output
+        features = self.vision_model(pixel_values.to(encoder.device, encoder.dtype)).get("pooler_output")
+        if features is None:
+            raise ValueError(f"The image encoder {type(self.vision_model).__name__} gives no pooled feature.")
+        return features
 
     def get_image_retrieval_embeddings(
         self, pixel_values: torch.Tensor | None = None, image_features: torch.Tensor | None = None
@@ -331,6 +295,8 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         lengths = (kwargs, vars(kwargs.get("generation_config") or self.generation_config))
         wanted = next((length["max_new_tokens"] for length in lengths if length.get("max_new_tokens")), 0)
         self._check_length(prompt_embeds.shape[1] + wanted)
+        if kwargs.get("attention_mask") is None:
+            kwargs["attention_mask"] = self._mask_of_padding(prompt_ids, prompt_embeds)
         rules = ImgTokenLogitsProcessor(
             self.config.img_token_ids,
             prompt_ids.shape[1],
@@ -349,7 +315,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         sequences = complete_pictures(sequences, self.config.img_token_ids, pad_token_id)
         if isinstance(made, torch.Tensor):
             return sequences
-        pictures = self._pictures_of_sequences(sequences, prompt_ids, prompt_embeds, kwargs.get("attention_mask"))
+        pictures = self._pictures_of_sequences(sequences, prompt_ids, prompt_embeds, kwargs["attention_mask"])
         fields = {name: value for name, value in made.items() if name in GillGenerateOutput.__dataclass_fields__}
         return GillGenerateOutput(**{**fields, "sequences": sequences, **pictures})
 
@@ -373,6 +339,12 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
         )
 
+    def _mask_of_padding(self, prompt_ids: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        pad_token_id = self.generation_config.pad_token_id
+        if pad_token_id is None or not prompt_ids.shape[1]:
+            return prompt_embeds.new_ones(prompt_embeds.shape[:2], dtype=torch.long)
+        return ((prompt_ids != pad_token_id).cumsum(1) > 0).long()
+
     def _pictures_at(self, states: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> dict[str, Any]:
         columns = starts[:, None] + torch.arange(self.config.num_img_tokens, device=starts.device)
         rows, starts, columns = (index.to(states.device) for index in (rows, starts, columns))
@@ -380,7 +352,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         return {"img_batch_indices": rows, "img_start_positions": starts, **found}
 
     def _pictures_of_sequences(
-        self, sequences: torch.Tensor, prompt_ids: torch.Tensor, prompt_embeds: torch.Tensor, mask: torch.Tensor | None
+        self, sequences: torch.Tensor, prompt_ids: torch.Tensor, prompt_embeds: torch.Tensor, mask: torch.Tensor
     ) -> dict[str, Any]:
         # The state of a token that ends a sequence is never computed while generating, and beams change rows on the
         # way: one more pass over the rows that hold a picture is exact for every way of generating.
@@ -393,7 +365,6 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         prompts = kept // (sequences.shape[0] // prompt_embeds.shape[0])
         answers = self.embed_tokens(sequences[kept, prompt_ids.shape[1] : end])
         embeds = torch.cat([prompt_embeds[prompts].to(answers), answers], dim=1)
-        mask = prompt_embeds.new_ones(prompt_embeds.shape[:2], dtype=torch.long) if mask is None else mask
         written = mask.new_ones(len(kept), answers.shape[1])
         mask = torch.cat([mask[prompts, : prompt_embeds.shape[1]], written], dim=1)
         offset = embeds.shape[1] - end  # prompts given as embeddings alone are no columns of `sequences`
@@ -450,4 +421,4 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
 
 GillForConditionalGeneration.register_for_auto_class("AutoModel")
 
-__all__ = ["GillForConditionalGeneration", "GillOutput"]
+__all__ = ["GillForConditionalGeneration"]

@@ -52,6 +52,15 @@ def test_logits_are_as_wide_as_the_tokenizer_and_never_favour_ids_without_an_emb
         assert torch.isinf(logits[0, -1]).sum() == (1 if spare_rows == 0 else 0)
 
 
+def test_padding_is_recognised_where_no_mask_is_given(model, processor):
+    options = {"max_new_tokens": 6, "min_text_tokens": 2, "return_dict_in_generate": True, **FORCED}
+    batch = processor(["the dog", "a cat on a mat in the sun"])
+    told, found = (model.generate(batch["input_ids"], attention_mask=mask, **options)
+                   for mask in (batch["attention_mask"], None))  # fmt: skip
+    assert torch.equal(told.sequences, found.sequences)
+    assert torch.equal(told.img_hidden_states, found.img_hidden_states)
+
+
 def test_text_comes_before_a_picture_and_a_picture_is_whole(model, processor):
     batch = processor(PROMPTS)
     sequences = model.generate(**batch, max_new_tokens=9, min_text_tokens=4, **FORCED)

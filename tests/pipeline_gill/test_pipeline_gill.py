@@ -314,6 +314,18 @@ def test_saved_and_loaded_it_answers_the_same(pipe, tmp_path):
     assert loaded.config.ranking_size == 224
 
 
+def test_weights_that_outgrew_their_retrieval_set_generate_and_are_saved_without_it(pipe, tmp_path, caplog):
+    pipe.save_pretrained(tmp_path / "gill")
+    trained = GillPipeline.from_pretrained(tmp_path / "gill")
+    trained.set_progress_bar_config(disable=True)
+    trained.model.image_retrieval_head.weight.data.mul_(torch.randn(256, 32))
+    assert trained("a cat", decision="generate", **FORCED).images[0]
+    with pytest.raises(ValueError, match="was made with the weights"):
+        trained("a cat", decision="retrieve", **FORCED)
+    trained.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again/retrieval_set").exists()
+
+
 def test_a_self_contained_repository_needs_nothing_else(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "whole", self_contained=True)
     assert pipe.model.config.image_generator_id is not None

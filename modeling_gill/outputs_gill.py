@@ -1,0 +1,78 @@
+"""What the model returns: from a forward pass, and from generating."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class GillOutput(ModelOutput):
+    r"""
+    What [`GillForConditionalGeneration`] makes of a batch. `pictures` counts the whole `[IMG]` runs of all rows.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*): Sum of the losses below that targets were given for.
+        logits (`torch.FloatTensor` of shape `(rows, tokens, ids)`): `-inf` for ids that have no embedding.
+        past_key_values (`Cache`, *optional*), hidden_states, attentions: The language model's own.
+        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(pictures,)`):
+            Row and column of each `[IMG0]`, in reading order.
+        img_hidden_states (`torch.FloatTensor` of shape `(pictures, r, d)`): Last hidden states at the `[IMG]` tokens.
+        retrieval_embeds (`torch.FloatTensor` of shape `(pictures, p)`): Of any length, not normalised.
+        conditioning (`torch.FloatTensor` of shape `(pictures, L, c)`, *optional*): For the image generator.
+        decision_logits (`torch.FloatTensor` of shape `(pictures, 2)`, *optional*): Generate, retrieve.
+        captioning_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read a picture.
+        language_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read none.
+        contrastive_loss (`torch.FloatTensor`, *optional*): InfoNCE between `[IMG0]` and the target pictures.
+        conditioning_loss (`torch.FloatTensor`, *optional*): Distance to the target conditioning.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Any | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    img_batch_indices: torch.Tensor | None = None
+    img_start_positions: torch.Tensor | None = None
+    img_hidden_states: torch.Tensor | None = None
+    retrieval_embeds: torch.Tensor | None = None
+    conditioning: torch.Tensor | None = None
+    decision_logits: torch.Tensor | None = None
+    captioning_loss: torch.Tensor | None = None
+    language_loss: torch.Tensor | None = None
+    contrastive_loss: torch.Tensor | None = None
+    conditioning_loss: torch.Tensor | None = None
+
+
+@dataclass
+class GillGenerateOutput(ModelOutput):
+    r"""What `generate(..., return_dict_in_generate=True)` returns: transformers' fields, then those of the pictures.
+
+    Args:
+        sequences (`torch.Tensor` of shape `(rows, tokens)`): Prompts and answers.
+        img_batch_indices, img_start_positions (`torch.Tensor` of shape `(pictures,)`):
+            Row of `sequences` that each picture lies in, and column of its `[IMG0]`, in reading order.
+        img_hidden_states (`torch.Tensor` of shape `(pictures, r, d)`): The last hidden states at its tokens.
+        retrieval_embeds (`torch.Tensor` of shape `(pictures, p)`): What retrieval looks for; of any length.
+        conditioning (`torch.Tensor` of shape `(pictures, L, c)`, *optional*): What the generator draws from.
+        decision_logits (`torch.Tensor` of shape `(pictures, 2)`, *optional*): Generate, retrieve.
+    """
+
+    sequences: torch.Tensor = None  # type: ignore[assignment]
+    sequences_scores: torch.Tensor | None = None
+    scores: tuple[torch.Tensor, ...] | None = None
+    logits: tuple[torch.Tensor, ...] | None = None
+    beam_indices: torch.Tensor | None = None
+    attentions: tuple | None = None
+    hidden_states: tuple | None = None
+    past_key_values: Any | None = None
+    img_batch_indices: torch.Tensor = None  # type: ignore[assignment]
+    img_start_positions: torch.Tensor = None  # type: ignore[assignment]
+    img_hidden_states: torch.Tensor = None  # type: ignore[assignment]
+    retrieval_embeds: torch.Tensor = None  # type: ignore[assignment]
+    conditioning: torch.Tensor | None = None
+    decision_logits: torch.Tensor | None = None
+
+
+__all__ = ["GillGenerateOutput", "GillOutput"]
