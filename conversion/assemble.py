@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PretrainedConfig
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from pipeline_gill.components_gill import GENERATOR_COMPONENTS
 from pipeline_gill.hub_layout_gill import write_code, write_model_index
-from pipeline_gill.pipeline_gill import RETRIEVAL_SET_FOLDER
+from pipeline_gill.pipeline_repository_gill import RETRIEVAL_SET_FOLDER
 from pipeline_gill.retrieval_set_gill import RetrievalSet
 
 from .adapter_tensors import IMG_ROWS, PlacedTensors, format_report, place_tensors, round_to

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import GenerationConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
-from pipeline_gill.pipeline_gill import RETRIEVAL_SET_FOLDER
+from pipeline_gill.pipeline_repository_gill import RETRIEVAL_SET_FOLDER
 from pipeline_gill.retrieval_set_gill import RetrievalSet
 
 

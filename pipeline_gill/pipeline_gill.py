@@ -1,11 +1,10 @@
 """Prompts in, text and pictures out: the model writes, and each of its pictures is retrieved or generated."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
@@ -14,12 +13,13 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from modeling_gill.backbones_gill import load_backbones  # noqa: F401
 from modeling_gill.configuration_gill import GillConfig  # noqa: F401
 from modeling_gill.fingerprint_gill import fingerprint_name  # noqa: F401
-from modeling_gill.generation_gill import GillGenerateOutput
+from modeling_gill.generation_gill import find_pictures  # noqa: F401
 from modeling_gill.image_loading_gill import load_picture  # noqa: F401
 from modeling_gill.language_model_lora_gill import load_lora  # noqa: F401
 from modeling_gill.losses_gill import contrastive_loss  # noqa: F401
 from modeling_gill.mapper_gill import build_mapper  # noqa: F401
 from modeling_gill.modeling_gill import GillForConditionalGeneration
+from modeling_gill.outputs_gill import GillGenerateOutput
 from modeling_gill.picture_conversion_gill import image_to_rgb  # noqa: F401
 from modeling_gill.pretrained_gill import GillPreTrainedModel  # noqa: F401
 from modeling_gill.processing_gill import GillProcessor
@@ -27,23 +27,22 @@ from modeling_gill.prompt_gill import list_prompts
 from modeling_gill.url_fetching_gill import fetch_url  # noqa: F401
 
 from .answer_gill import DECISIONS, AnswerEnd, PictureSlot, decide
-from .components_gill import COMPONENT_CLASSES, GENERATOR_COMPONENTS
-from .components_gill import __name__ as components_module
-from .hub_layout_gill import complete_or_not_at_all, write_code, write_model_index
+from .components_gill import COMPONENT_CLASSES
+from .hub_layout_gill import write_code  # noqa: F401
+from .hub_push_gill import OneCommit  # noqa: F401
 from .picture_cache_gill import PictureCache  # noqa: F401
 from .picture_formats_gill import as_output_type, as_pil
 from .pipeline_output_gill import GillPicture, GillPipelineOutput
+from .pipeline_repository_gill import RepositoryPipeline
 from .retrieval_build_gill import BuiltData  # noqa: F401
 from .retrieval_index_gill import ExactIndex  # noqa: F401
-from .retrieval_set_gill import RetrievalSet
+from .retrieval_set_gill import RetrievalSet  # noqa: F401
 from .retrieval_storage_gill import INFO_FILE  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
-RETRIEVAL_SET_FOLDER = "retrieval_set"
 
-
-class GillPipeline(DiffusionPipeline):
+class GillPipeline(RepositoryPipeline):
     r"""
     Answers prompts of text and pictures with text and pictures (GILL, https://arxiv.org/abs/2305.17216).
 
@@ -85,34 +84,9 @@ class GillPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         self.register_to_config(ranking_size=ranking_size)
-        self._retrieval_set: RetrievalSet | None = None
         self._interrupt = False
         if model is not None and unet is not None:
             self._check_generator()
-
-    # --- the retrieval set -------------------------------------------------------------------------------------------
-
-    @property
-    def retrieval_set(self) -> RetrievalSet | None:
-        """The pictures that answers may retrieve; the one in the pipeline's own folder where nothing else was set."""
-        folder = os.path.join(str(self.config.get("_name_or_path") or ""), RETRIEVAL_SET_FOLDER)
-        if self._retrieval_set is None and os.path.isdir(folder):
-            self.load_retrieval_set(folder)
-        return self._retrieval_set
-
-    @retrieval_set.setter
-    def retrieval_set(self, retrieval_set: RetrievalSet | None) -> None:
-        if retrieval_set is not None:
-            retrieval_set.check_fingerprint(self.model.retrieval_fingerprint())
-        self._retrieval_set = retrieval_set
-
-    def load_retrieval_set(self, name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Take the retrieval set in a folder or a data set repository of the Hub.
-
-        Raises:
-            ValueError: a set that was made for other weights, naming both fingerprints.
-        """
-        self.retrieval_set = RetrievalSet.load(name_or_path, **kwargs)
 
     # --- the steps ---------------------------------------------------------------------------------------------------
 
@@ -327,7 +301,7 @@ class GillPipeline(DiffusionPipeline):
         decided = decide(
             decision,
             written.decision_logits,
-            self.retrieval_set is not None,
+            decision != "generate" and self.retrieval_set is not None,
             self._can_generate,
             len(written.img_batch_indices),
         )
@@ -398,65 +372,7 @@ class GillPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return GillPipelineOutput(sequences=sequences) if return_dict else (sequences,)
 
-    # --- in and out of a repository ----------------------------------------------------------------------------------
-
-    @classmethod
-    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        # `model_index.json` names only components that lie in the repository itself.
-        init, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
-        elsewhere = {
-            name: (components_module, loader) for name, loader in COMPONENT_CLASSES.items() if name not in init
-        }
-        return {**init, **elsewhere}, unused, hidden
-
-    @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        loaded = super().load_config(*args, **kwargs)
-        return (_own_class(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else _own_class(loaded)
-
-    @classmethod
-    def _dict_from_json_file(cls, json_file: Any) -> dict[str, Any]:
-        return _own_class(super()._dict_from_json_file(json_file))
-
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | os.PathLike[str], self_contained: bool = False, **kwargs: Any
-    ) -> None:
-        """Write one repository that every way of loading understands; complete or not at all.
-
-        Args:
-            save_directory (`str` or `os.PathLike`): Folder to write to; files that are not written anew stay.
-            self_contained (`bool`, defaults to `False`):
-                Write the backbones and the image generator too, rather than where they come from.
-            kwargs: `max_shard_size` and such for the model.
-        """
-        config = self.model.config
-        with complete_or_not_at_all(save_directory) as folder:
-            generator_id = config.image_generator_id
-            inside = self._can_generate and (self_contained or generator_id is None)
-            try:
-                config.image_generator_id = None if inside else generator_id
-                self.model.save_pretrained(folder, self_contained=self_contained, **kwargs)
-            finally:
-                config.image_generator_id = generator_id
-            self.processor.save_pretrained(folder)
-            entries: dict[str, Any] = {"ranking_size": self.config.ranking_size}
-            for name in GENERATOR_COMPONENTS:
-                component = getattr(self, name)
-                if component is None:
-                    entries[name] = [None, None]
-                elif inside:
-                    component.save_pretrained(folder / name)
-                    entries[name] = [type(component).__module__.split(".")[0], type(component).__name__]
-            write_model_index(folder, entries)
-            write_code(folder)
-            if self.retrieval_set is not None:
-                self.retrieval_set.save(folder / RETRIEVAL_SET_FOLDER)
-
     # --- inside ------------------------------------------------------------------------------------------------------
-
-    @property
-    def _can_generate(self) -> bool:
-        return self.unet is not None and self.model.config.mapper_type is not None
 
     def _bring_model(self) -> None:
         # Offloading moves a model when its `forward` is called; `generate` begins before that.
@@ -471,13 +387,6 @@ class GillPipeline(DiffusionPipeline):
                 f"The configuration contradicts the image generator: its UNet reads conditioning of width {width}, "
                 f"`conditioning_dim` is {config.conditioning_dim}."
             )
-
-
-def _own_class(config: dict[str, Any]) -> dict[str, Any]:
-    # In the file, the class's name is a list that leads `DiffusionPipeline` to the repository's code; to the class
-    # itself it must be the name alone, or diffusers would load the repository's copy instead of it.
-    name = config.get("_class_name")
-    return {**config, "_class_name": name[1]} if isinstance(name, (list, tuple)) else config
 
 
 def _per_picture(value: Any, slots: Sequence[PictureSlot]) -> Any:
@@ -504,4 +413,4 @@ def _in_order(slot: PictureSlot, found: dict[int, list[GillPicture]], output_typ
     return pieces
 
 
-__all__ = ["RETRIEVAL_SET_FOLDER", "GillPipeline"]
+__all__ = ["GillPipeline"]
