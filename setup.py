@@ -22,9 +22,9 @@ setup(
     package_data={"hub_card": ["*.md", "*.jinja", "*.md.jinja"], "training_gill": ["recipes/*.yaml"]},
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.17,<6",
-        "diffusers>=0.40",
-        "huggingface_hub>=2.0,<3",
+        "transformers>=5.20,<6",
+        "diffusers>=0.41",
+        "huggingface_hub>=2.4,<3",
         "safetensors>=0.5",
         "accelerate>=1.10",
         "numpy>=1.26",

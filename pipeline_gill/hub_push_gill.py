@@ -115,6 +115,8 @@ def clear_hub_errors(repo_id: str) -> Iterator[None]:
                 f"Someone else has changed {repo_id!r} meanwhile; nothing was changed. Push again."
             ) from error
         raise
+    except _LINE_ERRORS as error:
+        raise OSError(f"The line to the Hub broke while pushing to {repo_id!r}: {error}") from error
 
 
 def files_of(folder: str | os.PathLike[str]) -> dict[str, Path]:

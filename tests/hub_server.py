@@ -127,7 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         failure = self.hub.next_failure()
-        self._status = 0
+        # Before it is answered: a test may look as soon as it has the answer.
+        self._request = Request(self.command, self.path, 0, self._token())
+        self.hub.log(self._request)
         try:
             body = self._body()
             if failure is None or failure.after:
@@ -145,8 +147,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": refusal.message}, refusal.status, {**headers, "X-Error-Message": refusal.message})
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        finally:
-            self.hub.log(Request(self.command, self.path, self._status, self._token()))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
 
@@ -399,7 +399,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
-        self._status = status
+        self._request.status = status
         self.send_response(status)
         for name, value in {"Content-Length": str(length), **headers}.items():
             self.send_header(name, value)
