@@ -50,7 +50,8 @@ def load_backbones(
         vision_model = _load(
             vision_class, "vision_model", config.vision_model_id, config.vision_model_revision, dtype=dtype, **hub
         )
-        vision_model = vision_model.to(language_model.get_input_embeddings().weight.device)
+        device = language_model.get_input_embeddings().weight.device
+        vision_model = vision_model if device.type == "meta" else vision_model.to(device)
     return language_model, vision_model
 
 

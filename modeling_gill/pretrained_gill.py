@@ -135,10 +135,12 @@ class GillPreTrainedModel(PreTrainedModel):
         self.language_model = language_model.requires_grad_(False)
         self.vision_model = vision_model.requires_grad_(False)
         device = language_model.get_input_embeddings().weight.device
-        for name, child in self.named_children():
-            if f"{name}." not in BACKBONE_PREFIXES:
-                child.to(device)
-        self.logit_scale.data = self.logit_scale.data.to(device)
+        # A language model without weights, on the meta device, has nowhere for the adapters to be.
+        if device.type != "meta":
+            for name, child in self.named_children():
+                if f"{name}." not in BACKBONE_PREFIXES:
+                    child.to(device)
+            self.logit_scale.data = self.logit_scale.data.to(device)
         # Whatever `post_init` finds here is loaded already.
         for module in self.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]

@@ -142,11 +142,21 @@ def _source(options: argparse.Namespace) -> Source:
 
 def _load_model(options: argparse.Namespace) -> tuple[Any, Any]:
     # Late, so that mistakes in the arguments are told before transformers is loaded.
-    from modeling_gill import GillForConditionalGeneration, GillProcessor
+    from transformers import AutoModelForCausalLM
 
+    from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
+
+    given: dict[str, Any] = {}
+    config = GillConfig.from_pretrained(options.model)
+    if not config.is_self_contained:
+        # Pictures are embedded without the language model, the largest part by far: its outline will do.
+        with torch.device("meta"):
+            given["language_model"] = AutoModelForCausalLM.from_config(config.text_config)
     model = GillForConditionalGeneration.from_pretrained(
-        options.model, dtype=_DTYPES[options.dtype], trust_remote_code=options.trust_remote_code
+        options.model, dtype=_DTYPES[options.dtype], trust_remote_code=options.trust_remote_code, **given
     )
+    if given:
+        model.language_model = None
     # Without an answer in advance, transformers asks on the terminal.
     processor = GillProcessor.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
     return model.to(options.device), processor

@@ -93,3 +93,17 @@ def test_the_command_tells_mistakes_in_a_line_and_leaves_nothing_behind(folder: 
         assert not [path for path in tmp_path.iterdir() if "set" in path.name]
     with pytest.raises(SystemExit, match="no retrieval set"):
         run("--out", folder, "--folder", folder)
+
+
+def test_the_language_model_is_not_loaded_to_embed_pictures(golden_repository, golden_world, tmp_path, monkeypatch):
+    from transformers import OPTForCausalLM
+
+    from pipeline_gill import GillPipeline
+
+    monkeypatch.setattr(OPTForCausalLM, "from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    arguments = ["--model", str(golden_repository), "--folder", str(golden_world / "pictures")]
+    command.main([*arguments, "--out", str(tmp_path / "set")])
+    monkeypatch.undo()
+    pipe = GillPipeline.from_pretrained(golden_repository)
+    pipe.load_retrieval_set(tmp_path / "set")
+    assert len(pipe.retrieval_set) == 24

@@ -1,0 +1,44 @@
+"""`push_to_hub` of pipeline and model: one commit each, and what was pushed loads."""
+
+import pytest
+
+from tests.hub_fixtures import TestHub, run_python
+
+_SMALL = """
+from tests.small_model import small_model, small_processor
+from pipeline_gill import GillPipeline
+processor = small_processor()
+pipe = GillPipeline(small_model(processor), processor, *[None] * 5)
+"""
+
+
+@pytest.mark.parametrize(
+    "push",
+    [
+        'pipe.push_to_hub("org/gill")',
+        'pipe.model.push_to_hub("org/gill")',
+    ],
+)
+@pytest.mark.slow
+def test_push_to_hub_is_one_commit_and_keeps_the_card(hub_server: TestHub, push: str) -> None:
+    code = f"""
+    from huggingface_hub import HfApi
+    api = HfApi()
+    api.create_repo("org/gill")
+    api.upload_file(repo_id="org/gill", path_in_repo="README.md", path_or_fileobj=b"# Mine\\n")
+    {push}
+    from pipeline_gill import GillPipeline as P
+    from modeling_gill import GillForConditionalGeneration as M
+    {"P" if "model" not in push else "M"}.from_pretrained("org/gill")
+    print(api.model_info("org/gill").sha)
+    """
+    import textwrap
+
+    run_python(_SMALL + textwrap.dedent(code), hub_server.environment, package=True)
+    repository = hub_server.repositories.get("models", "org/gill")
+    history = repository.history("main")
+    assert len(history) == 3
+    files = history[0].files
+    assert {"config.json", "model.safetensors", "modeling_gill.py", "configuration_gill.py"} <= set(files)
+    assert ("pipeline_gill.py" in files) == ("model" not in push)
+    assert b"# Mine" in hub_server.repositories.content(files["README.md"].sha256).read_bytes()
