@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 RETRIEVAL = ["datasets>=4.0", "faiss-cpu>=1.9"]
 TRAINING = ["accelerate>=1.10", "datasets>=4.0", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.15"]
-EVALUATION = ["evaluate>=0.4.5", "datasets>=4.0"]
-CARD = ["jinja2>=3.1"]
+EVALUATION = ["evaluate>=0.4.5", "datasets>=4.0", "scipy>=1.11", "torchmetrics>=1.6"]
+CARD = ["jinja2>=3.1", "pyyaml>=6.0"]
 
 setup(
     name="gill",

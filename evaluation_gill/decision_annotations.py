@@ -1,0 +1,84 @@
+"""PartiPrompts with people's votes on whether the retrieved or the generated picture is the better match.
+
+The files are the authors': tab-separated, no quoting, a header `Prompt Category Challenge Note Decisions`, five votes
+`gen`, `ret` or `same` a line, separated by commas; or the column `Decision` with one label, votes already counted.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+VOTES = ("gen", "ret", "same")
+# What a vote is called where the model decides.
+DECISION_OF_VOTE = {"gen": "generate", "ret": "retrieve"}
+# So many of the confident prompts, in the file's order, train the decision head (paper, section 4.2).
+TRAIN_PROMPTS = 600
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A prompt, its category, its `label` (one of [`VOTES`]), and the votes where the file has them."""
+
+    prompt: str
+    category: str
+    label: str
+    votes: tuple[str, ...] = ()
+
+
+def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
+    """Read a file of votes or of labels, every line of it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a column is missing, or a line has too few of them or an unknown vote; names the line.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    header = lines[0].split("\t") if lines else []
+    votes_column = next((name for name in ("Decisions", "Decision") if name in header), None)
+    if votes_column is None or "Prompt" not in header:
+        raise ValueError(
+            f"{path} has the columns {header}, expected 'Prompt' and 'Decisions' (votes) or 'Decision' (a label)."
+        )
+    annotations = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        fields = line.split("\t")
+        if len(fields) != len(header):
+            raise ValueError(f"{path}, line {number}: {len(fields)} columns, expected {len(header)}.")
+        row = dict(zip(header, fields, strict=True))
+        votes = tuple(vote.strip() for vote in row[votes_column].split(","))
+        unknown = sorted({*votes} - {*VOTES})
+        if unknown:
+            raise ValueError(f"{path}, line {number}: unknown votes {unknown}, expected {VOTES}.")
+        if votes_column == "Decision":
+            annotations.append(Annotation(row["Prompt"], row.get("Category", ""), votes[0]))
+        else:
+            annotations.append(Annotation(row["Prompt"], row.get("Category", ""), agreed(votes), votes))
+    return annotations
+
+
+def agreed(votes: Sequence[str]) -> str:
+    """The label that votes agree on, `same` where they do not (paper, section 4.2).
+
+    They agree where at least four of them are equal, or three with at most one against.
+    """
+    counts = Counter(votes)
+    for label, other in (("gen", "ret"), ("ret", "gen")):
+        if counts[label] >= 4 or (counts[label] == 3 and counts[other] <= 1):
+            return label
+    return "same"
+
+
+def train_and_validation(
+    annotations: Sequence[Annotation], train: int = TRAIN_PROMPTS
+) -> tuple[list[Annotation], list[Annotation]]:
+    """The confident ones, `same` left out: the first `train` of them, and the rest."""
+    confident = [annotation for annotation in annotations if annotation.label != "same"]
+    return confident[:train], confident[train:]
+
+
+__all__ = ["DECISION_OF_VOTE", "TRAIN_PROMPTS", "VOTES", "Annotation", "agreed", "read_annotations",
+           "train_and_validation"]  # fmt: skip

@@ -1,0 +1,23 @@
+"""The metrics of `metrics/`, loaded as anyone would load them: by `evaluate`, from their folder."""
+
+from pathlib import Path
+from typing import Any
+
+import evaluate
+
+FOLDER = Path(__file__).parent / "metrics"
+NAMES = tuple(sorted(path.name for path in FOLDER.iterdir() if (path / f"{path.name}.py").is_file()))
+
+
+def load_metric(name: str) -> Any:
+    """An `evaluate.Metric` of this folder.
+
+    Raises:
+        ValueError: there is none of that name, naming those there are.
+    """
+    if name not in NAMES:
+        raise ValueError(f"there is no metric {name!r}; there are {', '.join(NAMES)}")
+    return evaluate.load(str(FOLDER / name))
+
+
+__all__ = ["FOLDER", "NAMES", "load_metric"]

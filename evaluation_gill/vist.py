@@ -1,0 +1,107 @@
+"""Visual Storytelling: draw or find the last picture of a story (paper, section 4.1, tables 1 and 2).
+
+    python -m evaluation_gill.vist generation --model org/gill --annotations val.story-in-sequence.json \
+        --pictures DIR --context pictures --out OUT
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .command_line import add_drawing, data_protocol, drawing_of, load_system, measures_of, new_parser, run_command
+from .generation_task import Example, generate_and_measure
+from .picture_files import PictureFolder, leave_out_or_refuse
+from .results import LeftOut, Results
+from .retrieval_task import Query, retrieve_and_measure
+from .stories import Story, read_stories
+from .systems import Prompt
+
+CONTEXTS = {
+    "caption": "last caption",
+    "captions": "all captions",
+    "pictures": "all captions and all pictures but the last",
+}
+
+
+def prompt_of(story: Story, context: str, files: dict[str, Path]) -> Prompt:
+    """What is shown of a story; `context` is one of [`CONTEXTS`]."""
+    if context == "caption":
+        return Prompt((story.captions[-1],))
+    if context == "captions":
+        return Prompt((" ".join(story.captions),))
+    pieces: list[str | Path] = []
+    for caption, picture in zip(story.captions[:-1], story.pictures[:-1], strict=True):
+        pieces += [caption, files[picture]]
+    return Prompt((*pieces, story.captions[-1]))
+
+
+def main(arguments: Sequence[str] | None = None) -> Results:
+    """Evaluate; see `--help`."""
+    options = _parser().parse_args(arguments)
+    every = read_stories(options.annotations)
+    folder = PictureFolder(options.pictures)
+    # All pictures of the file, whatever is left out below: they are the candidates.
+    files = {name: path for story in every for name in story.pictures if (path := folder.find(name)) is not None}
+    stories = every[: options.limit]
+    # Also where pictures are not shown: then all contexts are measured on the same stories.
+    incomplete = [LeftOut(f"story {story.name}", missing) for story in stories if (missing := _missing(story, files))]
+    left_out = leave_out_or_refuse(incomplete, options.leave_out_incomplete, len(stories))
+    gone = {one.example for one in left_out}
+    stories = [story for story in stories if f"story {story.name}" not in gone]
+    protocol = {
+        **data_protocol("VIST", options.annotations), "limit": options.limit, "context": CONTEXTS[options.context],
+        "target": "last picture of each story", "texts_joined_by": " " if options.context == "captions" else None,
+    }  # fmt: skip
+    if options.what == "generation":
+        system = load_system(options, "draw")
+        _refuse_pictures(options, system)
+        examples = [
+            Example(story.name, prompt_of(story, options.context, files), files[story.pictures[-1]], story.captions[-1])
+            for story in stories
+        ]
+        return generate_and_measure(
+            "vist generation", system, examples, protocol, folder=options.out, drawing=drawing_of(options),
+            measures=measures_of(options), seed=options.seed, seeding=options.seeding, batch_size=options.batch_size,
+            left_out=left_out,
+        )  # fmt: skip
+    system = load_system(options, "embed_prompts")
+    _refuse_pictures(options, system)
+    queries = [
+        Query(story.name, prompt_of(story, options.context, files), story.pictures[-1],
+              story.pictures[:-1] if options.mask else ())
+        for story in stories
+    ]  # fmt: skip
+    masking = "pictures that the story has shown are no candidates" if options.mask else "none"
+    return retrieve_and_measure(
+        "vist retrieval", system, queries, files, {**protocol, "masking": masking}, folder=options.out,
+        batch_size=options.batch_size, left_out=left_out,
+    )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = new_parser("vist", "Visual Storytelling: draw or find the last picture of each story.")
+    parser.add_argument("what", choices=["generation", "retrieval"])
+    parser.add_argument("--annotations", type=Path, required=True, help="VIST's val.story-in-sequence.json")
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures, named by their Flickr ids")
+    parser.add_argument("--context", choices=list(CONTEXTS), default="pictures", help="what is shown of a story")
+    parser.add_argument("--no-mask", dest="mask", action="store_false",
+                        help="let pictures that the story has shown be candidates")  # fmt: skip
+    add_drawing(parser, ["clip_image_similarity", "lpips"])
+    return parser
+
+
+def _missing(story: Story, files: dict[str, Path]) -> str:
+    missing = [name for name in story.pictures if name not in files]
+    return f"its pictures {', '.join(missing)} are not in the folder" if missing else ""
+
+
+def _refuse_pictures(options: argparse.Namespace, system: object) -> None:
+    if options.context == "pictures" and not getattr(system, "reads_pictures", True):
+        raise ValueError(
+            f"`--baseline {options.baseline}` reads no pictures; choose `--context caption` or `--context captions`."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,125 @@
+"""Facts to the text of a card: metadata that the Hub accepts, and the sections of the template."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+
+from evaluation_gill.results import Results
+
+from .edits import sealed
+from .facts import Facts
+
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+_DATASETS = {
+    "vist": ("vist", "VIST"), "visdial": ("visdial", "VisDial 1.0"), "partiprompts": ("partiprompts", "PartiPrompts"),
+    "captions": ("captions", "captions"),
+}  # fmt: skip
+
+
+def make_card(facts: Facts, template: str | os.PathLike[str] = TEMPLATE) -> str:
+    """The whole text of a card, its generated sections marked, see [`hub_card.edits`].
+
+    Raises:
+        OSError: there is no such template.
+        ValueError: the template asks for a field that there is not, naming it, or is no jinja template.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        autoescape=False,
+    )  # fmt: skip
+    environment.filters |= {"megabytes": _megabytes, "protocol": _protocol, "cell": _cell}
+    # Not dataclasses.asdict: the template's own names are the attributes of the dataclasses.
+    fields = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
+    try:
+        text = environment.from_string(Path(template).read_text(encoding="utf-8")).render(**fields)
+    except jinja2.UndefinedError as error:
+        raise ValueError(
+            f"The template {str(template)!r} asks for what no card knows: {error.message}. There are "
+            f"{', '.join(sorted(fields))}."
+        ) from error
+    except jinja2.TemplateError as error:
+        raise ValueError(f"The template {str(template)!r} is no jinja template: {error}") from error
+    body = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return sealed(metadata(facts), body)
+
+
+def metadata(facts: Facts) -> dict[str, Any]:
+    """What stands at the head of the card, as the Hub reads it."""
+    bases = [base.name for base in facts.base_models if base.on_hub]
+    results = [one for one in facts.results if one.system.get("kind") == "gill"]
+    datasets = list(facts.datasets)
+    if facts.retrieval_set is not None and facts.retrieval_set.name:
+        datasets.append(facts.retrieval_set.name)
+    evaluated = [_eval_result(result, figure) for result in results for figure in result.figures]
+    metrics = list(dict.fromkeys(one.metric_type for one in evaluated))
+    data = ModelCardData(
+        base_model=bases or None,
+        datasets=datasets or None,
+        eval_results=evaluated or None,
+        language=facts.languages or None,
+        library_name="transformers" if facts.retrieves_only else "diffusers",
+        license=facts.license,
+        license_name=facts.license_name,
+        license_link=facts.license_link,
+        metrics=metrics or None,
+        model_name=facts.name if evaluated else None,
+        pipeline_tag="any-to-any",
+        tags=["fromage" if facts.retrieves_only else "gill", "multimodal", "image-retrieval",
+              *([] if facts.retrieves_only else ["text-to-image"])],
+    )  # fmt: skip
+    found = data.to_dict()
+    if not evaluated:
+        found.pop("model_name", None)
+    return found
+
+
+def _eval_result(result: Results, figure: Any) -> EvalResult:
+    """A figure with all that one must know to compare it."""
+    kind, name = _DATASETS.get(result.task.split()[0], (result.task.split()[0], result.task))
+    interval = {} if figure.interval is None else {"interval_95": [round(bound, 6) for bound in figure.interval]}
+    return EvalResult(
+        task_type="any-to-any",
+        task_name=f"{result.task}, {result.protocol['context']}" if "context" in result.protocol else result.task,
+        dataset_type=kind,
+        dataset_name=name,
+        dataset_args={key: result.protocol[key] for key in ("annotations", "annotations_sha256")
+                      if key in result.protocol} or None,
+        metric_type=figure.name,
+        metric_name=figure.name,
+        metric_value=round(figure.value, 6),
+        # No verification token: nobody but us has measured.
+        metric_args={"examples": figure.examples, **interval, "protocol": _plain(result.protocol)},
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """Without what is not known, which the Hub's validator would refuse."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items() if one is not None}
+    return value
+
+
+def _protocol(protocol: dict[str, Any], prefix: str = "") -> str:
+    told = []
+    for name, value in protocol.items():
+        if isinstance(value, dict):
+            told.append(_protocol(value, f"{prefix}{name.replace('_', ' ')} "))
+        elif value is not None:
+            shown = "line break" if value == "\n" else "space" if value == " " else str(value)
+            told.append(f"{prefix}{name.replace('_', ' ')}: {shown}")
+    return "; ".join(told)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+__all__ = ["TEMPLATE", "make_card", "metadata"]

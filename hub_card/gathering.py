@@ -1,0 +1,244 @@
+"""What is known of a repository's folder: read from its own files, never guessed."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
+
+from evaluation_gill.results import Results
+from modeling_gill.fingerprint_gill import fingerprint_name, fingerprint_weights, fingerprints_match
+from modeling_gill.pretrained_gill import BACKBONE_PREFIXES
+from pipeline_gill.retrieval_storage_gill import INFO_FILE
+
+from .edits import parse
+from .facts import Adapters, BaseModel, Facts, RetrievalSet, Training
+
+ROLES = {"language_model": "language model", "vision_model": "image encoder", "image_generator": "image generator"}
+_NEEDED = ("config.json", "model_index.json", "modeling_gill.py", "pipeline_gill.py", "processor_config.json")
+# The settings that the paper states for its own training, in that order, where they are known.
+_SETTINGS = (
+    ("training", ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+                  "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm",
+                  "bf16", "fp16", "seed")),
+    ("losses", ("captioning_weight", "language_weight", "contrastive_weight", "conditioning_weight", "lr_decay_every",
+                "lr_decay_factor")),
+    ("data", ("max_length", "packing")),
+)  # fmt: skip
+
+
+def check_repository(folder: Path) -> None:
+    """Raise `ValueError` unless a folder is a whole GILL repository, naming what it lacks."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; expected what `GillPipeline.save_pretrained` writes.")
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if not any(folder.glob("model*.safetensors")):
+        missing.append("model.safetensors")
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {', '.join(missing)}; expected a whole repository as `GillPipeline.save_pretrained`, "
+            "`conversion` and `training_gill` write it."
+        )
+    kind = _read_json(folder / "config.json").get("model_type")
+    if kind != "gill":
+        raise ValueError(f"{folder / 'config.json'} has the model_type {kind!r}, expected 'gill'.")
+
+
+def check_travels(folder: Path) -> list[str]:
+    """Whether others can load what a folder holds.
+
+    Returns:
+        Where its files name paths of this machine, in words.
+
+    Raises:
+        ValueError: `config.json` names a base model by a path, naming it and what to do.
+    """
+    config = _read_json(folder / "config.json")
+    for role, called in ROLES.items():
+        name = config.get(f"{role}_id")
+        if name is not None and not _is_hub_id(name):
+            raise ValueError(
+                f"{folder / 'config.json'} names the {called} {name!r}, a folder of this machine, where nobody else "
+                f"finds it. Push that model first and name it in `{role}_id`, or save this one with "
+                "`self_contained=True`."
+            )
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        if path.stat().st_size < 1_000_000:
+            named = sorted({*re.findall(r'"(/[^"]+)"', path.read_text(encoding="utf-8"))})
+            found += [f"{path.name} names {one}" for one in named if Path(one).exists()]
+    return found
+
+
+def gather(
+    folder: Path,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    base_licenses: Mapping[str, str] | None = None,
+    results: Sequence[Path] = (),
+    retrieval_set: Path | None = None,
+    retrieval_set_id: str | None = None,
+    languages: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+) -> Facts:
+    """Read what a card can say of a folder.
+
+    Args:
+        base_licenses (`Mapping[str, str]`): The user's word on base models, by role as in [`ROLES`]; else their own
+            cards are asked, where these lie on this machine already.
+        results (`Sequence[Path]`): Files that evaluations wrote.
+        retrieval_set (`Path`, *optional*), retrieval_set_id (`str`, *optional*): Folder of the set, by default
+            `retrieval_set` in `folder`; and the repository that it is pushed to, if it gets one of its own.
+
+    Raises:
+        ValueError: a folder that is no whole repository, results that are none or of other weights, a role that there
+            is not. OSError: a file that cannot be read.
+    """
+    check_repository(folder)
+    config = _read_json(folder / "config.json")
+    licenses = dict(base_licenses or {})
+    unknown = sorted({*licenses} - {*ROLES})
+    if unknown:
+        raise ValueError(f"There is no base model {unknown[0]!r}; there are {', '.join(ROLES)}.")
+    measured = [Results.read(path) for path in results]
+    _check_weights(folder, measured, results)
+    trained = _training(folder)
+    if trained is not None and trained.data is not None and trained.data_on_hub:
+        datasets = [*datasets, trained.data]
+    return Facts(
+        name=(repo_id or folder.resolve().name).split("/")[-1],
+        repo_id=repo_id,
+        license=license,
+        license_name=license_name,
+        license_link=license_link,
+        base_models=[base for role in ROLES if (base := _base_model(config, role, licenses.get(role))) is not None],
+        adapters=_adapters(folder, config),
+        training=trained,
+        retrieval_set=_retrieval_set(retrieval_set or folder / "retrieval_set", retrieval_set_id),
+        results=measured,
+        languages=list(languages),
+        datasets=list(dict.fromkeys(datasets)),
+        retrieves_only=config.get("mapper_type") is None,
+        decides=bool(config.get("use_decision_head")),
+    )
+
+
+def _base_model(config: dict[str, Any], role: str, license: str | None) -> BaseModel | None:
+    name, revision = config.get(f"{role}_id"), config.get(f"{role}_revision")
+    if name is None:
+        return None
+    on_hub = _is_hub_id(name)
+    license = license or _license_at_hand(name, revision)
+    return BaseModel(ROLES[role], name if on_hub else Path(name).name, on_hub, revision, license)
+
+
+def _license_at_hand(name: str, revision: str | None) -> str | None:
+    """What the base model's own card says, if it lies on this machine."""
+    card: Any = Path(name) / "README.md"
+    if not card.is_file() and _is_hub_id(name):
+        card = try_to_load_from_cache(name, "README.md", revision=revision)
+    if not isinstance(card, (str, Path)) or not Path(card).is_file():
+        return None
+    try:
+        found = parse(Path(card).read_text(encoding="utf-8")).metadata.get("license")
+    except ValueError:
+        return None
+    return str(found) if found else None
+
+
+def _adapters(folder: Path, config: dict[str, Any]) -> Adapters:
+    count, size, dtypes = 0, 0, set()
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                if not name.startswith(BACKBONE_PREFIXES):
+                    tensor = file.get_tensor(name)
+                    count, size = count + tensor.numel(), size + tensor.numel() * tensor.element_size()
+                    dtypes.add(str(tensor.dtype).removeprefix("torch."))
+    text = config["text_config"]
+    width = text.get("word_embed_proj_dim") or text.get("hidden_size") or text.get("n_embd")
+    sizes = {
+        "[IMG] tokens": len(config["img_token_ids"]), "embeddings a picture": config["num_visual_tokens"],
+        "language model's width": width, "retrieval's width": config["retrieval_dim"],
+    }  # fmt: skip
+    if config.get("mapper_type") is not None:
+        sizes |= {
+            "mapper": config["mapper_type"],
+            "conditioning": f"{config['conditioning_length']} x {config['conditioning_dim']}",
+        }
+    known = {name: value for name, value in sizes.items() if value is not None}
+    return Adapters(count, size, " and ".join(sorted(dtypes)), known)
+
+
+def _training(folder: Path) -> Training | None:
+    path = folder / "training.json"
+    if not path.is_file():
+        return None
+    record = _read_json(path)
+    data = (record.get("data") or {}).get("train_data")
+    on_hub = data is not None and _is_hub_id(data) and "/" in data
+    settings = {
+        name: record[part][name]
+        for part, names in _SETTINGS
+        for name in names
+        if (record.get(part) or {}).get(name) is not None
+    }
+    # What was done counts, not what was asked for.
+    if record.get("steps") is not None:
+        settings = {"steps": record["steps"], **{name: one for name, one in settings.items() if name != "max_steps"}}
+    shown = data if on_hub or data is None else Path(data).name
+    return Training(shown, on_hub, settings, dict(record.get("versions") or {}))
+
+
+def _retrieval_set(folder: Path, repo_id: str | None) -> RetrievalSet | None:
+    path = folder / INFO_FILE
+    if not path.is_file():
+        return None
+    info = _read_json(path)
+    name = fingerprint_name(info["fingerprint"])
+    return RetrievalSet(info["count"], name, repo_id, source=info.get("source") or None)
+
+
+def _check_weights(folder: Path, measured: Sequence[Results], paths: Sequence[Path]) -> None:
+    """No figure of other weights may get into the card."""
+    claimed = [(path, one.system["fingerprint"]) for path, one in zip(paths, measured, strict=True)
+               if one.system.get("kind") == "gill" and "fingerprint" in one.system]  # fmt: skip
+    if not claimed:
+        return
+    tensors = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    own = fingerprint_weights(
+        {"adapters": (tensors[name] for name in sorted(tensors) if not name.startswith(BACKBONE_PREFIXES))}
+    )
+    for path, fingerprint in claimed:
+        if not fingerprints_match(own, fingerprint):
+            raise ValueError(
+                f"{path} was measured with the weights {fingerprint_name(fingerprint)}, but {folder} holds the weights "
+                f"{fingerprint_name(own)}; evaluate these."
+            )
+
+
+def _is_hub_id(name: str) -> bool:
+    return not os.path.isabs(name) and name.count("/") <= 1 and not name.startswith(".") and not Path(name).exists()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON, truncated perhaps: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, expected an object.")
+    return found
+
+
+__all__ = ["ROLES", "check_repository", "check_travels", "gather"]

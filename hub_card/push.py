@@ -1,0 +1,196 @@
+"""Push a repository's folder to the Hub: weights, code, card and samples in one commit.
+
+    python -m hub_card.push OUT org/gill [--private] [--retrieval-set DIR] [--dry-run] [--yes]
+
+The retrieval set goes to a data set repository of its own, in a commit of its own, before the model: the card names the
+revision of it that belongs to these weights, so that whichever commit is missing, the newest revision of the model is
+whole.
+"""
+
+import argparse
+import fnmatch
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+from pipeline_gill.hub_push_gill import OneCommit, clear_hub_errors, files_of
+from pipeline_gill.retrieval_storage_gill import DATA_FOLDER, INDEX_FILE, read_folder
+
+from .card import make_card
+from .edits import merge, parse, reconcile
+from .facts import Facts
+from .gathering import check_repository, check_travels, gather
+from .make import CARD_FILE, with_samples
+
+RETRIEVAL_SET_FOLDER = "retrieval_set"
+# Of the training's own, or of this machine's: nobody loads it from a repository.
+NOT_SENT = (
+    ".*", "*/.*", "*__pycache__/*", "*.pyc", "checkpoint-*/*", "runs/*", "*.pt", "*.pth", "*.bin", "*.tmp", "*.log",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None, api: HfApi | None = None) -> int:
+    """Push; what a user did wrong, and whatever the Hub refuses, ends in one line on stderr and the exit code 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _push(options, api or HfApi())
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _push(options: argparse.Namespace, api: HfApi) -> int:
+    check_repository(options.folder)
+    paths = check_travels(options.folder)
+    set_id = options.retrieval_set_id or f"{options.repo_id}-retrieval-set"
+    sends_set = options.retrieval_set is not None
+    if sends_set:
+        read_folder(options.retrieval_set)
+    files, left = files_to_send(options.folder, without_set=sends_set)
+    facts = with_samples(
+        gather(options.folder, repo_id=options.repo_id, retrieval_set=options.retrieval_set,
+               retrieval_set_id=set_id if sends_set else None),
+        options.folder,
+    )  # fmt: skip
+    print(listing(options.repo_id, files, left))
+    if CARD_FILE not in files:
+        print(f"  {CARD_FILE:<44} made of what the folder says; `python -m hub_card.make` says more")
+    if sends_set:
+        print(listing(f"datasets/{set_id}", files_of(options.retrieval_set), []))
+    for path in paths:
+        print(f"  note: {path}, a path of this machine")
+    if options.dry_run:
+        return 0
+    if not options.yes and not _agreed():
+        print("nothing was sent", file=sys.stderr)
+        return 1
+
+    # All that is large goes first and cannot be seen; then two short commits follow each other.
+    private = options.private or None
+    model = OneCommit(without_card(files), options.repo_id, api, private=private)
+    model.upload()
+    if sends_set:
+        retrieval_set = OneCommit(without_card(files_of(options.retrieval_set)), set_id, api, repo_type="dataset",
+                                  outdated=(f"{DATA_FOLDER}/*", INDEX_FILE), private=private)  # fmt: skip
+        retrieval_set.upload()
+    on_hub = _card_on_hub(api, options.repo_id)
+    card, kept = card_to_send(options, facts, on_hub, set_id if sends_set else None)
+    if sends_set:
+        linked = {CARD_FILE: _linked_to(options.retrieval_set, options.repo_id).encode()}
+        sent = retrieval_set.commit(f"Retrieval set for {options.repo_id}", linked)
+        print(f"pushed {sent.commit_url}")
+        card, kept = card_to_send(options, facts, on_hub, set_id, sent.oid)
+    commit = model.commit(options.message, {CARD_FILE: card.encode()})
+    for what in kept:
+        print(f"  kept in the card as it was: {what}")
+    print(f"pushed {commit.commit_url}")
+    return 0
+
+
+def files_to_send(folder: Path, without_set: bool = False) -> tuple[dict[str, Path], list[str]]:
+    """What of a folder is sent, and the names of what is not."""
+    sent: dict[str, Path] = {}
+    left: list[str] = []
+    for name, path in files_of(folder).items():
+        inside_set = name.startswith(f"{RETRIEVAL_SET_FOLDER}/")
+        # A retrieval set's own files may be called anything.
+        unwanted = without_set if inside_set else any(fnmatch.fnmatch(name, pattern) for pattern in NOT_SENT)
+        if unwanted:
+            left.append(name)
+        else:
+            sent[name] = path
+    return sent, left
+
+
+def listing(repo_id: str, files: dict[str, Path], left: list[str]) -> str:
+    """What would be sent where, with sizes."""
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    lines = [f"to {repo_id}: {len(files)} files, {_size(sum(sizes.values()))}"]
+    lines += [f"  {name:<44} {_size(size):>10}" for name, size in sizes.items()]
+    return "\n".join([*lines, *(f"  {name:<44}   not sent" for name in left)])
+
+
+def card_to_send(
+    options: argparse.Namespace, facts: Facts, on_hub: str | None, set_id: str | None, revision: str | None = None
+) -> tuple[str, list[str]]:
+    """The folder's card, or one made of what is known, with the Hub's own edits and the retrieval set's revision.
+
+    Raises:
+        CardConflict: the card was edited both here and on the Hub.
+    """
+    place = options.folder / CARD_FILE
+    if set_id is not None and facts.retrieval_set is not None:
+        facts = replace(facts, retrieval_set=replace(facts.retrieval_set, name=set_id, revision=revision))
+    here = place.read_text(encoding="utf-8") if place.is_file() else make_card(facts)
+    if set_id is not None and place.is_file():
+        here = _with_set(here, facts)
+    return reconcile(here, on_hub, options.card)
+
+
+def _with_set(here: str, facts: Facts) -> str:
+    """The folder's card, with those of its parts made again that tell of the retrieval set."""
+    # All else stays: the folder's card was made of more than this push knows.
+    named = parse(here).metadata.get("datasets") or []
+    datasets = [named] if isinstance(named, str) else [str(one) for one in named]
+    set_name = facts.retrieval_set.name if facts.retrieval_set is not None else None
+    made = make_card(replace(facts, datasets=[one for one in datasets if one != set_name]))
+    return merge(here, made, sections={"loading", "retrieval_set"}, fields={"datasets"})[0]
+
+
+def without_card(files: dict[str, Path]) -> dict[str, Path]:
+    """All but the card, which is sent as it comes out of merging."""
+    return {name: path for name, path in files.items() if name != CARD_FILE}
+
+
+def _linked_to(folder: Path, repo_id: str) -> str:
+    """The card of a retrieval set, with a link to the model that it is for."""
+    path = folder / CARD_FILE
+    card = path.read_text(encoding="utf-8") if path.is_file() else ""
+    link = f"For the model [{repo_id}](https://huggingface.co/{repo_id})."
+    return card if link in card else f"{card.rstrip()}\n\n{link}\n"
+
+
+def _card_on_hub(api: HfApi, repo_id: str) -> str | None:
+    with tempfile.TemporaryDirectory() as folder, clear_hub_errors(repo_id):
+        try:
+            return Path(api.hf_hub_download(repo_id, CARD_FILE, local_dir=folder)).read_text(encoding="utf-8")
+        except EntryNotFoundError:
+            return None
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise ValueError("nobody is there to ask; `--yes` pushes without asking, `--dry-run` only lists")
+    return input("Send this? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _size(count: int) -> str:
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hub_card.push", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of the repository")
+    parser.add_argument("repo_id", help="where to, such as org/gill; made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make new repositories private")
+    parser.add_argument("--retrieval-set", type=Path, help="folder of a retrieval set, for a repository of its own")
+    parser.add_argument("--retrieval-set-id", help="that repository; by default REPO_ID-retrieval-set")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and stop")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--card", choices=["local", "hub"], help="whose edits count where both cards were edited")
+    parser.add_argument("--message", default="Upload GILL", help="of the commit")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

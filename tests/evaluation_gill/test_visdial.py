@@ -1,0 +1,131 @@
+"""Visual Dialog from its own file format to results."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation_gill import visdial
+from evaluation_gill.command_line import run_command
+from evaluation_gill.results import Results
+from evaluation_gill.systems import GillSystem, Prompt
+from pipeline_gill import GillPipeline
+from tests.evaluation_gill import conftest
+from tests.evaluation_gill.conftest import Data
+
+# Dialogue on picture 1; the file's answer to question n of picture p is number (p + n) modulo 4.
+LINES = ["Q: is it red?", "A: yes", "Q: is it big?", "A: two", "Q: a cat?", "A: blue"]
+
+
+def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | None = None) -> list[str]:
+    return ["--model", str(model), "--annotations", str(annotations or data.visdial), "--pictures", str(data.pictures),
+            "--out", str(out), *data.networks, "--steps", "2", "--size", "16", *more]  # fmt: skip
+
+
+def test_generation_shows_as_many_rounds_as_asked_for(
+    data: Data, golden_repository: Path, golden_pipeline: GillPipeline, tmp_path: Path
+) -> None:
+    arguments = options(data, tmp_path / "out", "--rounds", "2", "--limit", "1", "--seeding", "example",
+                        model=golden_repository)  # fmt: skip
+    results = visdial.main(["generation", *arguments])
+    assert results.protocol["rounds"] == 2 and results.protocol["context"] == "dialogue alone"
+    listed = json.loads((tmp_path / "out/scores.json").read_text())
+    assert listed[0]["text"] == "\n".join(LINES[:4])
+    answer: Any = golden_pipeline(["\n".join(LINES[:4])], decision="generate", force_image=True, height=16, width=16,
+                                  num_inference_steps=2, generator=torch.Generator().manual_seed(42))  # fmt: skip
+    made = np.asarray(Image.open(tmp_path / "out/pictures" / listed[0]["picture"]), dtype=int)
+    assert np.abs(made - np.asarray(answer.images[0][0], dtype=int)).max() <= 1
+
+
+def test_both_baselines_run_through_the_same_protocol(data: Data, golden_world: Path, tmp_path: Path) -> None:
+    drawn = visdial.main(["generation", *options(data, tmp_path / "a", "--rounds", "3", "--baseline", "generator",
+                                                 model=golden_world / "sd-golden")])  # fmt: skip
+    found = visdial.main(["retrieval", *options(data, tmp_path / "b", "--rounds", "3", "--baseline", "clip",
+                                                model=data.clip)])  # fmt: skip
+    assert [figure.name for figure in drawn.figures] == ["clip_image_similarity", "lpips"]
+    assert found.protocol["candidates"] == 3 and found.figures[1].value == 1  # recall@5 among three
+
+
+def test_gill_retrieves_the_picture_of_a_dialogue(
+    data: Data, golden_repository: Path, golden_pipeline: GillPipeline, tmp_path: Path
+) -> None:
+    results = visdial.main(["retrieval", *options(data, tmp_path / "out", "--rounds", "3", model=golden_repository)])
+    files = [data.pictures / f"VisualDialog_val2018_{number:012d}.jpg" for number in (1, 2, 3)]
+    pictures = [Image.open(path).convert("RGB").resize((224, 224)) for path in files]
+    texts = ["\n".join(one.lines(3)) for one in visdial.read_dialogues(data.visdial)]
+    assert texts[0].splitlines() == LINES
+    model, processor = golden_pipeline.model, golden_pipeline.processor
+    with torch.no_grad():
+        pixels = processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        embeds = model.get_image_retrieval_embeddings(pixels)
+        read = [model(**processor([text], add_img_tokens=True), output_pictures=True) for text in texts]
+        scores = torch.cat([model.retrieval_scores(one.retrieval_embeds, embeds) for one in read])
+    ranks = [(scores[row] > scores[row, row]).sum().item() + 1 for row in range(3)]
+    found = {figure.name: figure.value for figure in results.figures}
+    assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+    assert found["recall@1"] == pytest.approx(np.mean([rank == 1 for rank in ranks]))
+
+
+def test_answers_are_ranked_by_their_likelihood_ties_included_as_computed_by_hand(
+    data: Data, golden_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # "two" is likeliest, "yes" and "blue" are equal, "no" comes last.
+    likely = {"no": 0.0, "yes": 1.0, "two": 2.0, "blue": 1.0}
+    monkeypatch.setattr(
+        GillSystem, "answer_scores", lambda self, prompt, answers, size: [likely[one] for one in answers]
+    )
+    arguments = options(data, tmp_path / "out", "--dense", str(data.dense), model=golden_repository)
+    found = {figure.name: figure for figure in visdial.main(["answers", *arguments]).figures}
+    # Right answers: yes two blue, two blue no, blue no yes; two is first, no fourth, the others share 2 and 3.
+    assert found["recall@1"].value == pytest.approx(2 / 9) and found["recall@5"].value == 1
+    shared = (1 / 2 + 1 / 3) / 2
+    assert found["mrr"].value == pytest.approx((2 * 1 + 5 * shared + 2 / 4) / 9)
+    # The second round of pictures 1 and 2 has the relevances no 0, yes 0.4, two 1, blue 0.
+    ideal = 1 + 0.4 / math.log2(3)
+    gain = 1 + (0.4 / math.log2(3)) / 2  # the second place is half "yes", half "blue"
+    assert found["ndcg"].value == pytest.approx(gain / ideal) and found["ndcg"].examples == 2
+
+
+def test_the_score_of_an_answer_is_its_log_likelihood_after_the_prompt(
+    golden_pipeline: GillPipeline, data: Data
+) -> None:
+    system = GillSystem(golden_pipeline, "golden")
+
+    prompt = Prompt((data.pictures / "p1.png", "Q: is it red?\nA: "))
+    answers = ["no", "yes it is", "blue"]
+    found = system.answer_scores(prompt, answers, batch_size=2)
+    model, processor = golden_pipeline.model, golden_pipeline.processor
+    picture = Image.open(data.pictures / "p1.png").convert("RGB").resize((224, 224))
+    for answer, score in zip(answers, found, strict=True):
+        ids = processor.tokenizer(answer, add_special_tokens=False).input_ids
+        known = processor([[picture, "Q: is it red?\nA: "]])
+        whole = torch.cat([known["input_ids"], torch.tensor([ids])], dim=1)
+        with torch.no_grad():
+            logits = model(input_ids=whole, pixel_values=known["pixel_values"]).logits[0].log_softmax(-1)
+        start = known["input_ids"].shape[1]
+        wanted = sum(logits[start + place - 1, token].item() for place, token in enumerate(ids))
+        assert score == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_dialogue_with_fewer_rounds_is_refused_or_left_out_by_name(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = conftest.visdial([1, 2, 3], rounds=3)
+    content["data"]["dialogs"][1]["dialog"].pop()
+    path = tmp_path / "visdial.json"
+    path.write_text(json.dumps(content))
+    arguments = ["retrieval", *options(data, tmp_path / "out", "--rounds", "3", "--baseline", "clip", model=data.clip,
+                                       annotations=path)]  # fmt: skip
+    assert run_command(visdial.main, arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: dialogue on picture 2: it has 2 rounds, 3 were asked for")
+    assert not (tmp_path / "out").exists()
+    assert run_command(visdial.main, [*arguments, "--leave-out-incomplete"]) == 0
+    results = Results.read(tmp_path / "out")
+    assert [one.example for one in results.left_out] == ["dialogue on picture 2"]
+    assert results.figures[0].examples == 2 and results.protocol["candidates"] == 3

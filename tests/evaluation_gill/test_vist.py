@@ -1,0 +1,252 @@
+"""Visual Storytelling from its own file format to results, with GILL and with both baselines."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation_gill import vist
+from evaluation_gill.command_line import run_command
+from evaluation_gill.metric_loading import load_metric
+from evaluation_gill.results import Results
+from evaluation_gill.systems import ClipBaseline
+from pipeline_gill import GillPipeline
+from tests.evaluation_gill.conftest import SENTENCES, STORIES, Data, vist_annotations
+
+QUICK = ["--steps", "2", "--size", "16"]
+
+
+def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | None = None) -> list[str]:
+    return ["--model", str(model), "--annotations", str(annotations or data.vist), "--pictures", str(data.pictures),
+            "--out", str(out), *data.networks, *QUICK, *more]  # fmt: skip
+
+
+def shown(data: Data, name: str) -> Image.Image:
+    return Image.open(data.pictures / f"{name}.png").convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def generated(data: Data, golden_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    out = tmp_path_factory.mktemp("vist") / "out"
+    return out, vist.main(["generation", *options(data, out, "--batch-size", "2", model=golden_repository)])
+
+
+def test_gill_draws_the_last_picture_of_each_story_as_the_pipeline_does_one_by_one(
+    data: Data, generated: tuple[Path, Results], golden_pipeline: GillPipeline
+) -> None:
+    out, results = generated
+    generator = torch.Generator().manual_seed(42)
+    made = []
+    for _, names in STORIES:
+        pieces: list[Any] = []
+        for sentence, name in zip(SENTENCES, names, strict=True):
+            pieces += [sentence, shown(data, name).resize((224, 224))]
+        answer: Any = golden_pipeline([pieces[:-1]], decision="generate", force_image=True, generator=generator,
+                                      height=16, width=16, num_inference_steps=2)  # fmt: skip
+        made.append(answer.images[0][0])
+    for wanted, path in zip(made, sorted((out / "pictures").iterdir()), strict=True):
+        assert np.abs(np.asarray(wanted, dtype=int) - np.asarray(Image.open(path), dtype=int)).max() <= 1
+    true = [shown(data, names[-1]) for _, names in STORIES]
+    clip = load_metric("clip_image_similarity").compute(predictions=made, references=true, model=str(data.clip))
+    found = {figure.name: figure for figure in results.figures}
+    assert found["clip_image_similarity"].value == pytest.approx(clip["clip_image_similarity"], abs=1e-3)
+    low, high = found["clip_image_similarity"].interval or (0, 0)
+    assert min(clip["scores"]) - 1e-3 <= low <= found["clip_image_similarity"].value <= high
+    assert found["lpips"].value > 0 and found["lpips"].examples == 3
+
+
+def test_results_carry_their_protocol(generated: tuple[Path, Results]) -> None:
+    out, results = generated
+    protocol = Results.read(out).protocol
+    assert protocol["data"] == "VIST" and protocol["examples"] == 3 and protocol["seed"] == 42
+    assert protocol["context"] == "all captions and all pictures but the last"
+    assert protocol["drawing"] == {"steps": 2, "guidance": 7.5, "size": 16}
+    assert protocol["seeding"] == "one generator for the whole run" and len(protocol["annotations_sha256"]) == 64
+    assert protocol["metrics"]["lpips"]["network"] == "alexnet"
+    assert results.system["kind"] == "gill" and results.system["reading_size"] == 224
+    assert str(out.parent) not in (out / "results.json").read_text()
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was_with_the_same_pictures(
+    data: Data,
+    generated: tuple[Path, Results],
+    golden_repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from evaluation_gill.systems import GillSystem
+
+    whole, _ = generated
+    draw = GillSystem.draw
+    drawn: list[int] = []
+
+    def stops(self: Any, prompts: Any, *rest: Any) -> Any:
+        if drawn:
+            raise KeyboardInterrupt
+        drawn.append(len(prompts))
+        return draw(self, prompts, *rest)
+
+    arguments = ["generation", *options(data, tmp_path / "out", model=golden_repository)]
+    monkeypatch.setattr(GillSystem, "draw", stops)
+    with pytest.raises(KeyboardInterrupt):
+        vist.main([*arguments, "--batch-size", "1"])
+    assert not (tmp_path / "out/results.json").exists()
+
+    def goes_on(self: Any, prompts: Any, *rest: Any) -> Any:
+        drawn.append(len(prompts))
+        return draw(self, prompts, *rest)
+
+    monkeypatch.setattr(GillSystem, "draw", goes_on)
+    vist.main([*arguments, "--batch-size", "2"])
+    # The whole run drew two and then one.
+    assert drawn == [1, 2]
+    assert pixels(tmp_path / "out") == pytest.approx(pixels(whole), abs=1)
+
+
+def pixels(out: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path), dtype=int) for path in sorted((out / "pictures").iterdir())])
+
+
+def test_a_run_under_another_protocol_is_not_gone_on_with(
+    data: Data, generated: tuple[Path, Results], golden_repository: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(generated[0], tmp_path / "out")
+    arguments = ["generation", *options(data, tmp_path / "out", "--seed", "7", model=golden_repository)]
+    assert run_command(vist.main, arguments) == 2
+    assert "was begun under another protocol: seed was 42, is 7" in capsys.readouterr().err
+
+
+def test_a_plain_generator_runs_through_the_same_protocol(data: Data, golden_world: Path, tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    arguments = options(data, tmp_path / "out", "--baseline", "generator", "--context", "captions",
+                        "--metrics", "clip_image_similarity", model=golden_world / "sd-golden")  # fmt: skip
+    results = vist.main(["generation", *arguments])
+    pipeline = DiffusionPipeline.from_pretrained(golden_world / "sd-golden")
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(42)
+    draw = {"height": 16, "width": 16, "num_inference_steps": 2}
+    made = [pipeline(" ".join(SENTENCES), generator=generator, **draw).images[0] for _ in STORIES]
+    true = [shown(data, names[-1]) for _, names in STORIES]
+    wanted = load_metric("clip_image_similarity").compute(predictions=made, references=true, model=str(data.clip))
+    assert results.figures[0].value == pytest.approx(wanted["clip_image_similarity"], abs=1e-3)
+    assert results.system["kind"] == "generator" and results.protocol["context"] == "all captions"
+
+
+def test_gill_retrieves_with_the_scores_of_the_model_itself(
+    data: Data, golden_repository: Path, golden_pipeline: GillPipeline, tmp_path: Path
+) -> None:
+    results = vist.main(["retrieval", *options(data, tmp_path / "out", model=golden_repository)])
+    names = sorted({name for _, names in STORIES for name in names})
+    model, processor = golden_pipeline.model, golden_pipeline.processor
+    pictures = [shown(data, name).resize((224, 224)) for name in names]
+    with torch.no_grad():
+        embeds = model.get_image_retrieval_embeddings(
+            processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        )
+        ranks = []
+        for _, story in STORIES:
+            pieces: list[Any] = []
+            for sentence, name in zip(SENTENCES, story, strict=True):
+                pieces += [sentence, shown(data, name).resize((224, 224))]
+            batch = processor([pieces[:-1]], add_img_tokens=True)
+            query = model(**batch, output_pictures=True).retrieval_embeds
+            scores = model.retrieval_scores(query, embeds)[0]
+            scores[[names.index(name) for name in story[:-1]]] = -torch.inf
+            ranks.append(int((scores > scores[names.index(story[-1])]).sum()) + 1)
+    found = {figure.name: figure.value for figure in results.figures}
+    assert found["recall@1"] == pytest.approx(np.mean([rank <= 1 for rank in ranks]))
+    assert found["recall@5"] == pytest.approx(np.mean([rank <= 5 for rank in ranks]))
+    assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+    assert results.protocol["candidates"] == len(names) == 13
+
+
+def test_pictures_of_the_story_are_no_candidates_and_that_changes_the_answer(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every story finds its first picture best, its last one second, everything else far behind.
+    names = sorted({name for _, names in STORIES for name in names})
+
+    def embed_pictures(self: Any, paths: Any) -> torch.Tensor:
+        return torch.eye(13)[[names.index(path.stem) for path in paths]]
+
+    def embed_prompts(self: Any, prompts: Any) -> torch.Tensor:
+        rows = torch.zeros(3, 13)
+        for row, (_, story) in zip(rows, STORIES, strict=True):
+            row[names.index(story[0])], row[names.index(story[-1])] = 0.8, 0.6
+        return rows
+
+    monkeypatch.setattr(ClipBaseline, "embed_pictures", embed_pictures)
+    monkeypatch.setattr(ClipBaseline, "embed_prompts", embed_prompts)
+    arguments = options(data, tmp_path / "out", "--baseline", "clip", "--context", "captions", model=data.clip)
+    masked = vist.main(["retrieval", *arguments])
+    free = vist.main(["retrieval", *arguments, "--no-mask"])
+    assert [one.figures[0].value for one in (masked, free)] == [1, 0]
+    assert [one.protocol["masking"] for one in (masked, free)] == [
+        "pictures that the story has shown are no candidates", "none",
+    ]  # fmt: skip
+
+
+def test_clip_retrieves_by_captions_alone(data: Data, tmp_path: Path) -> None:
+    arguments = options(data, tmp_path / "out", "--baseline", "clip", "--context", "caption", model=data.clip)
+    results = vist.main(["retrieval", *arguments])
+    clip = ClipBaseline.load(str(data.clip), None, torch.float32, "cpu")
+    names = sorted({name for _, names in STORIES for name in names})
+    tokens = clip.tokenizer(SENTENCES[-1], return_tensors="pt")
+    with torch.no_grad():
+        pictures = clip.prepare(images=[shown(data, name) for name in names], return_tensors="pt")["pixel_values"]
+        read = clip.model(**tokens.data, pixel_values=pictures)
+    ranks = []
+    for _, story in STORIES:
+        scores = read.logits_per_text[0].clone()
+        scores[[names.index(name) for name in story[:-1]]] = -torch.inf
+        ranks.append(int((scores > scores[names.index(story[-1])]).sum()) + 1)
+    found = {figure.name: figure.value for figure in results.figures}
+    assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+
+
+def test_a_story_with_a_missing_picture_is_refused_or_left_out_by_name(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "val.story-in-sequence.json"
+    stories = [*STORIES, ("s4", ["p0", "p1", "nowhere", "p3", "p4"])]
+    path.write_text(json.dumps({"annotations": vist_annotations(stories)}))
+    arguments = ["retrieval", *options(data, tmp_path / "out", "--baseline", "clip", "--context", "captions",
+                                       model=data.clip, annotations=path)]  # fmt: skip
+    assert run_command(vist.main, arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: story s4: its pictures nowhere are not in the folder (1 of 4 examples")
+    assert said.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert run_command(vist.main, [*arguments, "--leave-out-incomplete"]) == 0
+    assert [one.example for one in Results.read(tmp_path / "out").left_out] == ["story s4"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["generation", "--baseline", "clip"], "`--baseline clip` draws no pictures"),
+        (["retrieval", "--baseline", "generator"], "`--baseline generator` cannot retrieve"),
+        (["retrieval", "--baseline", "clip"], "`--baseline clip` reads no pictures; choose `--context caption`"),
+    ],
+)
+def test_a_baseline_that_cannot_do_the_task_says_so(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    assert run_command(vist.main, [*more, *options(data, tmp_path / "out", model=data.clip)]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_metric_without_its_network_is_told_before_anything_is_drawn(
+    data: Data, golden_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["generation", "--model", str(golden_repository), "--annotations", str(data.vist), "--pictures",
+                 str(data.pictures), "--out", str(tmp_path / "out"), "--metrics", "lpips"]  # fmt: skip
+    assert run_command(vist.main, arguments) == 2
+    assert "lpips needs the file alexnet-owt-7be5be79.pth" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
