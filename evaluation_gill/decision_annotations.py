@@ -7,7 +7,7 @@ The files are the authors': tab-separated, no quoting, a header `Prompt Category
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 VOTES = ("gen", "ret", "same")
@@ -17,29 +17,37 @@ DECISION_OF_VOTE = {"gen": "generate", "ret": "retrieve"}
 TRAIN_PROMPTS = 600
 
 
+class AnnotationError(ValueError):
+    """Annotations that cannot be used; the message says where, what was found and what was expected."""
+
+
 @dataclass(frozen=True)
 class Annotation:
-    """A prompt, its category, its `label` (one of [`VOTES`]), and the votes where the file has them."""
+    """A prompt, its `label` (one of [`VOTES`]), the votes where the file has them, and the category."""
 
     prompt: str
-    category: str
     label: str
     votes: tuple[str, ...] = ()
+    category: str = field(default="", compare=False)
 
 
 def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
     """Read a file of votes or of labels, every line of it.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: a column is missing, or a line has too few of them or an unknown vote; names the line.
+        AnnotationError: the file cannot be read, a column is missing, or a line has too few of them, no prompt, or an
+            unknown vote; names the line.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"The annotations {str(path)!r} cannot be read: {error}") from error
     header = lines[0].split("\t") if lines else []
     votes_column = next((name for name in ("Decisions", "Decision") if name in header), None)
     if votes_column is None or "Prompt" not in header:
-        raise ValueError(
-            f"{path} has the columns {header}, expected 'Prompt' and 'Decisions' (votes) or 'Decision' (a label)."
+        raise AnnotationError(
+            f"{path} has the columns {header}, expected 'Prompt' and 'Decisions' (votes) or 'Decision' (a label), "
+            "separated by tabs."
         )
     annotations = []
     for number, line in enumerate(lines[1:], start=2):
@@ -47,16 +55,18 @@ def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
             continue
         fields = line.split("\t")
         if len(fields) != len(header):
-            raise ValueError(f"{path}, line {number}: {len(fields)} columns, expected {len(header)}.")
+            raise AnnotationError(f"{path}, line {number}: {len(fields)} columns, expected {len(header)}.")
         row = dict(zip(header, fields, strict=True))
         votes = tuple(vote.strip() for vote in row[votes_column].split(","))
         unknown = sorted({*votes} - {*VOTES})
-        if unknown:
-            raise ValueError(f"{path}, line {number}: unknown votes {unknown}, expected {VOTES}.")
-        if votes_column == "Decision":
-            annotations.append(Annotation(row["Prompt"], row.get("Category", ""), votes[0]))
-        else:
-            annotations.append(Annotation(row["Prompt"], row.get("Category", ""), agreed(votes), votes))
+        if unknown or not row["Prompt"].strip():
+            raise AnnotationError(
+                f"{path}, line {number}: unknown votes {unknown} for the prompt {row['Prompt']!r}; expected a prompt "
+                f"and votes of {VOTES}."
+            )
+        is_label = votes_column == "Decision"
+        label, given = (votes[0], ()) if is_label else (agreed(votes), votes)
+        annotations.append(Annotation(row["Prompt"], label, given, row.get("Category", "")))
     return annotations
 
 
@@ -80,5 +90,5 @@ def train_and_validation(
     return confident[:train], confident[train:]
 
 
-__all__ = ["DECISION_OF_VOTE", "TRAIN_PROMPTS", "VOTES", "Annotation", "agreed", "read_annotations",
+__all__ = ["DECISION_OF_VOTE", "TRAIN_PROMPTS", "VOTES", "Annotation", "AnnotationError", "agreed", "read_annotations",
            "train_and_validation"]  # fmt: skip

@@ -1,0 +1,71 @@
+"""A small world to train in: drawn pictures, small frozen models, and the cache that training reads."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from training_gill import precompute, small_data
+from training_gill.recipe import Recipe, read_recipe
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """So that sums are made in one order, whatever else the machine does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train.tsv`, `validation.tsv`, `decisions.tsv`, `pictures/`, `models/` and `cache/`."""
+    out = tmp_path_factory.mktemp("small")
+    torch.set_num_threads(1)
+    small_data.write_pictures(out, train=256, validation=64)
+    small_data.write_decisions(out)
+    small_data.write_models(out, steps=200)
+    arguments = ["--dataset", str(out / "train.tsv"), "--dataset", str(out / "validation.tsv"), "--image-features"]
+    arguments += ["--image-generator", str(out / "models" / "image_generator"), "--out", str(out / "cache")]
+    assert precompute.main([*arguments, "--vision-model", str(out / "models" / "vision_model"), "--device", "cpu"]) == 0
+    return out
+
+
+@pytest.fixture
+def recipe_file(small_world: Path, tmp_path: Path) -> Path:
+    """The shipped small recipe, over the small world, without what takes time."""
+    shipped = Path(small_data.__file__).parent / "recipes" / "small.yaml"
+    text = shipped.read_text().replace("small/gill", str(tmp_path / "out")).replace("small/", f"{small_world}/")
+    place = tmp_path / "recipe.yaml"
+    place.write_text(text)
+    return place
+
+
+@pytest.fixture
+def recipe_with(recipe_file: Path) -> Callable[..., Recipe]:
+    """The recipe with options of the command line; few steps, nothing evaluated, unless said otherwise."""
+
+    def read(**options: Any) -> Recipe:
+        options = {
+            "max_steps": 3, "per_device_train_batch_size": 8, "eval_strategy": "no", "panel_steps": 0,
+            "disable_tqdm": True, "use_cpu": True, "save_steps": 1000, **options,
+        }  # fmt: skip
+        return read_recipe(
+            [str(recipe_file), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+        )
+
+    return read
+
+
+@pytest.fixture
+def own_world(small_world: Path, tmp_path: Path) -> Path:
+    """A copy of the small world's data that a test may spoil; models and cache are shared."""
+    own = tmp_path / "own"
+    shutil.copytree(small_world / "pictures", own / "pictures")
+    for name in ("train.tsv", "validation.tsv"):
+        shutil.copy(small_world / name, own / name)
+    return own

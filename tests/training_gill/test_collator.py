@@ -1,0 +1,128 @@
+"""What the collator makes of examples."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training_gill.collator import CaptionedPictureCollator
+
+
+def examples_of(case, pictures):
+    return [
+        {"index": i, "name": f"example {i}", "key": str(i), "image": pictures[p], "caption": caption}
+        for i, (p, caption) in enumerate(zip(case["images"], case["captions"], strict=True))
+    ]
+
+
+def rows_of(batch, which, processor):
+    reads = (batch["input_ids"] == processor.image_token_id).any(1)
+    rows = reads if which == "captioning" else ~reads
+    return [
+        ids[: int(mask.sum())].tolist()
+        for ids, mask in zip(batch["input_ids"][rows], batch["attention_mask"][rows], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("number", (0, 1))
+def test_captions_become_the_authors_tokens_and_the_img_tokens_survive_the_cut(
+    number, golden_processor, golden_cases, gill_arrays, pictures
+):
+    case = golden_cases["train"][number]
+    batch = CaptionedPictureCollator(golden_processor, case["max_len"], packing=0.0)(examples_of(case, pictures))
+    lengths = gill_arrays[f"t{number}.lens"]
+    expected = [row[:length].tolist() for row, length in zip(gill_arrays[f"t{number}.ids"], lengths, strict=True)]
+    assert rows_of(batch, "text", golden_processor) == expected
+    k, r = golden_processor.num_visual_tokens, len(golden_processor.img_token_ids)
+    placeholders = [golden_processor.image_token_id] * k
+    assert rows_of(batch, "captioning", golden_processor) == [placeholders + row[:-r] for row in expected]
+
+
+def test_a_batch_is_padded_to_its_longest_row_only(golden_processor, golden_cases, pictures):
+    case = golden_cases["train"][1]
+    batch = CaptionedPictureCollator(golden_processor, 32, packing=0.0)(examples_of(case, pictures))
+    assert batch["input_ids"].shape[1] == int(batch["attention_mask"].sum(1).max())
+
+
+def test_packed_rows_hold_two_examples_of_which_the_second_has_no_bos(golden_processor, golden_cases, pictures):
+    case = golden_cases["train"][1]
+    bos = golden_processor.tokenizer.bos_token_id
+    batch = CaptionedPictureCollator(golden_processor, 32, packing=1.0)(examples_of(case, pictures))
+    for which in ("captioning", "text"):
+        rows = rows_of(batch, which, golden_processor)
+        assert len(rows) == 2
+        assert all(row.count(bos) == 1 for row in rows)
+    first_img = golden_processor.img_token_ids[0]
+    text = ~(batch["input_ids"] == golden_processor.image_token_id).any(1)
+    for ids, labels in zip(batch["input_ids"][text].tolist(), batch["labels"][text].tolist(), strict=True):
+        end = ids.index(first_img) + 1
+        assert labels[:end] == ids[:end]
+        assert set(labels[end:]) == {-100}
+
+
+def test_an_odd_example_keeps_a_row_to_itself(golden_processor, golden_cases, pictures):
+    case = golden_cases["train"][1]
+    batch = CaptionedPictureCollator(golden_processor, 32, packing=1.0)(examples_of(case, pictures)[:3])
+    assert [row.count(golden_processor.img_token_ids[0]) for row in rows_of(batch, "text", golden_processor)] == [2, 1]
+
+
+def test_the_packing_coin_depends_on_the_examples_and_the_seed_alone(golden_processor, pictures):
+    def packed(seed, order):
+        collator = CaptionedPictureCollator(golden_processor, 32, 0.5, seed)
+        return [collator._coin((i, i + 1), "text") < 0.5 for i in order]
+
+    forward = packed(3, range(0, 2000, 2))
+    assert packed(3, reversed(range(0, 2000, 2))) == forward[::-1]
+    assert packed(4, range(0, 2000, 2)) != forward
+    assert 0.45 < np.mean(forward) < 0.55
+
+
+def test_each_pass_has_a_coin_of_its_own(golden_processor):
+    collator = CaptionedPictureCollator(golden_processor, 32, 0.5)
+    coins = [
+        (collator._coin((i, i + 1), "text") < 0.5, collator._coin((i, i + 1), "captioning") < 0.5) for i in range(200)
+    ]
+    assert len(set(coins)) == 4
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"image": "/no/such/picture.png"}, "picture.png"),
+        ({"image": b"no picture at all"}, "could not be read"),
+        ({"caption": "  "}, "caption"),
+        ({"caption": None}, "caption"),
+        ({"caption": "a [IMG0] within"}, "stands for a picture"),
+    ],
+)
+def test_an_example_that_cannot_be_read_is_left_out_and_named(spoilt, said, golden_processor, golden_cases, pictures):
+    examples = examples_of(golden_cases["train"][1], pictures)
+    examples[2] |= spoilt
+    batch = CaptionedPictureCollator(golden_processor, 32)(examples)
+    assert batch["index"].tolist() == [0, 1, 3]
+    assert len(batch["pixel_values"]) == 3
+    (message,) = batch["skipped"]
+    assert "example 2" in message
+    assert said in message
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_empty_and_no_error(golden_processor):
+    example = {"index": 0, "name": "only one", "key": "", "image": "/no/such.png", "caption": "a cat"}
+    batch = CaptionedPictureCollator(golden_processor)([example])
+    assert len(batch["index"]) == 0
+    assert batch["input_ids"].shape[0] == 0
+    assert len(batch["skipped"]) == 1
+
+
+def test_pictures_of_any_mode_are_read(golden_processor):
+    examples = [
+        {"index": i, "name": mode, "key": "", "image": Image.new(mode, (20, 30)), "caption": "a cat"}
+        for i, mode in enumerate(("L", "RGBA", "P", "CMYK", "1"))
+    ]
+    assert torch.isfinite(CaptionedPictureCollator(golden_processor)(examples)["pixel_values"]).all()
+
+
+@pytest.mark.parametrize(("options", "said"), [({"max_length": 9}, "at least 10"), ({"packing": 1.5}, "1.5")])
+def test_sizes_that_cannot_be_are_refused(options, said, golden_processor):
+    with pytest.raises(ValueError, match=said):
+        CaptionedPictureCollator(golden_processor, **options)

@@ -1,0 +1,195 @@
+"""The cheap step has the losses and the gradients of the plain passes, and of the authors' code."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_gill import GillConfig, GillForConditionalGeneration
+from training_gill.collator import CaptionedPictureCollator
+from training_gill.training_step import AdapterTrainingStep, BatchTotals, LossWeights
+
+LOSSES = {
+    "captioning": "captioning.ce",
+    "language": "retrieval.ce",
+    "contrastive": "contrastive",
+    "conditioning": "gen",
+}
+# Our names, and what the authors call the same.
+AUTHORS_NAMES = {
+    "visual_projection": "visual_embeddings",
+    "image_retrieval_head": "visual_fc",
+    "text_retrieval_head": "ret_text_hidden_fcs.0.model",
+    "mapper.input_projection": "gen_text_hidden_fcs.0.fc",
+    "mapper.queries": "gen_text_hidden_fcs.0.query_embs",
+    "mapper.transformer": "gen_text_hidden_fcs.0.tfm",
+    "mapper.output_projection": "gen_text_hidden_fcs.0.model",
+}
+
+
+@pytest.fixture
+def gill(golden_repository, golden_model):
+    return GillForConditionalGeneration.from_pretrained(
+        golden_repository, language_model=golden_model.language_model, vision_model=golden_model.vision_model
+    )
+
+
+def golden_examples(case, pictures):
+    count = len(case["captions"])
+    targets = np.random.RandomState(case["seed"]).standard_normal((count, 77, 768)).astype(np.float32)
+    return [
+        {"index": i, "name": str(i), "key": "", "image": pictures[p], "caption": c, "target_conditioning": targets[i]}
+        for i, (p, c) in enumerate(zip(case["images"], case["captions"], strict=True))
+    ]
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def assert_same_gradients(found: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).abs().max()) <= tolerance * float(gradient.abs().max()), name
+
+
+@pytest.mark.parametrize("number", (0, 1))
+def test_losses_and_gradients_are_the_authors(number, gill, golden_processor, golden_cases, gill_arrays, pictures):
+    case, arrays = golden_cases["train"][number], gill_arrays
+    step = AdapterTrainingStep(gill)
+    collator = CaptionedPictureCollator(golden_processor, case["max_len"], packing=float(case["concat"]))
+    output = step(**collator(golden_examples(case, pictures)))
+    for ours, theirs in LOSSES.items():
+        mean = float(output[f"{ours}_sum"] / output[f"{ours}_count"])
+        assert mean == pytest.approx(float(arrays[f"t{number}.{theirs}"]), rel=1e-5)
+    assert float(output["loss"].detach()) == pytest.approx(float(arrays[f"t{number}.total"]), rel=1e-5)
+    output["loss"].backward()
+    rows = torch.from_numpy(arrays[f"t{number}.grad.input_embeddings.weight"])
+    assert float((gill.img_embeddings.weight.grad - rows).abs().max()) <= 1e-5 * float(rows.abs().max())
+    assert float(gill.logit_scale.grad) == pytest.approx(float(arrays[f"t{number}.grad.logit_scale"]), rel=1e-5)
+    compared = 0
+    for name, gradient in gradients(gill).items():
+        ours = next((prefix for prefix in AUTHORS_NAMES if name.startswith(prefix)), None)
+        if ours is not None:
+            expected = float(arrays[f"t{number}.gradnorm.{AUTHORS_NAMES[ours]}{name[len(ours) :]}"])
+            assert float(gradient.norm()) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+            compared += 1
+    assert compared == sum(key.startswith(f"t{number}.gradnorm.") for key in arrays)
+
+
+@pytest.mark.parametrize("number", (0, 1))
+def test_accumulating_two_halves_gives_the_authors_gradients_of_all_losses_but_the_contrastive_one(
+    number, gill, golden_processor, golden_cases, pictures
+):
+    # Its negatives are the other pairs of the same half.
+    case = golden_cases["train"][number]
+    step = AdapterTrainingStep(gill, LossWeights(contrastive=0.0))
+    collator = CaptionedPictureCollator(golden_processor, case["max_len"], packing=float(case["concat"]))
+    examples = golden_examples(case, pictures)
+    whole = step(**collator(examples))
+    whole["loss"].backward()
+    expected = gradients(gill)
+    gill.zero_grad()
+    totals = BatchTotals(float(whole["captioning_count"]), float(whole["language_count"]), len(examples))
+    for half in (examples[:2], examples[2:]):
+        step(**collator(half), totals=totals)["loss"].backward()
+    assert_same_gradients(gradients(gill), expected, 1e-5)
+
+
+@pytest.mark.parametrize("packing", (0.0, 0.5, 1.0))
+def test_the_cheap_step_equals_the_plain_forward(packing, golden_repository, golden_processor, pictures):
+    # In float64: in float32 one unit of a ReLU that rounding pushes over zero is all the difference there is.
+    gill = GillForConditionalGeneration.from_pretrained(golden_repository, dtype=torch.float64)
+    captions = ["a cat", "the sun over the sea and the house", "what is in this photo ?", "a red car on the beach"] * 3
+    rng = np.random.default_rng(0)
+    batch = CaptionedPictureCollator(golden_processor, 24, packing, seed=1)(
+        [
+            {"index": i, "name": "", "key": "", "image": pictures[i], "caption": c,
+             "target_conditioning": rng.standard_normal((77, 768))}
+            for i, c in enumerate(captions)
+        ]
+    )  # fmt: skip
+    step = AdapterTrainingStep(gill)
+    cheap = step(**batch)
+    cheap["loss"].backward()
+    found = gradients(gill)
+    gill.zero_grad()
+    features = gill.get_image_features(batch["pixel_values"])
+    plain = gill(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"],
+        image_features=features, target_image_features=features, target_conditioning=batch["target_conditioning"],
+    )  # fmt: skip
+    plain.loss.backward()
+    assert float(cheap["loss"].detach()) == pytest.approx(float(plain.loss.detach()), rel=1e-5)
+    assert_same_gradients(found, gradients(gill), 1e-5)
+
+
+def test_only_adapters_get_gradients_and_frozen_models_stay_in_evaluation_mode(gill):
+    step = AdapterTrainingStep(gill).train()
+    trained = {name.split(".")[1] for name, weight in step.named_parameters() if weight.requires_grad}
+    assert trained == {
+        "visual_projection", "img_embeddings", "text_retrieval_head", "image_retrieval_head", "logit_scale", "mapper"
+    }  # fmt: skip
+    assert not gill.language_model.training
+    assert not gill.vision_model.training
+    assert gill.mapper.training
+
+
+@pytest.mark.parametrize(
+    ("left_out", "modules"),
+    [
+        ("captioning", {"visual_projection"}),
+        ("contrastive", {"text_retrieval_head", "image_retrieval_head", "logit_scale"}),
+        ("conditioning", {"mapper"}),
+        ("language", set()),
+    ],
+)
+def test_a_weight_of_zero_leaves_a_loss_its_parameters_and_its_cost_out(
+    left_out, modules, gill, golden_processor, golden_cases, pictures, monkeypatch
+):
+    case = golden_cases["train"][0]
+    batch = CaptionedPictureCollator(golden_processor, 32, 0.0)(golden_examples(case, pictures))
+    step = AdapterTrainingStep(gill, replace(LossWeights(), **{left_out: 0.0}))
+    if left_out == "conditioning":
+        monkeypatch.setattr(gill.mapper, "forward", lambda *_: pytest.fail("the mapper ran"))
+    output = step(**batch)
+    output["loss"].backward()
+    assert f"{left_out}_sum" not in output
+    reached = {name.split(".")[0] for name in gradients(gill)}
+    assert modules.isdisjoint(reached)
+    assert {name.split(".")[1] for name, weight in step.named_parameters() if weight.requires_grad} == reached
+
+
+def test_weights_scale_their_losses(gill, golden_processor, golden_cases, pictures):
+    batch = CaptionedPictureCollator(golden_processor, 32, 0.0)(golden_examples(golden_cases["train"][0], pictures))
+    output = AdapterTrainingStep(gill, LossWeights(captioning=0.5, conditioning=3.0))(**batch)
+    means = {name: float(output[f"{name}_sum"] / output[f"{name}_count"]) for name in LOSSES}
+    expected = 0.5 * means["captioning"] + means["language"] + means["contrastive"] + 3 * means["conditioning"]
+    assert float(output["loss"].detach()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("mapper", ("linear", "mlp", "encoder", "gill_mapper"))
+def test_every_kind_of_mapper_trains(mapper, golden_model, golden_processor, golden_cases, pictures):
+    fields = {**golden_model.config.to_dict(), "mapper_type": mapper, "mapper_hidden_size": 64, "mapper_ffn_dim": 64}
+    gill = GillForConditionalGeneration(GillConfig(**fields), defer_backbones=True)
+    gill.attach_backbones(golden_model.language_model, golden_model.vision_model)
+    batch = CaptionedPictureCollator(golden_processor, 32)(golden_examples(golden_cases["train"][0], pictures))
+    AdapterTrainingStep(gill)(**batch)["loss"].backward()
+    assert all(float(weight.grad.norm()) > 0 for weight in gill.mapper.output_projection.parameters())
+
+
+def test_an_empty_batch_is_a_loss_of_zero_that_reaches_all_that_is_trained(gill, golden_processor):
+    batch = CaptionedPictureCollator(golden_processor)([])
+    batch["image_features"] = torch.zeros(0, gill.config.vision_dim)
+    step = AdapterTrainingStep(gill)
+    output = step(**batch, target_conditioning=torch.zeros(0, 77, 768))
+    output["loss"].backward()
+    assert float(output["loss"].detach()) == 0
+    assert all(w.grad is not None and not w.grad.any() for w in step.parameters() if w.requires_grad)
+
+
+def test_nothing_to_train_is_refused(gill):
+    with pytest.raises(ValueError, match="nothing to train"):
+        AdapterTrainingStep(gill, LossWeights(0, 0, 0, 0))

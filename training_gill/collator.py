@@ -1,0 +1,180 @@
+"""Pictures and captions to batches: tokens of both passes, `[IMG]` kept through the cut, examples packed in pairs."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from modeling_gill import GillProcessor
+from modeling_gill.image_loading_gill import PictureError, load_picture
+
+from .picture_feature_cache import PictureFeatureCache
+from .text_targets_cache import TextTargetsCache
+
+
+class UnreadableExample(ValueError):
+    """An example that cannot be trained on; the message names it and says why."""
+
+
+class CaptionedPictureCollator:
+    """
+    Makes batches that both `GillForConditionalGeneration.forward` and `AdapterTrainingStep` take.
+
+    A caption is followed by the r `[IMG]` tokens and cut to `max_length` tokens so that they survive. An example makes
+    two rows: *captioning*, `k` placeholders and the caption without `[IMG]`, all of the caption being predicted; and
+    *text*, the caption and the `[IMG]` tokens, caption and `[IMG0]` being predicted. Captioning rows come first, then
+    text rows, all padded on the right to the longest of the batch.
+
+    With probability `packing` two neighbouring examples share a row, the second without its BOS; in the captioning pass
+    both captions are predicted, in the text pass nothing after the first `[IMG0]` of the row is (in the authors' code
+    the labels end at the first `[IMG1]`). The coin is drawn for each pair and each pass from the seed and the numbers
+    of the two examples alone, so that it is the same whatever process, worker or run draws it.
+
+    An example that cannot be read is left out of the batch; its name and why go into `skipped`.
+
+    Args:
+        processor ([`GillProcessor`]): Of the model that is trained.
+        max_length (`int`, defaults to 32): Tokens of a caption with its `[IMG]` tokens, BOS included.
+        packing (`float`, defaults to 0.5): Probability that a pair shares a row; 0 never, 1 always.
+        seed (`int`, defaults to 0): Of the coin.
+        text_targets ([`TextTargetsCache`], *optional*): Where `target_conditioning` comes from.
+        picture_features ([`PictureFeatureCache`], *optional*): Where `image_features` come from; pictures are then
+            not opened at all.
+
+    Raises:
+        ValueError: a `max_length` that leaves no room for a caption, or a probability that is none.
+    """
+
+    def __init__(
+        self,
+        processor: GillProcessor,
+        max_length: int = 32,
+        packing: float = 0.5,
+        seed: int = 0,
+        text_targets: TextTargetsCache | None = None,
+        picture_features: PictureFeatureCache | None = None,
+    ) -> None:
+        if max_length < len(processor.img_token_ids) + 2:
+            raise ValueError(
+                f"`max_length` is {max_length}, which leaves no room for a caption beside the "
+                f"{len(processor.img_token_ids)} `[IMG]` tokens; expected at least {len(processor.img_token_ids) + 2}."
+            )
+        if not 0 <= packing <= 1:
+            raise ValueError(f"`packing` is a probability, got {packing}.")
+        self.processor = processor
+        self.max_length = max_length
+        self.packing = packing
+        self.seed = seed
+        self.text_targets = text_targets
+        self.picture_features = picture_features
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """
+        Args:
+            examples: Mappings with `index` (`int`), `name` (`str`, for messages), `key` (`str`, of the caches),
+                `image` (anything that `load_picture` takes) and `caption` (`str`); one may bring its own
+                `image_features` `(v,)` or `target_conditioning` `(L, c)`.
+
+        Returns:
+            `dict`: `index` `(pictures,)`; `input_ids`, `attention_mask`, `labels` `(rows, tokens)`; `pixel_values` or
+            `image_features`; `target_conditioning` where there are targets; `skipped`, a list of messages.
+        """
+        read, skipped = [], []
+        for example in examples:
+            try:
+                read.append(self._read(example))
+            except UnreadableExample as error:
+                skipped.append(str(error))
+        captioning = self._pack([self._captioning_row(ids) for ids, _ in read], read, "captioning")
+        text = self._pack([self._text_row(ids) for ids, _ in read], read, "text")
+        rows = captioning + text
+        longest = max((len(ids) for ids, _ in rows), default=1)
+        pad = self.processor.tokenizer.pad_token_id
+        batch: dict[str, Any] = {
+            "index": torch.tensor([fields["index"] for _, fields in read], dtype=torch.long),
+            "input_ids": _padded([ids for ids, _ in rows], longest, pad),
+            "attention_mask": _padded([[1] * len(ids) for ids, _ in rows], longest, 0),
+            "labels": _padded([labels for _, labels in rows], longest, -100),
+        }
+        for name in ("pixel_values", "image_features", "target_conditioning"):
+            values = [fields[name] for _, fields in read if name in fields]
+            if values:
+                batch[name] = torch.stack(values)
+        batch["skipped"] = skipped
+        return batch
+
+    def caption_ids(self, caption: str) -> list[int]:
+        """Ids of a caption and the `[IMG]` tokens, at most `max_length`."""
+        img = self.processor.img_token_ids
+        ids = self.processor.tokenizer(caption, add_special_tokens=True).input_ids
+        return ids[: self.max_length - len(img)] + img
+
+    def _read(self, example: Mapping[str, Any]) -> tuple[list[int], dict[str, Any]]:
+        name, caption = example["name"], example["caption"]
+        if not isinstance(caption, str) or not caption.strip():
+            raise UnreadableExample(f"{name}: the caption is {caption!r}; expected some text")
+        ids = self.caption_ids(caption)
+        special = {self.processor.image_token_id, *self.processor.img_token_ids}
+        if special.intersection(ids[: -len(self.processor.img_token_ids)]):
+            raise UnreadableExample(f"{name}: the caption holds a token that stands for a picture: {caption!r:.80}")
+        fields: dict[str, Any] = {"index": int(example["index"])}
+        if "image_features" in example:
+            fields["image_features"] = torch.as_tensor(example["image_features"]).float()
+        elif self.picture_features is not None:
+            if example["key"] in self.picture_features.unreadable:
+                raise UnreadableExample(f"{name}: {self.picture_features.unreadable[example['key']]}")
+            fields["image_features"] = self.picture_features[example["key"]]
+        else:
+            try:
+                picture = load_picture(example["image"])
+            except PictureError as error:
+                raise UnreadableExample(f"{name}: {error}") from error
+            values = self.processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
+            fields["pixel_values"] = values[0]
+        if "target_conditioning" in example:
+            fields["target_conditioning"] = torch.as_tensor(example["target_conditioning"]).float()
+        elif self.text_targets is not None:
+            fields["target_conditioning"] = self.text_targets[caption]
+        return ids, fields
+
+    def _captioning_row(self, ids: list[int]) -> tuple[list[int], list[int]]:
+        k = self.processor.num_visual_tokens
+        caption = ids[: -len(self.processor.img_token_ids)]
+        return [self.processor.image_token_id] * k + caption, [-100] * k + caption
+
+    def _text_row(self, ids: list[int]) -> tuple[list[int], list[int]]:
+        later = len(self.processor.img_token_ids) - 1
+        return ids, ids[: len(ids) - later] + [-100] * later
+
+    def _pack(
+        self, rows: list[tuple[list[int], list[int]]], read: Sequence[tuple[Any, dict[str, Any]]], which: str
+    ) -> list[tuple[list[int], list[int]]]:
+        packed = []
+        for number in range(0, len(rows), 2):
+            pair = rows[number : number + 2]
+            indices = [fields["index"] for _, fields in read[number : number + 2]]
+            if len(pair) == 2 and self._coin(indices, which) < self.packing:
+                (ids, labels), (second, second_labels) = pair
+                at = self.processor.num_visual_tokens if which == "captioning" else 0
+                if second[at] == self.processor.tokenizer.bos_token_id:
+                    second, second_labels = second[:at] + second[at + 1 :], second_labels[:at] + second_labels[at + 1 :]
+                if which == "text":
+                    second_labels = [-100] * len(second)
+                packed.append((ids + second, labels + second_labels))
+            else:
+                packed.extend(pair)
+        return packed
+
+    def _coin(self, indices: Sequence[int], which: str) -> float:
+        """Uniform in [0, 1)."""
+        said = f"{self.seed} {which} {' '.join(map(str, indices))}"
+        return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _padded(rows: Sequence[Sequence[int]], longest: int, padding: int) -> torch.Tensor:
+    padded = [list(row) + [padding] * (longest - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
+
+
+__all__ = ["CaptionedPictureCollator", "UnreadableExample"]

@@ -1,0 +1,84 @@
+"""InfoNCE over the pictures and captions of all processes, with the gradients of one process that holds them all."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional
+
+
+@dataclass
+class GlobalContrast:
+    """
+    What comparing all captions with all pictures gives.
+
+    Attributes:
+        loss_sum (`torch.Tensor`): Sum, not mean, over the pairs of all processes of the symmetric InfoNCE.
+        pairs (`int`): Pairs of all processes.
+        accuracy (`dict[str, torch.Tensor]`): Share of captions (pictures) whose own picture (caption) is the first,
+            or among the first five, of all processes' ones.
+    """
+
+    loss_sum: torch.Tensor
+    pairs: int
+    accuracy: dict[str, torch.Tensor]
+
+
+def global_contrast(text: torch.Tensor, image: torch.Tensor, logit_scale: torch.Tensor) -> GlobalContrast:
+    """Compare the pairs of all processes with each other.
+
+    Every process computes the whole loss, in which its own pairs are differentiable. Its gradient is therefore its own
+    pairs' share of the gradient, and the *sum* over the processes is the gradient of one process that holds all pairs;
+    that of `logit_scale` is divided by the number of processes, so that the same holds for it.
+
+    Args:
+        text, image (`torch.Tensor` of shape `(pairs of this process, p)`): Of any length; may be none.
+        logit_scale (`torch.Tensor`): Scalar; the cosines are multiplied by its exponential.
+    """
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    shared = logit_scale.float() / processes
+    scale = (logit_scale.detach().float() + (shared - shared.detach())).exp()
+    text, image = (_of_all_processes(functional.normalize(own.float(), dim=-1), processes) for own in (text, image))
+    scores = scale * image @ text.T
+    pairs = scores.shape[0]
+    if not pairs:
+        return GlobalContrast(scores.sum(), 0, retrieval_accuracy(scores.detach()))
+    same = torch.arange(pairs, device=scores.device)
+    loss = (
+        functional.cross_entropy(scores, same, reduction="sum")
+        + functional.cross_entropy(scores.T, same, reduction="sum")
+    ) / 2
+    return GlobalContrast(loss, pairs, retrieval_accuracy(scores.detach()))
+
+
+@torch.no_grad()
+def retrieval_accuracy(scores: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Shares found among the first 1 and 5, both ways, of scores `(pictures, captions)` of which the diagonal is true.
+
+    A tie counts against the true one.
+    """
+    true = scores.diagonal()
+    found = {}
+    for name, rivals in (("caption_to_image", scores), ("image_to_caption", scores.T)):
+        # Along dimension 0 lie the candidates of each query.
+        better = (rivals >= true).sum(0) - 1
+        for first in (1, 5):
+            found[f"{name}_top{first}"] = (better < first).float().mean() if len(true) else true.new_zeros(())
+    return found
+
+
+def _of_all_processes(own: torch.Tensor, processes: int) -> torch.Tensor:
+    if processes == 1:
+        return own
+    counts = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(processes)]
+    dist.all_gather(counts, torch.tensor([own.shape[0]], device=own.device))
+    longest = int(max(counts))
+    padded = functional.pad(own.detach(), (0, 0, 0, longest - own.shape[0])).contiguous()
+    gathered = [torch.empty_like(padded) for _ in range(processes)]
+    dist.all_gather(gathered, padded)
+    parts = [part[: int(count)] for part, count in zip(gathered, counts, strict=True)]
+    parts[dist.get_rank()] = own  # with its graph
+    return torch.cat(parts)
+
+
+__all__ = ["GlobalContrast", "global_contrast", "retrieval_accuracy"]

@@ -1,0 +1,148 @@
+"""Now and then a picture of how far training is: caption, true picture, retrieved picture, generated picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageDraw, ImageFont
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from modeling_gill import GillProcessor
+from modeling_gill.image_loading_gill import PictureError, load_picture
+
+from .training_data import CaptionedPictures
+from .training_step import AdapterTrainingStep
+
+logger = logging.get_logger(__name__)
+
+CELL = 128  # pixels of a picture on the panel
+_CANDIDATES = 64  # pictures that are retrieved from
+_HEADINGS = ("caption", "true", "retrieved", "generated")
+
+
+class PicturePanel(TrainerCallback):
+    """
+    Writes `step-000100.png` into a folder, and the same into TensorBoard where that is on.
+
+    Args:
+        step ([`AdapterTrainingStep`]): The model that is trained.
+        processor ([`GillProcessor`]): Its processor.
+        data ([`CaptionedPictures`]): Whose first readable examples are shown, and whose pictures are retrieved from.
+        folder (`Path`): For the panels.
+        every (`int`): Steps between two panels.
+        pictures (`int`): Examples on a panel.
+        generate (`bool`): Whether to run the image generator that the model's configuration names.
+    """
+
+    def __init__(
+        self, step: AdapterTrainingStep, processor: GillProcessor, data: CaptionedPictures, folder: Path,
+        every: int, pictures: int, generate: bool,
+    ) -> None:  # fmt: skip
+        self.gill, self.step, self.processor = step.gill, step, processor
+        self.data, self.folder, self.every, self.pictures, self.generate = data, folder, every, pictures, generate
+        self._generator: Any = None
+        self._examples: list[tuple[str, Image.Image]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and state.global_step % self.every == 0:
+            panel = self.draw()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            panel.save(self.folder / f"step-{state.global_step:06d}.png")
+            self._to_tensorboard(panel, kwargs.get("callback_handler"), state.global_step, args)
+
+    @torch.no_grad()
+    def draw(self) -> Image.Image:
+        """The panel as of now. Draws no random number that training would have drawn."""
+        self._read_examples()
+        # Neither the order of random numbers nor what is trained may depend on whether somebody watches.
+        devices = [self.gill.device] if self.gill.device.type == "cuda" else []
+        training = self.step.training
+        self.step.eval()
+        try:
+            with torch.random.fork_rng(devices):
+                rows = self._rows()
+        finally:
+            self.step.train(training)
+        return _lay_out(rows)
+
+    def _rows(self) -> list[tuple[str, list[Image.Image | None]]]:
+        shown = self._examples[: self.pictures]
+        batch = self.processor([caption for caption, _ in shown], add_img_tokens=True).to(self.gill.device)
+        written = self.gill(**batch, logits_to_keep=1, use_cache=False, output_pictures=True)
+        pictures = [picture for _, picture in self._examples]
+        values = self.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        embeds = self.gill.get_image_retrieval_embeddings(values.to(self.gill.device))
+        best = self.gill.retrieval_scores(written.retrieval_embeds, embeds).argmax(1).tolist()
+        drawn: list[Any] = [None] * len(shown)
+        if self.generate and written.conditioning is not None:
+            drawn = self._draw_pictures(written.conditioning)
+        return [
+            (caption, [picture, pictures[best[number]], drawn[number]])
+            for number, (caption, picture) in enumerate(shown)
+        ]
+
+    def _draw_pictures(self, conditioning: torch.Tensor) -> list[Any]:
+        if self._generator is None:
+            config = self.gill.config
+            self._generator = StableDiffusionPipeline.from_pretrained(
+                config.image_generator_id,
+                revision=config.image_generator_revision,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            ).to(self.gill.device)
+            self._generator.set_progress_bar_config(disable=True)
+        conditioning = conditioning.to(self._generator.unet.dtype)
+        # One seed, so that panels differ by what was learnt alone.
+        generator = torch.Generator().manual_seed(0)
+        return list(self._generator(prompt_embeds=conditioning, num_inference_steps=20, generator=generator).images)
+
+    def _read_examples(self) -> None:
+        for index in range(len(self.data)):
+            if len(self._examples) >= max(_CANDIDATES, self.pictures) or index > 4 * _CANDIDATES:
+                return
+            example = self.data[index]
+            try:
+                self._examples.append((example["caption"], load_picture(example["image"])))
+            except PictureError as error:
+                logger.info(f"Not on the picture panel: {error}")
+
+    def _to_tensorboard(self, panel: Image.Image, handler: Any, step: int, args: Any) -> None:
+        if "tensorboard" not in args.report_to:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.folder)) as writer:
+            writer.add_image("panel", np.asarray(panel), step, dataformats="HWC")
+
+
+def _lay_out(rows: list[tuple[str, list[Image.Image | None]]]) -> Image.Image:
+    columns = [0] + [n for n in (1, 2, 3) if any(pictures[n - 1] is not None for _, pictures in rows)]
+    heading = 16
+    panel = Image.new("RGB", (CELL * len(columns), heading + CELL * len(rows)), "white")
+    pen, font = ImageDraw.Draw(panel), ImageFont.load_default()
+    for place, column in enumerate(columns):
+        pen.text((place * CELL + 3, 2), _HEADINGS[column], fill="black", font=font)
+    for row, (caption, pictures) in enumerate(rows):
+        top = heading + row * CELL
+        pen.multiline_text((3, top + 4), _wrapped(caption), fill="black", font=font)
+        for place, column in enumerate(columns[1:], start=1):
+            picture = pictures[column - 1]
+            if picture is not None:
+                panel.paste(picture.convert("RGB").resize((CELL - 4, CELL - 4)), (place * CELL + 2, top + 2))
+    return panel
+
+
+def _wrapped(text: str, width: int = 20, lines: int = 9) -> str:
+    made = [""]
+    for word in text.split():
+        if len(made[-1]) + len(word) >= width and made[-1]:
+            made.append("")
+        made[-1] = f"{made[-1]} {word}".strip()
+    return "\n".join(made[:lines])
+
+
+__all__ = ["CELL", "PicturePanel"]

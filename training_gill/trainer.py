@@ -1,0 +1,359 @@
+"""transformers' Trainer, with what GILL's adapters need: global means, whole checkpoints, and what is logged."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+from torch.utils.data import Sampler
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
+
+from modeling_gill import GillForConditionalGeneration, GillProcessor
+from modeling_gill.pretrained_gill import BACKBONE_PREFIXES
+from pipeline_gill.hub_push_gill import OneCommit, files_of
+
+from .global_contrast import retrieval_accuracy
+from .img_row_scale import ImgRowScale, mean_frozen_norm
+from .seeded_order import SeededOrder, TellEpoch
+from .step_measurements import StepMeasurements
+from .training_step import AdapterTrainingStep, BatchTotals
+from .whole_checkpoints import STAGING, clear_staging, put_in_place, staging_folder
+
+logger = logging.get_logger(__name__)
+
+_EVALUATED = ("captioning", "language", "contrastive", "conditioning")
+
+
+class TooManyUnreadable(RuntimeError):
+    """More examples could not be read than the run allows."""
+
+
+class GillTrainer(Trainer):
+    """
+    Trains the adapters of a GILL model.
+
+    Every loss is a mean over all that is predicted in a step, of all processes and all accumulated batches. The
+    negatives of the contrastive loss are the other pairs of all processes in the *same* accumulated batch: with
+    `gradient_accumulation_steps=n` they are n times fewer than the examples of a step.
+
+    Args:
+        step ([`AdapterTrainingStep`]): The model, with the weights of its losses.
+        args (`TrainingArguments`).
+        processor ([`GillProcessor`]): Saved beside the model.
+        collator, eval_collator: See [`CaptionedPictureCollator`]; the second by default as the first.
+        train_dataset, eval_dataset: See `training_data`.
+        max_unreadable (`int`, defaults to 1000): Examples that may be left out, as they cannot be read, before the run
+            ends with [`TooManyUnreadable`].
+        lr_decay_every (`int`, defaults to 0): Steps after which the learning rate is multiplied by `lr_decay_factor`,
+            again and again, counted from the end of the warm-up as in the authors' code; 0 leaves the schedule to
+            `args.lr_scheduler_type`.
+        lr_decay_factor (`float`, defaults to 0.1): See there.
+    """
+
+    def __init__(
+        self,
+        step: AdapterTrainingStep,
+        args: TrainingArguments,
+        processor: GillProcessor,
+        collator: Any,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        eval_collator: Any = None,
+        max_unreadable: int = 1000,
+        lr_decay_every: int = 0,
+        lr_decay_factor: float = 0.1,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.gill: GillForConditionalGeneration = step.gill
+        self.processor = processor
+        self.max_unreadable = max_unreadable
+        self.unreadable = 0
+        self.lr_decay_every, self.lr_decay_factor = lr_decay_every, lr_decay_factor
+        self._eval_collator = eval_collator or collator
+        self._measurements = StepMeasurements()
+        self._save_to: str | None = None
+        self.data_collator: Any = collator
+        self.lr_scheduler: Any = None
+        # Columns are the collator's business, and the model has no `labels` of its own to look for.
+        args.remove_unused_columns = False
+        if args.ddp_find_unused_parameters is None:
+            # The loss reaches whatever is trained in every batch.
+            args.ddp_find_unused_parameters = False
+        used_ids = sorted(set(processor.tokenizer.get_vocab().values()))
+        self._img_row_scale = ImgRowScale(step.gill, mean_frozen_norm(step.gill, used_ids))
+        if args.fsdp_plugin_args is not None:
+            # FSDP takes no scalars; `_save` gives it back its shape.
+            step.gill.logit_scale = torch.nn.Parameter(
+                step.gill.logit_scale.data.reshape(1), step.gill.logit_scale.requires_grad
+            )
+        super().__init__(
+            model=step,
+            args=args,
+            data_collator=collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_metrics=_evaluation_metrics,
+            callbacks=[self._img_row_scale, *callbacks],
+        )
+        self.can_return_loss = True
+        # `compute_loss` divides by the counts of the whole step.
+        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = False
+
+    # --- data --------------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "random" or not hasattr(data, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        order = SeededOrder(data, self.args.data_seed if self.args.data_seed is not None else self.args.seed)
+        self.pop_callback(TellEpoch)
+        self.add_callback(TellEpoch(order))
+        return order
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        trained_with, self.data_collator = self.data_collator, self._eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = trained_with
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
+        """`BatchTotals` of a step; also counts what could not be read, on all processes."""
+        config = self.gill.config
+        counts = torch.zeros(4, dtype=torch.float64)
+        for batch in batch_samples:
+            reads = (batch["input_ids"] == config.image_token_id).any(1)
+            predicted = (batch["labels"][:, 1:] != -100).sum(1)
+            counts += torch.tensor(
+                [float(predicted[reads].sum()), float(predicted[~reads].sum()), float(len(batch["index"])), 0.0],
+                dtype=torch.float64,
+            )
+            for message in batch.get("skipped", ()):
+                logger.warning(f"Left out, as it cannot be read: {message}")
+                counts[3] += 1
+        counts = self.accelerator.reduce(counts.float().to(device), reduction="sum")
+        captioning, language, pictures, skipped = counts.tolist()
+        self.unreadable += int(skipped)
+        if self.unreadable > self.max_unreadable:
+            raise TooManyUnreadable(
+                f"{self.unreadable} examples could not be read, more than `max_unreadable` {self.max_unreadable} "
+                "allows; the log names each."
+            )
+        return BatchTotals(max(captioning, 1.0), max(language, 1.0), max(pictures, 1.0))
+
+    # --- the step ----------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a batch; on several processes times their number, as DDP and FSDP average gradients."""
+        outputs = model(**inputs, totals=num_items_in_batch)
+        loss = outputs["loss"]
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        if model.training:
+            self._measurements.add(outputs, len(inputs["index"]))
+        return (loss, outputs) if return_outputs else loss
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if not self.lr_decay_every:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+
+            def factor(step: int) -> float:
+                if step < warmup:
+                    return step / warmup
+                return self.lr_decay_factor ** ((step - warmup) // self.lr_decay_every)
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # Only steps report a `loss` and a learning rate; evaluation and the end of the run have their own.
+        if "loss" in logs and "learning_rate" in logs:
+            # The Trainer averages over processes what `compute_loss` has multiplied by their number.
+            logs |= self._measurements.report(self.accelerator)
+            logs["img_row_norm"] = self._img_row_scale.norm
+            logs["adapter_norm"] = self._adapter_norm()
+            logs["temperature"] = float((-_whole(self.gill.logit_scale.detach()).float()).exp())
+            if self.unreadable:
+                logs["unreadable_examples"] = float(self.unreadable)
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def _adapter_norm(self) -> float:
+        norms = [weight.float().norm() for weight in self.model.parameters() if weight.requires_grad]
+        return float(torch.stack([_whole(norm).to(self.args.device) for norm in norms]).norm())
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # Whether and when something is measured must not move the random numbers that training draws.
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            return super().evaluate(*args, **kwargs)
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[torch.Tensor, Any, torch.Tensor]:
+        """Loss, and per example: embeddings of caption and picture, and its share of the sums of the batch."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs)
+        index = inputs["index"]
+        share = [
+            outputs.get(f"{name}_{what}", outputs["loss"].new_zeros(()))
+            for name in _EVALUATED
+            for what in ("sum", "count", "correct")
+        ]
+        shares = torch.stack([value.detach().float() for value in share]) / max(len(index), 1)
+        nothing = shares.new_zeros(len(index), 0)
+        predictions = (
+            outputs.get("text_embeds", nothing).float(),
+            outputs.get("image_embeds", nothing).float(),
+            shares.expand(len(index), -1).contiguous(),
+        )
+        return outputs["loss"].detach(), predictions, index
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        if self.args.should_save:
+            clear_staging(self.args.output_dir)
+        self.accelerator.wait_for_everyone()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._save_to or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # The Trainer writes into the folder that will be looked for; ours is written beside it, then renamed.
+        output_dir = self._get_output_dir(trial)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        push, limit = self.args.push_to_hub, self.args.save_total_limit
+        self._save_to = str(staging_folder(output_dir))
+        self.args.push_to_hub, self.args.save_total_limit = False, None
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = os.path.join(output_dir, name)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._save_to, self.args.push_to_hub, self.args.save_total_limit = None, push, limit
+        if STAGING in str(self.state.best_model_checkpoint):
+            self.state.best_model_checkpoint = os.path.join(output_dir, name)
+            if self.args.should_save:
+                self.state.save_to_json(os.path.join(staging_folder(output_dir), name, "trainer_state.json"))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            place = put_in_place(output_dir, name)
+            if push:
+                self._push_from_checkpoint(str(place))
+            rotate_checkpoints(
+                output_dir=output_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Adapters, configuration and processor as `from_pretrained` reads them; no backbone."""
+        if not self.args.should_save:
+            return
+        folder = output_dir or self.args.output_dir
+        if state_dict is not None:  # FSDP's, gathered; under the names of the step
+            state_dict = {name.removeprefix("gill."): value for name, value in state_dict.items()}
+            state_dict["logit_scale"] = state_dict["logit_scale"].reshape(())
+        self.gill.save_pretrained(folder, state_dict=state_dict)
+        self.processor.save_pretrained(folder)
+        torch.save(self.args, os.path.join(folder, "training_args.bin"))
+
+    def gathered_state(self) -> dict[str, torch.Tensor] | None:
+        """All weights by the step's names where FSDP has them in parts, else `None`. Called by all processes."""
+        return self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None of the Trainer's: a card is written from the repository's own record."""
+
+    def push_repository(self) -> None:
+        """Upload the output folder, without checkpoints, to `hub_model_id`; in one commit.
+
+        Raises:
+            OSError: the Hub refuses it, or cannot be reached.
+        """
+        self._finish_current_push()
+        if not self.is_world_process_zero():
+            return
+        files = {
+            name: path
+            for name, path in files_of(self.args.output_dir).items()
+            if not name.startswith((f"{PREFIX_CHECKPOINT_DIR}-", STAGING)) and name != "training_args.bin"
+        }
+        api = HfApi(token=self.args.hub_token)
+        OneCommit(files, str(self.hub_model_id), api, revision=self.args.hub_revision).commit("Training finished")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        load_adapters(self.gill, Path(resume_from_checkpoint))
+
+
+def load_adapters(gill: GillForConditionalGeneration, folder: Path) -> None:
+    """Load the trained weights of a checkpoint into a model that has its backbones.
+
+    Raises:
+        ValueError: weights of other sizes or kinds, naming the first that differs.
+    """
+    tensors = load_file(folder / "model.safetensors")
+    own, kept = (
+        {name: value for name, value in some.items() if not name.startswith(BACKBONE_PREFIXES)}
+        for some in (gill.state_dict(), tensors)
+    )
+    for name in sorted({*own, *kept}):
+        found, expected = (tuple(some[name].shape) if name in some else None for some in (kept, own))
+        if found != expected:
+            raise ValueError(
+                f"The checkpoint {folder} has {name} of shape {found}, the recipe makes it {expected}; resume with the "
+                "recipe that the checkpoint was made with, or write to another folder."
+            )
+    gill.load_state_dict(tensors, strict=False)
+    if gill.config.language_model_lora is not None:
+        from peft import set_peft_model_state_dict
+
+        lora = folder / gill.config.language_model_lora / "adapter_model.safetensors"
+        set_peft_model_state_dict(gill.language_model, load_file(lora))
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    # FSDP has it in parts.
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _evaluation_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Losses and accuracies over the whole evaluation set, retrieval among all of its pictures."""
+    text, image, shares = prediction.predictions
+    sums = np.asarray(shares, dtype=np.float64).sum(0).reshape(len(_EVALUATED), 3)
+    found = {}
+    for name, (total, count, correct) in zip(_EVALUATED, sums, strict=True):
+        if count:
+            found[f"{name}_loss"] = total / count
+            if name in ("captioning", "language"):
+                found[f"{name}_accuracy"] = correct / count
+    if text.shape[-1]:
+        texts, images = (torch.nn.functional.normalize(torch.as_tensor(some), dim=-1) for some in (text, image))
+        found |= {name: float(value) for name, value in retrieval_accuracy(images @ texts.T).items()}
+    return found
+
+
+__all__ = ["GillTrainer", "TooManyUnreadable", "load_adapters"]

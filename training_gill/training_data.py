@@ -1,0 +1,219 @@
+"""Image-caption pairs from wherever they are, as examples for the collator, unopened.
+
+Pictures are opened by the collator, in the worker that needs them: a process that only passes over an example (other
+processes' shares of a stream, steps that a resumed run skips) does not decode it.
+"""
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+from torch.utils.data import Dataset, IterableDataset
+
+TSV_HEADER = ("caption", "image")
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on at all; the message says what was found and what was expected."""
+
+
+class CaptionedPictures(Dataset):
+    """
+    Examples with a known number.
+
+    Args:
+        rows: With a length, rows by number; a row is a mapping of columns.
+        name (`str`): What to call the data in messages.
+        image_column, caption_column (`str`): Of a row.
+        image_folder (`str`, *optional*): That relative paths start from.
+    """
+
+    def __init__(
+        self, rows: Any, name: str, image_column: str, caption_column: str, image_folder: str | None = None
+    ) -> None:
+        self.rows, self.name = rows, name
+        self.image_column, self.caption_column, self.image_folder = image_column, caption_column, image_folder
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`index`, `name`, `key`, `image`, `caption` of an example, see the collator."""
+        return _example(self, self.rows[int(index)], int(index))
+
+    def captions(self) -> Any:
+        """All captions in order, without the pictures."""
+        return self.rows[self.caption_column]
+
+
+class CaptionedPictureStream(IterableDataset):
+    """
+    Examples of a stream, shuffled within a buffer; the same order whenever seed and epoch are the same.
+
+    Args:
+        rows (`datasets.IterableDataset`): Of mappings.
+        name, image_column, caption_column, image_folder: As for [`CaptionedPictures`].
+    """
+
+    def __init__(
+        self, rows: Any, name: str, image_column: str, caption_column: str, image_folder: str | None = None
+    ) -> None:
+        self.rows, self.name = rows, name
+        self.image_column, self.caption_column, self.image_folder = image_column, caption_column, image_folder
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index, row in enumerate(self.rows):
+            yield _example(self, row, index)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order for another epoch."""
+        self.rows.set_epoch(epoch)
+
+
+def open_data(
+    source: str,
+    split: str = "train",
+    image_folder: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    streaming: bool = False,
+    shuffle_seed: int | None = None,
+    shuffle_buffer: int = 10_000,
+) -> CaptionedPictures | CaptionedPictureStream:
+    """
+    Open data, by what `source` is.
+
+    Args:
+        source (`str`): A `.tsv` file with the header `caption<TAB>image` as the authors' CC3M has; a folder that
+            `datasets` saved; any other folder, read as `imagefolder` with captions in its metadata; `.tar` shards of
+            webdataset (a pattern or brace-free glob); else a data set of the Hub.
+        split (`str`): Of the data set; not of a `.tsv`.
+        image_folder (`str`, *optional*): Where the pictures of a `.tsv` lie; by default beside it.
+        image_column, caption_column (`str`, *optional*): By default the first that there is of the usual names.
+        streaming (`bool`): Read as a stream; webdataset always is.
+        shuffle_seed (`int`, *optional*): Shuffles a stream; data with a known number are shuffled by the Trainer.
+        shuffle_buffer (`int`): Examples of a stream that are shuffled among each other.
+
+    Raises:
+        DataError: nothing there, no columns of the kind, a wrong header.
+    """
+    if source.endswith(".tsv"):
+        return _open_tsv(Path(source), image_folder, streaming, shuffle_seed, shuffle_buffer)
+    try:
+        rows, name = _load(source, split, streaming)
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"The data {source!r} (split {split!r}) could not be opened: {_first_line(error)}") from error
+    image_column = _column("image", image_column, rows.column_names, ("image", "jpg", "png", "jpeg", "webp"), name)
+    caption_column = _column("caption", caption_column, rows.column_names, ("caption", "text", "txt"), name)
+    feature = (rows.features or {}).get(image_column)
+    if isinstance(feature, datasets.Image):
+        rows = rows.cast_column(image_column, datasets.Image(decode=False))
+    return _wrap(rows, name, image_column, caption_column, image_folder, shuffle_seed, shuffle_buffer)
+
+
+def _load(source: str, split: str, streaming: bool) -> tuple[Any, str]:
+    path = Path(source)
+    if source.endswith(".tar"):
+        shards = sorted(glob.glob(source)) if "://" not in source else [source]
+        if not shards:
+            raise DataError(f"No file is named {source!r}; expected webdataset shards.")
+        return datasets.load_dataset("webdataset", data_files=shards, split="train", streaming=True), source
+    if (path.is_dir() and (path / "state.json").exists()) or (path / "dataset_dict.json").exists():
+        saved = datasets.load_from_disk(source)
+        if isinstance(saved, datasets.DatasetDict):
+            if split not in saved:
+                raise DataError(f"{source!r} has the splits {sorted(saved)}, not {split!r}.")
+            saved = saved[split]
+        return saved.to_iterable_dataset() if streaming else saved, source
+    if path.is_dir():
+        return datasets.load_dataset("imagefolder", data_dir=source, split=split, streaming=streaming), source
+    if path.exists():
+        raise DataError(f"{source!r} is a file; expected a .tsv, .tar shards, a folder or a data set of the Hub.")
+    return datasets.load_dataset(source, split=split, streaming=streaming), source
+
+
+def _open_tsv(
+    path: Path, image_folder: str | None, streaming: bool, shuffle_seed: int | None, shuffle_buffer: int
+) -> CaptionedPictures | CaptionedPictureStream:
+    try:
+        with path.open(encoding="utf-8") as file:
+            header = file.readline().rstrip("\r\n").split("\t")
+            empty = not file.readline().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{str(path)!r} cannot be read: {_first_line(error)}") from error
+    missing = [name for name in TSV_HEADER if name not in header]
+    if missing:
+        raise DataError(
+            f"The first line of {str(path)!r} is {' | '.join(header)!r}, which lacks {missing}; expected a header with "
+            "the columns 'caption' and 'image', separated by tabs."
+        )
+    if empty:
+        raise DataError(f"{str(path)!r} holds no examples, only a header.")
+    # No quoting, as captions hold quotation marks of their own; and text, not what looks like a number or like nothing.
+    rows = datasets.load_dataset(
+        "csv",
+        data_files=str(path),
+        split="train",
+        streaming=streaming,
+        delimiter="\t",
+        quoting=3,
+        features=datasets.Features({name: datasets.Value("string") for name in header}),
+        keep_default_na=False,
+    )
+    folder = image_folder if image_folder is not None else str(path.parent)
+    if not os.path.isdir(folder):
+        raise DataError(f"The image folder {folder!r} of {str(path)!r} is not there.")
+    return _wrap(rows, str(path), "image", "caption", folder, shuffle_seed, shuffle_buffer)
+
+
+def _wrap(
+    rows: Any, name: str, image_column: str, caption_column: str, image_folder: str | None,
+    shuffle_seed: int | None, shuffle_buffer: int,
+) -> CaptionedPictures | CaptionedPictureStream:  # fmt: skip
+    if isinstance(rows, datasets.IterableDataset):
+        if shuffle_seed is not None:
+            rows = rows.shuffle(seed=shuffle_seed, buffer_size=shuffle_buffer)
+        return CaptionedPictureStream(rows, name, image_column, caption_column, image_folder)
+    if not len(rows):
+        raise DataError(f"{name!r} holds no examples.")
+    return CaptionedPictures(rows, name, image_column, caption_column, image_folder)
+
+
+def _example(data: CaptionedPictures | CaptionedPictureStream, row: dict[str, Any], index: int) -> dict[str, Any]:
+    image, caption = row[data.image_column], row[data.caption_column]
+    if isinstance(caption, bytes):
+        caption = caption.decode("utf-8", errors="replace")
+    place = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
+    place = place or row.get("__key__") or str(index)
+    if isinstance(image, str) and data.image_folder is not None and "://" not in image:
+        image = os.path.join(data.image_folder, image)
+    return {
+        "index": index,
+        "name": f"{data.name}, example {index} ({place})",
+        # With the caption, so that a data set in another order is noticed rather than misread.
+        "key": f"{os.path.basename(str(place)) if isinstance(row[data.image_column], dict) else place}\n{caption}",
+        "image": image,
+        "caption": caption,
+    }
+
+
+def _column(what: str, chosen: str | None, present: Any, usual: tuple[str, ...], name: str) -> str:
+    if present is None:
+        return chosen or usual[0]
+    for candidate in (chosen,) if chosen else usual:
+        if candidate in present:
+            return str(candidate)
+    wanted = repr(chosen) if chosen else f"any of {usual}"
+    raise DataError(f"{name!r} has the columns {sorted(present)}, not {wanted} for the {what}; name it.")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+__all__ = ["TSV_HEADER", "CaptionedPictureStream", "CaptionedPictures", "DataError", "open_data"]

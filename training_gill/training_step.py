@@ -1,0 +1,321 @@
+"""One training step of the adapters: the losses of a batch, at a fraction of the cost of three plain passes.
+
+What is left out, compared with running the language model over padded rows once for captioning, once for retrieval and
+once for generation, and why the gradients stay the same:
+
+- The passes for retrieval and for generation are the same pass.
+- In that pass nothing trained comes before the first `[IMG0]` of a row: the caption is read without a graph, into a
+  key-value cache that the `[IMG]` tokens (and a second, packed example) are read over.
+- The cross-entropy on that caption reaches the trained `[IMG]` columns of the head only, see `frozen_head_loss`.
+- Logits are made where there is something to predict, and never kept.
+- Rows are run in groups of about the same length, see `length_groups`.
+- A picture is encoded once, or not at all where its feature is given.
+- What has a weight of 0 is not computed.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from modeling_gill import GillForConditionalGeneration
+from modeling_gill.losses_gill import conditioning_loss
+
+from .frozen_head_loss import frozen_head_cross_entropy
+from .global_contrast import GlobalContrast, global_contrast
+from .length_groups import length_groups
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the four losses; 0 leaves a loss and its cost out. All 1 in the paper."""
+
+    captioning: float = 1.0
+    language: float = 1.0
+    contrastive: float = 1.0
+    conditioning: float = 1.0
+
+
+@dataclass(frozen=True)
+class BatchTotals:
+    """What the losses are means over: counts of all processes and all accumulated batches of a step, never 0."""
+
+    captioning_tokens: float
+    language_tokens: float
+    pictures: float
+
+
+class AdapterTrainingStep(nn.Module):
+    """
+    The model as the Trainer sees it: a batch in, losses and measurements out.
+
+    Only the adapters that a loss with a weight reaches, and LoRA where the language model carries it, keep
+    `requires_grad`; backbones stay in evaluation mode whatever is asked. Its `state_dict` holds what is trained.
+
+    Args:
+        gill ([`GillForConditionalGeneration`]): With its backbones.
+        weights (`LossWeights`): Of the losses.
+
+    Raises:
+        ValueError: weights that train nothing, or a conditioning loss for a model without a mapper.
+    """
+
+    def __init__(self, gill: GillForConditionalGeneration, weights: LossWeights | None = None) -> None:
+        super().__init__()
+        self.gill = gill
+        self.weights = weights or LossWeights()
+        if not any(vars(self.weights).values()):
+            raise ValueError("All loss weights are 0: there is nothing to train.")
+        if self.weights.conditioning and gill.mapper is None:
+            raise ValueError(
+                f"The weight of the conditioning loss is {self.weights.conditioning}, but the model has no mapper "
+                "(`mapper_type` is None); expected 0."
+            )
+        self.has_lora = any("lora_" in name for name, _ in gill.language_model.named_parameters())
+        self._freeze_what_no_loss_reaches()
+        # FSDP wraps these layers of the frozen model one by one.
+        self._no_split_modules = list(getattr(gill.language_model, "_no_split_modules", None) or [])
+        self.train()
+
+    def train(self, mode: bool = True) -> "AdapterTrainingStep":
+        super().train(mode)
+        self.gill.vision_model.eval()
+        self.gill.language_model.eval()
+        for name, module in self.gill.language_model.named_modules():
+            if "lora_dropout" in name:
+                module.train(mode)
+        return self
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        target_conditioning: torch.Tensor | None = None,
+        totals: BatchTotals | None = None,
+        **unused: Any,
+    ) -> dict[str, torch.Tensor]:
+        """
+        Losses of a batch as the collator makes it.
+
+        Args:
+            input_ids, attention_mask, labels (`torch.LongTensor` of shape `(rows, tokens)`):
+                As in [`GillForConditionalGeneration.forward`], padded on the right; rows that hold placeholders are
+                those of the captioning pass.
+            pixel_values (`torch.FloatTensor` of shape `(pictures, channels, height, width)`, *optional*),
+            image_features (`torch.FloatTensor` of shape `(pictures, v)`, *optional*):
+                One of both: the pictures in reading order of the captioning rows, which is that of the `[IMG]` runs
+                of the text rows.
+            target_conditioning (`torch.FloatTensor` of shape `(pictures, L, c)`, *optional*): See there.
+            totals (`BatchTotals`, *optional*): By default this batch's own counts.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `loss`, differentiable, the weighted sum with each part divided by `totals`;
+            and without a graph `<name>_sum` and `<name>_count` of every loss that was computed, `*_correct` tokens,
+            `*_top1` and `*_top5` of retrieval, `text_embeds` and `image_embeds` `(pictures, p)`.
+        """
+        gill = self.gill
+        if image_features is None:
+            with torch.no_grad():
+                assert pixel_values is not None
+                image_features = gill.get_image_features(pixel_values)
+        reads = (input_ids == gill.config.image_token_id).any(1)
+        sums: dict[str, torch.Tensor] = {}
+        out: dict[str, torch.Tensor] = {}
+        if self.weights.captioning:
+            rows = _Rows(input_ids[reads], attention_mask[reads], labels[reads])
+            self._captioning(rows, image_features, sums, out)
+        if self.weights.language or self.weights.contrastive or self.weights.conditioning:
+            rows = _Rows(input_ids[~reads], attention_mask[~reads], labels[~reads])
+            states = self._text(rows, sums, out)
+            if states is not None:
+                self._pictures(states, image_features, target_conditioning, sums, out)
+        total = self._weighted_total(sums, out, totals)
+        # Whatever is trained must be reached from the loss, or DDP waits for its gradient: a batch may be empty.
+        reached = torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum() * 0.0
+        return {"loss": total + reached, **out, **{f"{name}_sum": value.detach() for name, value in sums.items()}}
+
+    # --- the passes --------------------------------------------------------------------------------------------------
+
+    def _captioning(
+        self, rows: "_Rows", image_features: torch.Tensor, sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor]
+    ) -> None:
+        gill, config = self.gill, self.gill.config
+        weight = gill.visual_projection.weight
+        visual = gill.visual_projection(image_features.to(weight.device, weight.dtype))
+        visual = visual.reshape(-1, config.num_visual_tokens, config.embedding_dim)
+        per_row = (rows.ids == config.image_token_id).sum(1) // config.num_visual_tokens
+        first = per_row.cumsum(0) - per_row
+        for group in length_groups(rows.lengths):
+            part = rows.take(group)
+            pictures = torch.cat([torch.arange(f, f + n) for f, n in zip(first[group], per_row[group], strict=True)])
+            placeholders = (part.ids == config.image_token_id)[..., None]
+            embeds = gill.embed_tokens(part.ids)
+            embeds = embeds.masked_scatter(placeholders.to(embeds.device), visual[pictures].to(embeds.dtype))
+            # Padding on the right is never looked at from the left: no mask is needed.
+            states = gill._run_language_model(embeds, None, use_cache=False).last_hidden_state
+            targets = part.labels.masked_fill(part.labels == config.image_token_id, -100)[:, 1:]
+            self._add_cross_entropy("captioning", states[:, :-1], targets, sums, out)
+
+    def _text(self, rows: "_Rows", sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """Cross-entropy of the captions, and the states `(pictures, r, d)` at all `[IMG]` runs in reading order."""
+        gill, config = self.gill, self.gill.config
+        wants_states = bool(self.weights.contrastive or self.weights.conditioning)
+        first_img, count = config.img_token_ids[0], config.num_img_tokens
+        begins = (rows.ids == first_img).int().argmax(1).tolist()
+        found: list[torch.Tensor] = []
+        places: list[torch.Tensor] = []  # row * tokens + column of each run, to put them into reading order
+        for group in _groups_of_text(rows.lengths, begins, count):
+            part = rows.take(group)
+            begin = torch.tensor([begins[row] for row in group], device=part.ids.device)
+            longest = int(begin.max())
+            column = torch.arange(longest, device=part.ids.device)
+            prefix_mask = (column < begin[:, None]).to(part.mask.dtype)
+            with nullcontext() if self.has_lora else torch.no_grad():
+                embeds = gill.embed_tokens(part.ids[:, :longest].where(prefix_mask.bool(), part.ids[:, :1]))
+                prefix = gill._run_language_model(embeds, None, use_cache=wants_states)
+            if self.weights.language:
+                after = torch.arange(1, longest + 1, device=part.ids.device)
+                # Position j predicts token j + 1, up to and with `[IMG0]`; a row may be longer than its prefix.
+                targets = part.labels.gather(1, after.clamp(max=part.labels.shape[1] - 1).expand(len(group), -1))
+                targets = targets.masked_fill(after > begin[:, None], -100)
+                self._add_cross_entropy("language", prefix.last_hidden_state, targets, sums, out)
+            if not wants_states:
+                continue
+            length = torch.tensor([rows.lengths[row] for row in group], device=begin.device)
+            suffix_column = begin[:, None] + torch.arange(int((length - begin).max()), device=begin.device)
+            inside = suffix_column < length[:, None]
+            suffix_ids = part.ids.gather(1, suffix_column.clamp(max=part.ids.shape[1] - 1))
+            states = gill._run_language_model(
+                gill.embed_tokens(suffix_ids),
+                torch.cat([prefix_mask, inside.to(prefix_mask.dtype)], dim=1),
+                past_key_values=prefix.past_key_values,
+                use_cache=True,
+            ).last_hidden_state
+            row, start = ((suffix_ids == first_img) & inside).nonzero(as_tuple=True)
+            found.append(states[row[:, None], start[:, None] + torch.arange(count, device=start.device)])
+            where = torch.tensor(group, device=row.device)[row] * rows.ids.shape[1] + suffix_column[row, start]
+            places.append(where)
+        if not found:
+            return None
+        return torch.cat(found)[torch.cat(places).argsort()]
+
+    def _pictures(
+        self,
+        states: torch.Tensor,
+        image_features: torch.Tensor,
+        target_conditioning: torch.Tensor | None,
+        sums: dict[str, torch.Tensor],
+        out: dict[str, torch.Tensor],
+    ) -> None:
+        gill = self.gill
+        states = states.to(gill.text_retrieval_head.weight)
+        if self.weights.contrastive:
+            text = gill.text_retrieval_head(states[:, 0])
+            image = gill.get_image_retrieval_embeddings(image_features=image_features)
+            contrast: GlobalContrast = global_contrast(text, image, gill.logit_scale)
+            sums["contrastive"] = contrast.loss_sum
+            out["contrastive_count"] = contrast.loss_sum.new_tensor(float(contrast.pairs))
+            out.update(contrast.accuracy)
+            out["text_embeds"], out["image_embeds"] = text.detach(), image.detach()
+        if self.weights.conditioning:
+            if target_conditioning is None:
+                raise ValueError("The conditioning loss has a weight, but the batch has no `target_conditioning`.")
+            assert gill.mapper is not None
+            made = gill.mapper(states, gill.img_embeddings.weight)
+            pictures = made.shape[0]
+            mean = conditioning_loss(made, target_conditioning.to(made.device)) if pictures else made.sum()
+            sums["conditioning"] = mean * pictures
+            out["conditioning_count"] = mean.new_tensor(float(pictures)).detach()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _add_cross_entropy(
+        self,
+        name: str,
+        states: torch.Tensor,
+        targets: torch.Tensor,
+        sums: dict[str, torch.Tensor],
+        out: dict[str, torch.Tensor],
+    ) -> None:
+        targets = targets.to(states.device)
+        kept = targets != -100
+        loss, correct = frozen_head_cross_entropy(
+            states[kept],
+            self.gill.img_embeddings.weight,
+            targets[kept],
+            self.gill.language_model.get_output_embeddings(),
+            self.gill.config.img_token_ids,
+            self.gill.config.vocab_size,
+        )
+        counted = {f"{name}_correct": correct, f"{name}_count": kept.sum().float()}
+        sums[name] = loss + sums[name] if name in sums else loss
+        for key, value in counted.items():
+            out[key] = value + out[key] if key in out else value
+
+    def _weighted_total(
+        self, sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor], totals: BatchTotals | None
+    ) -> torch.Tensor:
+        if totals is None:
+            counts: dict[str, Any] = {name: out[f"{name}_count"].clamp(min=1) for name in sums}
+        else:
+            counts = {
+                "captioning": totals.captioning_tokens,
+                "language": totals.language_tokens,
+                "contrastive": totals.pictures,
+                "conditioning": totals.pictures,
+            }
+        # The first parameter stands in where a batch holds nothing at all.
+        total = self.gill.img_embeddings.weight.new_zeros((), dtype=torch.float32)
+        for name, value in sums.items():
+            weight = getattr(self.weights, name)
+            if weight:
+                total = total + (weight * value / counts[name]).to(total.device)
+        return total
+
+    def _freeze_what_no_loss_reaches(self) -> None:
+        gill, weights = self.gill, self.weights
+        reached = {
+            "img_embeddings": True,
+            "visual_projection": bool(weights.captioning),
+            "text_retrieval_head": bool(weights.contrastive),
+            "image_retrieval_head": bool(weights.contrastive),
+            "mapper": bool(weights.conditioning),
+            "decision_head": False,
+        }
+        for name, is_reached in reached.items():
+            module = getattr(gill, name)
+            if module is not None:
+                module.requires_grad_(is_reached)
+        gill.logit_scale.requires_grad_(bool(weights.contrastive))
+        gill.vision_model.requires_grad_(False)
+        for name, weight in gill.language_model.named_parameters():
+            weight.requires_grad_("lora_" in name)
+
+
+class _Rows:
+    """Rows padded on the right, with their lengths at hand."""
+
+    def __init__(self, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> None:
+        self.ids, self.mask, self.labels = ids, mask, labels
+        self.lengths: list[int] = mask.sum(1).tolist()
+
+    def take(self, group: list[int]) -> "_Rows":
+        longest = max(self.lengths[row] for row in group)
+        return _Rows(self.ids[group, :longest], self.mask[group, :longest], self.labels[group, :longest])
+
+
+def _groups_of_text(lengths: list[int], begins: list[int], count: int) -> Iterator[list[int]]:
+    """Groups of rows whose captions are about as long; packed rows, which read on after `[IMG]`, apart."""
+    for packed in (False, True):
+        rows = [row for row in range(len(lengths)) if (lengths[row] - begins[row] > count) == packed]
+        for group in length_groups([lengths[row] for row in rows]):
+            yield [rows[number] for number in group]
+
+
+__all__ = ["AdapterTrainingStep", "BatchTotals", "LossWeights"]
