@@ -4,8 +4,8 @@
 
 OPT-125m's and CLIP ViT-B/16's sizes with random weights, caption lengths like CC3M's. The three-pass step runs the
 language model over rows padded to 32 tokens (36 with the picture) once for captioning, once for retrieval and once for
-generation, makes all logits, and encodes the pictures once a pass (the authors' code encodes them in all three,
-although generation has no use for them; `--encodings 2` leaves that one out). Ours is measured twice: with the pictures
+generation, makes all logits, and encodes the pictures for captioning and for retrieval (`--encodings 3`: for generation
+too, which has no use for them). Ours is measured twice: with the pictures
 encoded in the step, and with their features given, as after `python -m training_gill.precompute --image-features`.
 Both take the same batch; times are medians of interleaved runs. Gradients are compared in float64, on fewer examples:
 in float32 a unit of a ReLU that rounding pushes over zero makes more of a difference than is to be shown.
@@ -248,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check-batch-size", type=int, default=4, help="examples that gradients are compared on")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--packing", type=float, default=0.0, help="0 or 1: whether examples share rows in pairs")
-    parser.add_argument("--encodings", type=int, default=3, help="times that three passes encode a picture, 2 or 3")
+    parser.add_argument("--encodings", type=int, default=2, help="times that three passes encode a picture, 2 or 3")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="of the frozen models and of autocast")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 leaves it to torch")
