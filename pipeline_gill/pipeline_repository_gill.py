@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -11,12 +12,13 @@ from huggingface_hub import HfApi
 from .components_gill import COMPONENT_CLASSES, GENERATOR_COMPONENTS
 from .components_gill import __name__ as components_module
 from .hub_layout_gill import complete_or_not_at_all, write_code, write_model_index
-from .hub_push_gill import OneCommit, files_of
+from .hub_push_gill import OneCommit, clear_hub_errors, files_of
 from .retrieval_set_gill import RetrievalSet
 
 logger = logging.get_logger(__name__)
 
 RETRIEVAL_SET_FOLDER = "retrieval_set"
+CARD_FILE, SAMPLES_FOLDER = "README.md", "samples"
 
 
 class RepositoryPipeline(DiffusionPipeline):
@@ -94,7 +96,8 @@ class RepositoryPipeline(DiffusionPipeline):
     ) -> str:
         """Send what `save_pretrained` writes to a repository of the Hub, created if need be, in one commit.
 
-        The card of the repository stays as it is; `python -m hub_card.push` makes one.
+        A card and samples in the folder that the pipeline was loaded from (`python -m hub_card.make`) go along where
+        the Hub has no card yet; a card on the Hub stays as it is. `python -m hub_card.push` brings edits together.
 
         Args:
             private (`bool`, *optional*): Whether a new repository is private; by default as the Hub has it.
@@ -111,8 +114,12 @@ class RepositoryPipeline(DiffusionPipeline):
         with tempfile.TemporaryDirectory() as folder:
             repository = os.path.join(folder, "repository")
             self.save_pretrained(repository, **kwargs)
-            sent = OneCommit(files_of(repository), repo_id, HfApi(token=token), private=private, revision=revision)
-            commit = sent.commit(commit_message)
+            api, files = HfApi(token=token), files_of(repository)
+            with clear_hub_errors(repo_id):
+                has_card = api.repo_exists(repo_id) and api.file_exists(repo_id, CARD_FILE)
+            if not has_card:
+                files = {**self._card_and_samples(), **files}
+            commit = OneCommit(files, repo_id, api, private=private, revision=revision).commit(commit_message)
         return str(commit.commit_url)
 
     @property
@@ -140,6 +147,13 @@ class RepositoryPipeline(DiffusionPipeline):
     @property
     def _can_generate(self) -> bool:
         return self.unet is not None and self.model.config.mapper_type is not None
+
+    def _card_and_samples(self) -> dict[str, Path]:
+        own = Path(str(self.config.get("_name_or_path") or ""))
+        if not (own / CARD_FILE).is_file():
+            return {}
+        samples = {f"{SAMPLES_FOLDER}/{name}": path for name, path in files_of(own / SAMPLES_FOLDER).items()}
+        return {CARD_FILE: own / CARD_FILE, **samples}
 
     def _retrieval_set_to_save(self) -> RetrievalSet | None:
         try:

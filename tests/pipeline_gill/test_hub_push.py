@@ -1,5 +1,8 @@
 """`push_to_hub` of pipeline and model: one commit each, and what was pushed loads."""
 
+import textwrap
+from pathlib import Path
+
 import pytest
 
 from tests.hub_fixtures import TestHub, run_python
@@ -32,8 +35,6 @@ def test_push_to_hub_is_one_commit_and_keeps_the_card(hub_server: TestHub, push:
     {"P" if "model" not in push else "M"}.from_pretrained("org/gill")
     print(api.model_info("org/gill").sha)
     """
-    import textwrap
-
     run_python(_SMALL + textwrap.dedent(code), hub_server.environment, package=True)
     repository = hub_server.repositories.get("models", "org/gill")
     history = repository.history("main")
@@ -42,3 +43,22 @@ def test_push_to_hub_is_one_commit_and_keeps_the_card(hub_server: TestHub, push:
     assert {"config.json", "model.safetensors", "modeling_gill.py", "configuration_gill.py"} <= set(files)
     assert ("pipeline_gill.py" in files) == ("model" not in push)
     assert b"# Mine" in hub_server.repositories.content(files["README.md"].sha256).read_bytes()
+
+
+def test_card_and_samples_of_the_pipelines_folder_go_along_where_the_hub_has_no_card(
+    hub_server: TestHub, tmp_path: Path
+) -> None:
+    code = """
+    import os
+    from pathlib import Path
+    pipe.save_pretrained("out")
+    Path("out/README.md").write_text("# Card")
+    os.mkdir("out/samples")
+    Path("out/samples/grid.png").write_bytes(b"png")
+    GillPipeline.from_pretrained("out").push_to_hub("org/new")
+    """
+    run_python(_SMALL + textwrap.dedent(code), hub_server.environment, cwd=tmp_path, package=True)
+    repository = hub_server.repositories.get("models", "org/new")
+    pushed = repository.history("main")[0].files
+    assert {"README.md", "samples/grid.png", "model.safetensors", "pipeline_gill.py"} <= set(pushed)
+    assert hub_server.repositories.content(pushed["README.md"].sha256).read_bytes() == b"# Card"
