@@ -1,0 +1,139 @@
+"""Pictures with captions, in batches or as a data set on disk; stories with pictures; pictures to retrieve."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .captions import caption, leave_out, shuffled
+from .drawing import draw, png_bytes
+from .knowledge import all_of
+from .scene import Scene
+from .splits import SHARE_OF_ONE_THING, TRAIN, VALIDATION, scene_in, stories, stream
+from .stories import LEAVE_OUT, Story
+
+# Of each attribute of a caption that leaves something out.
+_LEFT_OUT_OF_IT = 0.3
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures with captions.
+
+    Attributes:
+        pictures: uint8 `(pairs, 32, 32, 3)`.
+        captions: One each; true of the picture, but not always all that is.
+        scenes: What the pictures show.
+    """
+
+    pictures: np.ndarray
+    captions: tuple[str, ...]
+    scenes: tuple[Scene, ...]
+
+
+@dataclass(frozen=True)
+class PairMixture:
+    """What pairs are like. Easier ones first help a generator: `PairMixture(one_thing=0.6, plain=1.0, left_out=0.0)`.
+
+    Attributes:
+        one_thing: How many scenes have one thing.
+        plain: How many captions are in the plain form, in which the language model describes the present state.
+        left_out: How many captions leave something out.
+    """
+
+    one_thing: float = SHARE_OF_ONE_THING
+    plain: float = 0.5
+    left_out: float = 0.15
+
+
+def sample_pairs(
+    split: str, number: int, generator: np.random.Generator, mixture: PairMixture = PairMixture()
+) -> Pairs:  # fmt: skip
+    """So many pairs of a split."""
+    scenes = tuple(scene_in(split, generator, mixture.one_thing) for _ in range(number))
+    pictures = np.stack([draw(scene, generator) for scene in scenes])
+    return Pairs(pictures, tuple(caption_for(scene, generator, mixture) for scene in scenes), scenes)
+
+
+def caption_for(scene: Scene, generator: np.random.Generator, mixture: PairMixture) -> str:
+    """A caption of a scene, its things in any order."""
+    known = shuffled(all_of(scene), generator)
+    if generator.random() < mixture.left_out:
+        known = leave_out(known, generator, _LEFT_OUT_OF_IT)
+    return caption(known, generator, mixture.plain)
+
+
+def pair_batches(
+    split: str, size: int, seed: int, mixture: PairMixture = PairMixture(), start: int = 0
+) -> Iterator[Pairs]:  # fmt: skip
+    """Batches of pairs without end.
+
+    Args:
+        size (`int`): Pairs a batch.
+        start (`int`): Number of the first batch. Each depends on its number alone, so that a run resumes where it
+            stopped without making the batches before.
+    """
+    number = start
+    while True:
+        yield sample_pairs(split, size, stream(seed, split, f"pairs {number}"), mixture)
+        number += 1
+
+
+def save_pairs(
+    folder: str | os.PathLike[str], numbers: Mapping[str, int] | None = None, seed: int = 0,
+    mixture: PairMixture = PairMixture(),
+) -> None:  # fmt: skip
+    """Write a `datasets.DatasetDict` that `training_gill` trains on: columns `image` (PNG), `caption`, `scene` (a key).
+
+    Args:
+        numbers: Pairs of each split; by default 20,000 of train and 1,000 of validation.
+
+    Raises:
+        ImportError: `datasets` is not installed.
+    """
+    import datasets
+
+    features = datasets.Features(
+        {"image": datasets.Image(), "caption": datasets.Value("string"), "scene": datasets.Value("string")}
+    )
+    saved = {}
+    for split, number in (numbers or {TRAIN: 20_000, VALIDATION: 1_000}).items():
+        pairs = sample_pairs(split, number, stream(seed, split, "saved pairs"), mixture)
+        rows = {
+            "image": [{"bytes": png_bytes(picture), "path": None} for picture in pairs.pictures],
+            "caption": list(pairs.captions),
+            "scene": [scene.key for scene in pairs.scenes],
+        }
+        saved[split] = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(saved).save_to_disk(Path(folder))
+
+
+def draw_all(scenes: Sequence[Scene], generator: np.random.Generator) -> np.ndarray:
+    """A picture of each scene, uint8 `(scenes, 32, 32, 3)`."""
+    return np.stack([draw(scene, generator) for scene in scenes])
+
+
+def illustrated_stories(
+    split: str, number: int, seed: int = 0, share: float = LEAVE_OUT
+) -> list[tuple[Story, np.ndarray]]:  # fmt: skip
+    """Different stories of a split with their pictures, uint8 `(5, 32, 32, 3)`; fewer are the first of more.
+
+    Args:
+        share (`float`): How often sentences leave out what they could say, see [`stories.sample_story`].
+    """
+    generator = stream(seed, split, "pictures of stories")
+    return [(story, draw_all(story.scenes, generator)) for story in stories(split, number, seed, share)]
+
+
+__all__ = [
+    "PairMixture",
+    "Pairs",
+    "caption_for",
+    "draw_all",
+    "illustrated_stories",
+    "pair_batches",
+    "sample_pairs",
+    "save_pairs",
+]

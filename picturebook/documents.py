@@ -1,0 +1,97 @@
+"""Text for the language model: captions, stories, dialogues, with descriptions of the present state and questions.
+
+A document is one line of words. Pictures are not in it; where a story's pictures would be stands, in some documents,
+what they show, between brackets: as bare words or as a caption, as alternative texts do on the Web. So the model learns
+to use what it is told in these places, and the adapters have words whose effect pictures can come to imitate.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .captions import caption, describe, leave_out, shuffled, tags
+from .dialogues import NOTHING_THERE, Round, ask_all
+from .knowledge import Known, all_of
+from .phrases import PICTURE_REQUEST
+from .scene import MOST_THINGS
+from .splits import dialogue_in, scene_in, story_in, stream
+from .stories import LEAVE_OUT, Story
+
+# How often each kind of document is drawn, and what happens within it.
+SHARES = {"captions": 0.15, "tags": 0.1, "story": 0.55, "dialogue": 0.2}
+_TELLS_ALL, _HAS_STAND_INS, _DESCRIBED_BETWEEN, _ASKED = 0.4, 0.6, 0.3, 0.25
+UNKNOWN = "unknown"
+SLOTS = ("kind", "colour", "place")
+_ORDINALS = ("first", "second")
+
+
+def documents(split: str, seed: int) -> Iterator[str]:
+    """Documents of a split without end, the same for the same seed."""
+    generator = stream(seed, split, "documents")
+    while True:
+        yield document(split, generator)
+
+
+def document(split: str, generator: np.random.Generator) -> str:
+    """One document."""
+    what = list(SHARES)[int(generator.choice(len(SHARES), p=list(SHARES.values())))]
+    if what == "story":
+        tells_all = generator.random() < _TELLS_ALL
+        story = story_in(split, generator, 0.0 if tells_all else LEAVE_OUT)
+        return story_document(story, generator, stand_ins=not tells_all and generator.random() < _HAS_STAND_INS)
+    if what == "dialogue":
+        dialogue = dialogue_in(split, generator)
+        rounds = int(generator.integers(len(dialogue.rounds) + 1)) if generator.random() < 0.3 else len(dialogue.rounds)
+        return f"{dialogue.text(rounds)} {describe(dialogue.known[rounds])} ."
+    known = shuffled(all_of(scene_in(split, generator)), generator)
+    if what == "tags":
+        return f"( {tags(known)} ) {caption(known, generator)} . {_described(known)}"
+    known = leave_out(known, generator, 0.3) if generator.random() < 0.3 else known
+    return " ".join([f"{caption(known, generator, 0.3)} .", *_asked(known, generator), _described(known)])
+
+
+def story_document(story: Story, generator: np.random.Generator, stand_ins: bool) -> str:
+    """A story with its last state described, others sometimes, and questions sometimes.
+
+    Args:
+        stand_ins (`bool`): Whether what each picture but the last shows stands behind its sentence.
+    """
+    parts = []
+    for number, sentence in enumerate(story.sentences):
+        known, last = story.known(number, stand_ins), number == len(story.sentences) - 1
+        parts.append(f"{sentence} .")
+        if last or generator.random() < _DESCRIBED_BETWEEN:
+            parts += [*_asked(known, generator), _described(known)]
+        if stand_ins and not last:
+            shown = all_of(story.scenes[number], tuple(thing.kind or "" for thing in known.things))
+            parts.append(f"( {tags(shown) if generator.random() < 0.5 else describe(shown)} )")
+    return " ".join(parts)
+
+
+def slot_questions(known: Known) -> list[Round]:
+    """Seven short questions, always the same: the background, and kind, colour and place of either thing.
+
+    What is not there is `nothing`, what was not told `unknown`.
+    """
+    rounds = [Round("scene ?", known.background or UNKNOWN)]
+    for number in range(MOST_THINGS):
+        for slot in SLOTS:
+            there = number < len(known.things)
+            answer = (getattr(known.things[number], slot) or UNKNOWN) if there else NOTHING_THERE
+            rounds.append(Round(f"{_ORDINALS[number]} {slot} ?", answer))
+    return rounds
+
+
+def _described(known: Known) -> str:
+    return f"{PICTURE_REQUEST} {describe(known)} ."
+
+
+def _asked(known: Known, generator: np.random.Generator) -> list[str]:
+    if generator.random() >= _ASKED:
+        return []
+    rounds = slot_questions(known) if generator.random() < 0.7 else ask_all(known)
+    chosen = generator.permutation(len(rounds))[: int(generator.integers(1, 4))]
+    return [f"{rounds[number].question} {rounds[number].answer} ." for number in chosen]
+
+
+__all__ = ["SHARES", "SLOTS", "UNKNOWN", "document", "documents", "slot_questions", "story_document"]

@@ -1,0 +1,103 @@
+"""One HTML page to look at the world: its things, stories with pictures, dialogues. Everything is inside of it."""
+
+import base64
+import html
+from collections.abc import Sequence
+
+import numpy as np
+
+from .captions import describe
+from .data import draw_all
+from .dialogues import Dialogue
+from .drawing import draw, png_bytes
+from .phrases import BACKGROUND_PHRASES
+from .reader import read
+from .scene import BACKGROUNDS, COLOURS, KINDS, Scene, Thing
+from .splits import retrievable
+from .stories import Story
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1b22; --soft: #6b6875; --paper: #faf9f7; --card: #fff; --line: #e4e1dc; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ebe9f0; --soft: #a09caa; --paper: #17161b; --card: #211f27; --line: #37343f; } }
+* { box-sizing: border-box; }
+body { margin: 0; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
+       font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 66rem; margin: auto; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .8rem; }
+.lead, figcaption small { color: var(--soft); }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.2rem;
+          margin: 0 0 1.2rem; }
+.row { display: flex; flex-wrap: wrap; gap: .9rem; }
+figure { margin: 0; width: 11.4rem; } .things figure { width: 7rem; }
+img { width: 100%; image-rendering: pixelated; border-radius: 8px; display: block; }
+figcaption { font-size: .88rem; margin-top: .35rem; } figcaption small { display: block; line-height: 1.35; }
+.dialogue { display: flex; gap: 1.2rem; align-items: flex-start; } .dialogue p { margin: .15rem 0; }
+"""
+
+
+def render_world(
+    stories: Sequence[tuple[Story, np.ndarray]], dialogues: Sequence[Dialogue], generator: np.random.Generator
+) -> str:  # fmt: skip
+    """The page.
+
+    Args:
+        stories: With pictures, uint8 `(5, 32, 32, 3)`.
+        dialogues: Their pictures are drawn here, with jitter from the generator.
+    """
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>The picture book</title><style>{_STYLE}</style></head><body><main>"
+        "<h1>The picture book</h1>"
+        '<p class="lead">A little world, drawn by program and exactly known. Below each picture is what the sentence '
+        "says, what someone knows who sees no picture, and what the reader sees in it.</p>\n"
+        f"<h2>Things</h2>{_render_things()}\n"
+        f"<h2>Stories</h2>{''.join(_render_story(*one) for one in stories)}\n"
+        f"<h2>Dialogues</h2>{''.join(_render_dialogue(one, generator) for one in dialogues)}\n"
+        "</main></body></html>\n"
+    )
+
+
+def _render_things() -> str:
+    figures = []
+    for number, kind in enumerate(KINDS):
+        colour, background = COLOURS[number % len(COLOURS)], BACKGROUNDS[number % len(BACKGROUNDS)]
+        picture = draw(Scene((Thing(kind, colour, ("left", "right", "top", "bottom")[number // 2]),), background))
+        figures.append(_figure(picture, f"{colour} {kind}", BACKGROUND_PHRASES[background]))
+    return f'<article><div class="row things">{"".join(figures)}</div></article>\n'
+
+
+def _render_story(story: Story, pictures: np.ndarray) -> str:
+    seen = read(pictures).scenes()
+    figures = [
+        _figure(
+            picture, f"{sentence} .", f"told: {describe(heard.known)}",
+            "reader: " + (found.key if found is not None else "not sure"),
+        )
+        for picture, sentence, heard, found in zip(pictures, story.sentences, story.heard, seen, strict=True)
+    ]  # fmt: skip
+    last = "may be retrieved" if retrievable(story.scenes[-1]) else "is never in the retrieval set"
+    told = "tell all of it" if story.complete else "do not tell all of it: pictures are needed"
+    note = f"The last picture {last}; the sentences alone {told}."
+    return f'<article><div class="row">{"".join(figures)}</div><p class="lead">{note}</p></article>\n'
+
+
+def _render_dialogue(dialogue: Dialogue, generator: np.random.Generator) -> str:
+    lines = dialogue.text().replace(" Q:", "\nQ:").splitlines()
+    said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    picture = draw_all([dialogue.scene], generator)[0]
+    figure = _figure(picture, describe(dialogue.known[-1]))
+    return f'<article class="dialogue">{figure}<div>{said}</div></article>\n'
+
+
+def _figure(picture: np.ndarray, caption: str, *notes: str) -> str:
+    source = base64.b64encode(png_bytes(picture)).decode()
+    below = "".join(f"<small>{html.escape(note)}</small>" for note in notes)
+    return (
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{source}">'
+        f"<figcaption>{html.escape(caption)}{below}</figcaption></figure>"
+    )
+
+
+__all__ = ["render_world"]

@@ -1,0 +1,94 @@
+"""Dialogues and documents say what is so, in words that are all known."""
+
+import re
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from picturebook.captions import parse_caption
+from picturebook.data import PairMixture, sample_pairs
+from picturebook.dialogues import Round, all_yes_or_no, ask_all, sample_dialogue
+from picturebook.documents import document, documents, slot_questions, story_document
+from picturebook.knowledge import Known, KnownThing, all_of
+from picturebook.phrases import words_of
+from picturebook.scene import Scene, Thing
+from picturebook.splits import SPLITS, TRAIN, dialogues, scene_in, stories, stream
+from picturebook.vocabulary import vocabulary
+
+KNOWN = all_of(Scene((Thing("house", "red", "left"), Thing("boat", "blue", "top")), "night"))
+
+
+def test_every_word_is_in_the_vocabulary_and_none_is_idle() -> None:
+    used: set[str] = set()
+    for split in SPLITS:
+        for text in islice(documents(split, 1), 400):
+            assert words_of(text) == text.split()
+            used.update(text.split())
+        captions = sample_pairs(split, 500, stream(0, split, "words"), PairMixture(left_out=0.5)).captions
+        used.update(word for text in captions for word in text.split())
+        used.update(word for one in dialogues(split, 40) for word in one.text().split())
+    assert used == set(vocabulary())
+    assert len(vocabulary()) < 100 and list(vocabulary()) == sorted(vocabulary())
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("how many things are there ?", "two"),
+        ("what is the scene ?", "night"),
+        ("what colour is the house ?", "red"),
+        ("where is the boat ?", "at the top"),
+        ("what is on the left ?", "a house"),
+        ("what is at the bottom ?", "nothing"),
+        ("is there a boat ?", "yes"),
+        ("is there a cat ?", "no"),
+        ("is it day ?", "no"),
+        ("is the boat blue ?", "yes"),
+    ],
+)
+def test_questions_have_right_answers(question: str, answer: str) -> None:
+    assert Round(question, answer) in [*ask_all(KNOWN), *all_yes_or_no(KNOWN)]
+
+
+def test_short_questions_tell_the_state_in_order_of_appearance() -> None:
+    assert [one.answer for one in slot_questions(KNOWN)] == ["night", "house", "red", "left", "boat", "blue", "top"]
+    assert [one.answer for one in slot_questions(Known((KnownThing("cat"),)))] == [
+        "unknown", "cat", "unknown", "unknown", "nothing", "nothing", "nothing",
+    ]  # fmt: skip
+    assert slot_questions(KNOWN)[5].question == "second colour ?"
+
+
+def test_dialogues_end_by_telling_everything_and_asking_for_the_picture() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        scene = scene_in(TRAIN, generator)
+        dialogue = sample_dialogue(generator, scene)
+        assert parse_caption(dialogue.opening) == dialogue.known[0] and not dialogue.known[0].complete
+        assert dialogue.known[-1].scene() == scene and len(dialogue.known) == len(dialogue.rounds) + 1
+        assert all(known.fits(scene) for known in dialogue.known)
+        assert dialogue.text().endswith("Q: can we see it ? A: picture :")
+        assert dialogue.text().count("Q:") == len(dialogue.rounds) + 1 == dialogue.text(1).count("Q:") - 1 + len(
+            dialogue.rounds)  # fmt: skip
+        every = [*ask_all(dialogue.known[-1]), *all_yes_or_no(dialogue.known[-1])]
+        assert all(one in every for one in dialogue.rounds)
+
+
+def test_descriptions_in_documents_are_of_the_present_state() -> None:
+    generator = np.random.default_rng(0)
+    for story in stories(TRAIN, 60):
+        for stand_ins in (False, True):
+            text = story_document(story, generator, stand_ins)
+            described = re.findall(r"picture : ([^.]*) \.", text)
+            found = parse_caption(described[-1])
+            assert found == story.known(4, pictures=stand_ins)
+            assert found is not None and found.fits(story.scenes[-1]) and found.complete >= stand_ins
+            assert text.count("(") == (4 if stand_ins else 0)
+
+
+def test_every_description_is_a_caption() -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(300):
+        text = document(TRAIN, generator)
+        described = re.findall(r"picture : ([^.]*) \.", text)
+        assert described and all(parse_caption(one) is not None for one in described), text
