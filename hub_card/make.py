@@ -12,14 +12,13 @@ from pathlib import Path
 
 from evaluation_gill.results import write_whole
 from pipeline_gill import GillPipeline
+from pipeline_gill.pipeline_repository_gill import CARD_FILE
 
 from .card import TEMPLATE, make_card
 from .edits import merge
 from .facts import Facts
 from .gathering import ROLES, gather
 from .samples import GRID_FILE, LIST_FILE, SAMPLES_FOLDER, answer_prompts, read_samples
-
-CARD_FILE = "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from pipeline_gill.hub_push_gill import OneCommit, clear_hub_errors, files_of
+from pipeline_gill.pipeline_repository_gill import RETRIEVAL_SET_FOLDER
 from pipeline_gill.retrieval_storage_gill import DATA_FOLDER, INDEX_FILE, read_folder
 
 from .card import make_card
@@ -27,7 +28,6 @@ from .facts import Facts
 from .gathering import check_repository, check_travels, gather
 from .make import CARD_FILE, with_samples
 
-RETRIEVAL_SET_FOLDER = "retrieval_set"
 # Of the training's own, or of this machine's: nobody loads it from a repository.
 NOT_SENT = (
     ".*", "*/.*", "*__pycache__/*", "*.pyc", "checkpoint-*/*", "runs/*", "*.pt", "*.pth", "*.bin", "*.tmp", "*.log",

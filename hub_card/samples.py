@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline_gill.pipeline_repository_gill import SAMPLES_FOLDER
+
 from .facts import Sample
 
-SAMPLES_FOLDER = "samples"
 LIST_FILE = "samples.json"
 GRID_FILE = "grid.png"
 _CELL, _TEXT, _GAP = 192, 240, 8

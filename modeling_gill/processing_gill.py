@@ -148,8 +148,8 @@ class GillProcessor(ProcessorMixin):
             `list[str | int]`: Texts, and for each picture the index of its `[IMG0]` in `ids`. No text is empty.
         """
         ids = [int(i) for i in ids]
-        if truncate_text and self.newline_token_id in ids[1:]:
-            ids = ids[: ids.index(self.newline_token_id, 1)]
+        if truncate_text and (newline := self.newline_token_id) in ids[1:]:
+            ids = ids[: ids.index(newline, 1)]
         pieces: list[str | int] = []
         begin = position = 0
         runs = len(self.img_token_ids)
