@@ -7,18 +7,16 @@ Train, validation and test share
 * no story and no dialogue: the words of each decide its split, by a digest, so that not even two that leave out what
   makes them different can be the same. Test stories have two things at least once.
 
-A part of all scenes, the same for all splits, may have a picture in the retrieval set; of the others there never is
-one.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 
 from .dialogues import Dialogue, sample_dialogue
-from .scene import Combination, Scene, all_combinations, sample_one, sample_two, scene_numbers
+from .scene import Combination, Scene, all_combinations, sample_one, sample_two
 from .stories import LEAVE_OUT, Story, sample_story
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -26,10 +24,9 @@ SPLITS = (TRAIN, VALIDATION, TEST)
 
 SHARES = {TRAIN: 0.7, VALIDATION: 0.1, TEST: 0.2}
 SHARE_OF_ONE_THING = 0.3
-RETRIEVABLE_SHARE = 0.5
 # Ends of each split's tenths of all digests.
 _TENTHS = {TEST: range(0, 2), VALIDATION: range(2, 3), TRAIN: range(3, 10)}
-_COMBINATIONS_SEED, _RETRIEVABLE_SEED = 20_230, 20_231
+_COMBINATIONS_SEED = 20_230
 
 
 @cache
@@ -113,36 +110,6 @@ def dialogues(split: str, number: int, seed: int = 0, one_thing: float = SHARE_O
     return _distinct((dialogue_in(split, generator, one_thing) for _ in iter(int, 1)), number)
 
 
-@cache
-def _retrievable() -> np.ndarray:
-    return np.random.default_rng(_RETRIEVABLE_SEED).random(len(scene_numbers())) < RETRIEVABLE_SHARE
-
-
-def retrievable(scene: Scene) -> bool:
-    """Whether the retrieval set may have a picture of this scene."""
-    return bool(_retrievable()[scene_numbers()[scene.key]])
-
-
-def retrieval_scenes(asked_for: Iterable[Scene], others: int, split: str, seed: int = 0) -> list[Scene]:
-    """The scenes of a retrieval set: of those asked for the ones that may be in it, and others that may.
-
-    Args:
-        asked_for: Scenes that prompts ask for, with repetitions or not.
-        others (`int`): How many more, of the split, that no prompt asks for.
-
-    Returns:
-        Different scenes, sorted by key, so that their order says nothing.
-    """
-    every = set(asked_for)
-    chosen = {scene for scene in every if retrievable(scene)}
-    wanted, generator = len(chosen) + others, stream(seed, split, "retrieval")
-    while len(chosen) < wanted:
-        scene = scene_in(split, generator)
-        if retrievable(scene) and scene not in every:
-            chosen.add(scene)
-    return sorted(chosen, key=lambda scene: scene.key)
-
-
 def check_split(split: str) -> None:
     """
     Raises:
@@ -166,7 +133,6 @@ def _distinct(told: Iterator, number: int) -> list:
 
 
 __all__ = [
-    "RETRIEVABLE_SHARE",
     "SHARES",
     "SHARE_OF_ONE_THING",
     "SPLITS",
@@ -177,8 +143,6 @@ __all__ = [
     "combinations_of",
     "dialogue_in",
     "dialogues",
-    "retrievable",
-    "retrieval_scenes",
     "scene_in",
     "split_of",
     "split_of_combination",

@@ -10,13 +10,13 @@ from .captions import describe
 from .data import draw_all
 from .dialogues import Dialogue
 from .drawing import draw, png_bytes
+from .library import is_ordinary
 from .phrases import BACKGROUND_PHRASES
 from .reader import read
 from .scene import BACKGROUNDS, COLOURS, KINDS, Scene, Thing
-from .splits import retrievable
 from .stories import Story
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c1b22; --soft: #6b6875; --paper: #faf9f7; --card: #fff; --line: #e4e1dc; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #ebe9f0; --soft: #a09caa; --paper: #17161b; --card: #211f27; --line: #37343f; } }
@@ -48,7 +48,7 @@ def render_world(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>The picture book</title><style>{_STYLE}</style></head><body><main>"
+        f"<title>The picture book</title><style>{STYLE}</style></head><body><main>"
         "<h1>The picture book</h1>"
         '<p class="lead">A little world, drawn by program and exactly known. Below each picture is what the sentence '
         "says, what someone knows who sees no picture, and what the reader sees in it.</p>\n"
@@ -77,7 +77,7 @@ def _render_story(story: Story, pictures: np.ndarray) -> str:
         )
         for picture, sentence, heard, found in zip(pictures, story.sentences, story.heard, seen, strict=True)
     ]  # fmt: skip
-    last = "may be retrieved" if retrievable(story.scenes[-1]) else "is never in the retrieval set"
+    last = "is ordinary and in the library" if is_ordinary(story.scenes[-1]) else "is fantasy and in no library"
     told = "tell all of it" if story.complete else "do not tell all of it: pictures are needed"
     note = f"The last picture {last}; the sentences alone {told}."
     return f'<article><div class="row">{"".join(figures)}</div><p class="lead">{note}</p></article>\n'
@@ -100,4 +100,4 @@ def _figure(picture: np.ndarray, caption: str, *notes: str) -> str:
     )
 
 
-__all__ = ["render_world"]
+__all__ = ["STYLE", "render_world"]

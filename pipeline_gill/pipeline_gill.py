@@ -54,6 +54,8 @@ class GillPipeline(RepositoryPipeline):
         ranking_size (`int`, *optional*):
             Pixels that a generated picture is squeezed to, both ways, before the image encoder's own preprocessing
             when it is scored; 224 in the authors' code, by default not at all.
+        num_inference_steps, guidance_scale (*optional*):
+            What a call takes that does not say; by default those of Stable Diffusion.
     """
 
     model_cpu_offload_seq = "model->text_encoder->unet->vae"
@@ -72,6 +74,8 @@ class GillPipeline(RepositoryPipeline):
         unet: Any,
         scheduler: Any,
         ranking_size: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -83,7 +87,9 @@ class GillPipeline(RepositoryPipeline):
             unet=unet,
             scheduler=scheduler,
         )
-        self.register_to_config(ranking_size=ranking_size)
+        self.register_to_config(
+            ranking_size=ranking_size, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        )
         self._interrupt = False
         if model is not None and unet is not None:
             self._check_generator()
@@ -228,8 +234,8 @@ class GillPipeline(RepositoryPipeline):
         truncate_text: bool = True,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         negative_prompt: str | list[str] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
@@ -262,6 +268,7 @@ class GillPipeline(RepositoryPipeline):
             height, width, num_inference_steps, guidance_scale, negative_prompt, generator, output_type, return_dict,
             callback_on_step_end, callback_on_step_end_tensor_inputs: As in diffusers. A list of generators or of
                 negative prompts has one for each prompt.
+                The repository says how many steps and how much guidance it is best with; 50 and 7.5 if it does not.
             generate_kwargs: What `transformers` takes to generate: `do_sample`, `temperature`, `top_p`, `num_beams`,
                 `streamer` and so on.
 
@@ -343,8 +350,10 @@ class GillPipeline(RepositoryPipeline):
                 output_type=output_type,
                 height=height,
                 width=width,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
+                num_inference_steps=self.config.num_inference_steps
+                if num_inference_steps is None
+                else num_inference_steps,
+                guidance_scale=self.config.guidance_scale if guidance_scale is None else guidance_scale,
                 negative_prompt=_per_picture(negative_prompt, repeated),
                 generator=_per_picture(generator, repeated),
                 callback_on_step_end=callback_on_step_end,

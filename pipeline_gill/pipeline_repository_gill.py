@@ -18,6 +18,8 @@ from .retrieval_set_gill import RetrievalSet
 logger = logging.get_logger(__name__)
 
 RETRIEVAL_SET_FOLDER = "retrieval_set"
+# What `model_index.json` holds beside components.
+CALL_SETTINGS = ("ranking_size", "num_inference_steps", "guidance_scale")
 CARD_FILE, SAMPLES_FOLDER = "README.md", "samples"
 
 
@@ -70,7 +72,7 @@ class RepositoryPipeline(DiffusionPipeline):
             finally:
                 config.image_generator_id = generator_id
             self.processor.save_pretrained(folder)
-            entries: dict[str, Any] = {"ranking_size": self.config.ranking_size}
+            entries: dict[str, Any] = {name: self.config[name] for name in CALL_SETTINGS}
             for name in GENERATOR_COMPONENTS:
                 component = getattr(self, name)
                 if component is None:

@@ -9,7 +9,7 @@ import pytest
 
 from picturebook.data import sample_pairs
 from picturebook.documents import documents
-from picturebook.scene import COLOURS, KINDS, all_combinations, all_scenes
+from picturebook.scene import COLOURS, KINDS, all_combinations
 from picturebook.splits import (
     SPLITS,
     TEST,
@@ -17,8 +17,6 @@ from picturebook.splits import (
     VALIDATION,
     combinations_of,
     dialogues,
-    retrievable,
-    retrieval_scenes,
     split_of,
     stories,
     stream,
@@ -86,21 +84,6 @@ def test_no_combination_of_another_split_is_in_training_text() -> None:
     assert found > 1_500
 
 
-def test_about_half_of_the_scenes_may_be_retrieved(told: dict[str, list]) -> None:
-    every = [retrievable(scene) for scene in all_scenes()]
-    assert 0.49 < sum(every) / len(every) < 0.51
-    last = [story.scenes[-1] for story in told[TEST]]
-    assert 0.35 < sum(map(retrievable, last)) / len(last) < 0.65
-
-
-def test_a_retrieval_set_has_some_of_what_is_asked_for_and_others(told: dict[str, list]) -> None:
-    last = {story.scenes[-1] for story in told[TEST]}
-    chosen = retrieval_scenes(last, 150, TEST)
-    assert len(chosen) == len(set(chosen)) == 150 + sum(map(retrievable, last))
-    assert all(map(retrievable, chosen))
-    assert {scene for scene in last if retrievable(scene)} <= set(chosen)
-
-
 def test_everything_follows_from_seeds(told: dict[str, list]) -> None:
     assert [story.text for story in stories(TEST, 20)] == [story.text for story in told[TEST][:20]]
     assert stories(TEST, 5, seed=1)[0] != told[TEST][0]
@@ -113,7 +96,6 @@ def test_splits_are_the_same_on_every_machine(told: dict[str, list], asked: dict
         *(story.text for story in told[TEST]),
         *(dialogue.text() for dialogue in asked[TEST]),
         *islice(documents(TRAIN, 0), 50),
-        str([retrievable(scene) for scene in told[TEST][0].scenes]),
     ]
     assert hashlib.sha256("\n".join(said).encode()).hexdigest()[:16] == "f7432543c9ac18a1"
 

@@ -1,0 +1,135 @@
+"""GILL's adapters between the world's frozen models, trained by `training_gill` on single pairs of picture and caption.
+
+No story and no dialogue is trained on here, as in the paper: what GILL makes of them comes from the language model.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline_gill import GillPipeline
+from training_gill import precompute
+from training_gill.recipe import read_recipe
+from training_gill.train import train
+
+from . import clip, generator, language_model
+from .data import draw_all, save_pairs
+from .generator import GUIDANCE_SCALE, INFERENCE_STEPS, plain_captions
+from .language_model import scene_said
+from .pixels import from_images, to_images
+from .reader import read, right
+from .scene import Scene
+from .settings import Settings
+from .splits import TRAIN, VALIDATION, scene_in, stream
+from .stage import Place
+
+STAGE = "adapters"
+_RECIPE = Path(__file__).with_name("adapters.yaml")
+
+
+def train_adapters(place: Place, settings: Settings, seed: int = 0) -> None:
+    """Write pairs, compute what never changes, train, measure. `DIR/adapters` is a repository that names the folders
+    of the frozen models."""
+    work = place.checkpoints(STAGE)
+    pairs, cache = work / "pairs", work / "cache"
+    names = {
+        name: str(place.folder(stage).resolve())
+        for name, stage in (
+            ("language_model", language_model.STAGE), ("vision_model", clip.STAGE), ("image_generator", generator.STAGE)
+        )
+    }  # fmt: skip
+    if not pairs.exists():
+        partial = work / "pairs.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        numbers = {TRAIN: settings.pairs, VALIDATION: settings.measured}
+        save_pairs(partial, numbers, seed, settings.pair_mixture)
+        partial.rename(pairs)
+    for split in (TRAIN, VALIDATION):
+        failed = precompute.main(
+            [
+                *("--dataset", str(pairs), "--split", split, "--out", str(cache), "--image-features"),
+                *("--image-generator", names["image_generator"], "--vision-model", names["vision_model"]),
+            ]
+        )
+        if failed:
+            raise RuntimeError("What is computed once for the adapters could not be.")
+    entries = {
+        **names, "train_data": str(pairs), "validation_data": str(pairs), "cache": str(cache),
+        "output_dir": str(place.folder(STAGE)), "seed": seed, **settings.adapters,
+    }  # fmt: skip
+    options = [word for name, value in entries.items() for word in (f"--{name}", str(value))]
+    measured = train(read_recipe([str(_RECIPE), *options]))
+    for checkpoint in place.folder(STAGE).glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    pipe = load_pipeline(place.folder(STAGE))
+    losses = {name.removeprefix("eval_"): value for name, value in measured.items() if name.endswith("loss")}
+    place.write_figures(STAGE, {"losses": losses, **measure_adapters(pipe, place, settings.measured, seed)})
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def load_pipeline(folder: Path) -> GillPipeline:
+    """The pipeline in a folder, its progress bars off; on a GPU where there is one."""
+    pipe = GillPipeline.from_pretrained(str(folder))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def measure_adapters(pipe: GillPipeline, place: Place, number: int, seed: int) -> dict[str, object]:
+    """Of new scenes: right captions of their pictures, right pictures of their captions, and pictures asked for."""
+    numbers = stream(seed, VALIDATION, STAGE)
+    scenes = [scene_in(VALIDATION, numbers, 0.0) for _ in range(number)]
+    said = write_captions(pipe, draw_all(scenes, numbers))
+    figures: dict[str, object] = {
+        "right_captions": float(np.mean([one == scene for one, scene in zip(said, scenes, strict=True)])),
+    }
+    captions = plain_captions(scenes)
+    figures["asks_for_a_picture"] = share_with_picture(pipe, captions)
+    pictures = generate_pictures(pipe, captions, seed)
+    figures["right_pictures_two_things"] = {
+        name: float(np.mean(found)) for name, found in right(read(pictures), scenes).items()
+    }
+    place.write_sheet(STAGE, list(pictures[:40]), 8)
+    return figures
+
+
+def generate_pictures(pipe: GillPipeline, prompts: list, seed: int = 0, batch_size: int = 50) -> np.ndarray:
+    """GILL's picture right after each prompt, uint8 `(prompts, 32, 32, 3)`; each with a seed of its own."""
+    drawn = []
+    for begin in range(0, len(prompts), batch_size):
+        some = prompts[begin : begin + batch_size]
+        seeds = [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(len(some))]
+        out = pipe(
+            some, decision="generate", force_image=True, generator=seeds, num_inference_steps=INFERENCE_STEPS,
+            guidance_scale=GUIDANCE_SCALE,
+        )  # fmt: skip
+        drawn.append(from_images([answer[0].image for answer in out.pictures]))
+    return np.concatenate(drawn)
+
+
+def write_captions(pipe: GillPipeline, pictures: np.ndarray, batch_size: int = 50) -> list[Scene | None]:
+    """The scene that GILL says each picture shows; `None` where it says less, or no caption."""
+    said = []
+    for begin in range(0, len(pictures), batch_size):
+        prompts = [[one] for one in to_images(pictures[begin : begin + batch_size])]
+        batch = pipe.processor(prompts).to(pipe.device)
+        written = pipe.model.generate(**batch, max_new_tokens=24)
+        for ids in written[:, batch["input_ids"].shape[1] :].tolist():
+            text = pipe.processor.split_answer(ids)
+            said.append(scene_said(text[0].partition(".")[0].strip() if text and isinstance(text[0], str) else ""))
+    return said
+
+
+def share_with_picture(pipe: GillPipeline, prompts: list[str], batch_size: int = 50) -> float:
+    """How often the model asks for a picture of its own accord right after a full caption."""
+    asked = []
+    for begin in range(0, len(prompts), batch_size):
+        batch = pipe.processor(prompts[begin : begin + batch_size]).to(pipe.device)
+        with torch.no_grad():
+            best = pipe.model(**batch, logits_to_keep=1).logits[:, -1].argmax(-1)
+        asked += (best == pipe.model.config.img_token_ids[0]).tolist()
+    return float(np.mean(asked))
+
+
+__all__ = ["STAGE", "generate_pictures", "load_pipeline", "measure_adapters", "train_adapters", "write_captions"]

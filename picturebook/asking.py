@@ -1,0 +1,84 @@
+"""Prompts that ask GILL for a picture: captions, stories with or without their pictures, dialogues."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .captions import describe, shuffled
+from .data import draw_all
+from .knowledge import all_of
+from .library import is_ordinary
+from .phrases import PICTURE_REQUEST
+from .pixels import to_images
+from .scene import Scene
+from .splits import dialogue_in, scene_in, story_in
+from .stories import Story
+
+CAPTION, STORY, DIALOGUE = "caption", "story", "dialogue"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt of text alone, with the picture that is right.
+
+    Attributes:
+        prompt: What GILL is given.
+        kind: `caption`, `story` or `dialogue`.
+        scene: What the picture must show.
+    """
+
+    prompt: str
+    kind: str
+    scene: Scene
+
+
+def sample_asked(split: str, number: int, generator: np.random.Generator, ordinary: float = 0.5) -> list[Asked]:
+    """So many prompts of a split that tell all of their scene, a share of them of ordinary scenes; kinds in turn."""
+    samplers = (_caption, _story, _dialogue)
+    asked = []
+    for at in range(number):
+        wanted = generator.random() < ordinary
+        while True:
+            one = samplers[at % len(samplers)](split, generator)
+            if one is not None and is_ordinary(one.scene) == wanted:
+                asked.append(one)
+                break
+    return asked
+
+
+def story_prompt(story: Story, pictures: np.ndarray | None = None, sentences: int | None = None) -> list[Any]:
+    """A story up to its last sentence, and the request for its picture.
+
+    Args:
+        pictures: uint8 `(5, 32, 32, 3)`; the first four stand behind their sentences.
+        sentences (`int`, *optional*): Only so many, the last ones.
+    """
+    pieces: list[Any] = []
+    told = list(enumerate(story.sentences))
+    for number, sentence in told if sentences is None else told[-sentences:]:
+        last = number == len(told) - 1
+        pieces.append(f"{sentence} ." + (f" {PICTURE_REQUEST}" if last else ""))
+        if pictures is not None and not last:
+            pieces += to_images(pictures[number : number + 1])
+    if pictures is None:
+        return [" ".join(pieces)]
+    return pieces
+
+
+def _caption(split: str, generator: np.random.Generator) -> Asked:
+    scene = scene_in(split, generator)
+    return Asked(describe(shuffled(all_of(scene), generator)), CAPTION, scene)
+
+
+def _story(split: str, generator: np.random.Generator) -> Asked | None:
+    story = story_in(split, generator)
+    return Asked(story_prompt(story)[0], STORY, story.scenes[-1]) if story.complete else None
+
+
+def _dialogue(split: str, generator: np.random.Generator) -> Asked | None:
+    dialogue = dialogue_in(split, generator)
+    return Asked(dialogue.text(), DIALOGUE, dialogue.scene) if dialogue.known[-1].complete else None
+
+
+__all__ = ["CAPTION", "DIALOGUE", "STORY", "Asked", "draw_all", "sample_asked", "story_prompt"]

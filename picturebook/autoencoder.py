@@ -1,0 +1,82 @@
+"""The generator's autoencoder, trained on single drawings."""
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from torch.nn import functional
+
+from .backgrounds import PICTURE_SIZE
+from .data import pair_batches, sample_pairs
+from .pixels import to_pictures, to_tensor
+from .reader import read, right
+from .splits import TRAIN, VALIDATION, stream
+from .stage import Place
+from .training_loop import Schedule, remove_checkpoints, run_training
+
+STAGE = "autoencoder"
+_KL_WEIGHT, _MEASURED, _SHOWN = 1e-6, 500, 12
+
+
+def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...], seed: int = 0) -> None:
+    """Train, measure and save; a fourth of the picture's height and width, four channels."""
+    torch.manual_seed(seed)
+    model = AutoencoderKL(
+        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths), layers_per_block=1, latent_channels=4,
+        norm_num_groups=min(16, *widths), sample_size=PICTURE_SIZE, mid_block_add_attention=False,
+    )  # fmt: skip
+    wrapped = _Reconstruction(model)
+
+    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+        batch = next(pair_batches(TRAIN, schedule.batch_size, seed, start=step))
+        pictures = to_tensor(batch.pictures)
+        noise = torch.randn(len(pictures), 4, PICTURE_SIZE // 4, PICTURE_SIZE // 4, generator=generator)
+        return wrapped(pictures.to(model.device), noise.to(model.device))
+
+    seconds = run_training(
+        STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed, bf16=True
+    )
+    drawn = sample_pairs(VALIDATION, _MEASURED, stream(seed, VALIDATION, STAGE))
+    with torch.no_grad():
+        latents = model.encode(to_tensor(drawn.pictures)).latent_dist.mean
+        # So that the generator's latents have unit variance.
+        model.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
+        decoded = to_pictures(model.decode(latents).sample)
+    place.write_folder(STAGE, model.save_pretrained)
+    rows = [one for pair in zip(drawn.pictures[:_SHOWN], decoded[:_SHOWN], strict=True) for one in pair]
+    place.write_sheet(STAGE, rows, 6)
+    rates = right(read(decoded), drawn.scenes)
+    place.write_figures(
+        STAGE,
+        {
+            "parameters": sum(one.numel() for one in model.parameters()),
+            "minutes": seconds / 60,
+            "psnr_db": psnr(decoded, drawn.pictures),
+            "right": {name: float(np.mean(found)) for name, found in rates.items()},
+        },
+    )
+    remove_checkpoints(place.checkpoints(STAGE))
+
+
+def psnr(pictures: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal to noise over all pictures, in dB."""
+    error = np.mean((pictures.astype(np.float64) - truth) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+class _Reconstruction(nn.Module):
+    """What is trained: squared and absolute error, and a little of the KL divergence."""
+
+    def __init__(self, model: AutoencoderKL) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pictures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        latents = self.model.encode(pictures).latent_dist
+        decoded = self.model.decode(latents.mean + latents.std * noise).sample.float()
+        error = functional.mse_loss(decoded, pictures) + 0.1 * functional.l1_loss(decoded, pictures)
+        return error + _KL_WEIGHT * latents.kl().float().mean()
+
+
+__all__ = ["STAGE", "psnr", "train_autoencoder"]

@@ -1,0 +1,145 @@
+"""The decision head, on labels made as the paper made them: answer both ways, and see which picture is right.
+
+The reader stands in for the people who voted. It says `ret` or `gen` where one picture is right and the other is not,
+and `same` where both are or neither is.
+"""
+
+import argparse
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline_gill import GillPicture, GillPipeline
+from training_gill import decision as decision_training
+
+from .adapters import load_pipeline
+from .asking import Asked, sample_asked
+from .pixels import from_images
+from .reader import read, right
+from .repository import STAGE as REPOSITORY
+from .repository import halve_weights
+from .settings import Settings
+from .splits import TRAIN, VALIDATION, stream
+from .stage import Place
+
+STAGE = "decision"
+_ANNOTATIONS = "decisions.tsv"
+_VALIDATION_SHARE = 4
+
+
+@dataclass(frozen=True)
+class AnsweredBothWays:
+    """A prompt with GILL's two pictures.
+
+    Attributes:
+        asked: The prompt.
+        text: What the model wrote before its picture.
+        retrieved, generated: Whether each picture is right.
+        score: Retrieval score of the picture found.
+        decided: What the model decides, `generate` or `retrieve`; `None` without a decision head.
+    """
+
+    asked: Asked
+    text: str
+    retrieved: bool
+    generated: bool
+    score: float
+    decided: str | None
+
+    @property
+    def label(self) -> str:
+        """`ret`, `gen` or `same`."""
+        if self.retrieved == self.generated:
+            return "same"
+        return "ret" if self.retrieved else "gen"
+
+
+def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
+    """Answer prompts both ways, write `DIR/decisions.tsv`, and train the head into `DIR/gill`."""
+    annotations = place.root / _ANNOTATIONS
+    numbers = {TRAIN: settings.decision_prompts, VALIDATION: settings.decision_prompts // _VALIDATION_SHARE}
+    if not annotations.exists():
+        pipe = load_pipeline(place.folder(REPOSITORY))
+        answered = []
+        for split, number in numbers.items():
+            asked = sample_asked(split, number, stream(seed, split, STAGE))
+            answered.append(answer_both_ways(pipe, asked, seed))
+        write_annotations(annotations, answered[0] + answered[1])
+    lines = annotations.read_text(encoding="utf-8").splitlines()[1:]
+    labels = [line.rpartition("\t")[2] for line in lines]
+    train_prompts = sum(label != "same" for label in labels[: numbers[TRAIN]])
+
+    def write(folder: Path) -> None:
+        shutil.copytree(place.folder(REPOSITORY), folder, dirs_exist_ok=True)
+        result = decision_training.run(
+            argparse.Namespace(
+                model=folder, annotations=annotations, train_prompts=train_prompts, split_seed=None, steps=2_000,
+                learning_rate=1e-2, seed=seed, batch_size=64, dtype="float32",
+                device="cuda" if torch.cuda.is_available() else "cpu",
+            )
+        )  # fmt: skip
+        halve_weights(folder)
+        figures.update(
+            {name: result[name] for name in ("macro_f1", "macro_f1_interval_95", "train_prompts", "validation_prompts")}
+        )
+
+    figures: dict[str, object] = {"labels": dict(Counter(labels))}
+    place.write_folder(REPOSITORY, write)
+    place.write_figures(STAGE, figures)
+
+
+def answer_both_ways(
+    pipe: GillPipeline, asked: Sequence[Asked], seed: int = 0, batch_size: int = 50
+) -> list[AnsweredBothWays]:  # fmt: skip
+    """Retrieve and generate for each prompt, and let the reader judge."""
+    answered = []
+    for begin in range(0, len(asked), batch_size):
+        some = asked[begin : begin + batch_size]
+        seeds = [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(len(some))]
+        out = pipe([one.prompt for one in some], decision="both", generator=seeds)
+        both = [{picture.source: picture for picture in pictures} for pictures in out.pictures]
+        verdicts = {source: judge([two.get(source) for two in both], some) for source in ("retrieved", "generated")}
+        for number, (one, two, text) in enumerate(zip(some, both, out.texts, strict=True)):
+            found = two.get("retrieved")
+            answered.append(
+                AnsweredBothWays(
+                    one, text.strip(), bool(verdicts["retrieved"][number]), bool(verdicts["generated"][number]),
+                    found.score if found is not None and found.score is not None else 0.0, decided(two),
+                )
+            )  # fmt: skip
+    return answered
+
+
+def decided(both: dict[str, GillPicture]) -> str | None:
+    """What the model would have done; `None` for no picture or no decision head."""
+    chances = next(iter(both.values())).decision_probabilities if both else None
+    return max(chances, key=lambda name: chances[name]) if chances else None
+
+
+def judge(pictures: Sequence[GillPicture | None], asked: Sequence[Asked]) -> np.ndarray:
+    """Whether each picture shows all that its prompt asks for; none shows nothing."""
+    verdicts = np.zeros(len(asked), dtype=bool)
+    images = {number: picture.image for number, picture in enumerate(pictures) if picture is not None}
+    if images:
+        there = list(images)
+        verdicts[there] = right(read(from_images(list(images.values()))), [asked[number].scene for number in there])[
+            "scene"
+        ]
+    return verdicts
+
+
+def write_annotations(path: Path, answered: Sequence[AnsweredBothWays]) -> None:
+    """The authors' file of votes, one vote a prompt; the prompt ends where the model asked for its picture."""
+    lines = ["Prompt\tCategory\tChallenge\tNote\tDecision"]
+    lines += [f"{one.asked.prompt} {one.text}".strip() + f"\t{one.asked.kind}\t\t\t{one.label}" for one in answered]
+    partial = path.with_suffix(".partial")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+__all__ = ["STAGE", "AnsweredBothWays", "answer_both_ways", "decided", "judge", "train_decision", "write_annotations"]

@@ -1,0 +1,153 @@
+"""The world's text-to-image generator: a Stable Diffusion pipeline, its UNet trained on pictures and captions.
+
+Autoencoder and text tower come from the stages before and stay as they are.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from torch.nn import functional
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+from . import autoencoder, clip
+from .backgrounds import PICTURE_SIZE
+from .captions import describe
+from .data import PairMixture, draw_all, sample_pairs
+from .knowledge import all_of
+from .pixels import from_images, to_tensor
+from .reader import read, right
+from .scene import Scene
+from .splits import TRAIN, VALIDATION, scene_in, stream
+from .stage import Place
+from .training_loop import Schedule, remove_checkpoints, run_training
+
+STAGE = "generator"
+GUIDANCE_SCALE, INFERENCE_STEPS = 2.0, 25
+_NO_CAPTION, _STORIES = 0.1, 0.1
+# The first part of training sees more scenes of one thing, all fully described: kinds are learnt there soonest.
+_EASY_SHARE, _EASY = 0.35, PairMixture(one_thing=0.6, plain=0.8, left_out=0.0)
+_FULL = PairMixture(one_thing=0.2, plain=0.6, left_out=0.1)
+# Conditioning is jittered by up to this part of its deviation: GILL's mapper comes near a caption, never right on it.
+_MOST_NOISE = 0.3
+
+
+def train_generator(place: Place, schedule: Schedule, widths: tuple[int, ...], measured: int, seed: int = 0) -> None:
+    """Train the UNet to predict v in the autoencoder's latents; measure and save the whole pipeline."""
+    vae = AutoencoderKL.from_pretrained(place.folder(autoencoder.STAGE)).eval().requires_grad_(False)
+    text_encoder = CLIPTextModel.from_pretrained(place.folder(clip.STAGE)).eval().requires_grad_(False)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(place.folder(clip.STAGE))
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction",
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=PICTURE_SIZE // 2 ** (len(vae.config.block_out_channels) - 1), in_channels=4, out_channels=4,
+        layers_per_block=1, block_out_channels=widths, norm_num_groups=16,
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths), up_block_types=("CrossAttnUpBlock2D",) * len(widths),
+        cross_attention_dim=text_encoder.config.hidden_size, attention_head_dim=4,
+    )  # fmt: skip
+    wrapped = _Denoising(unet, vae, text_encoder, scheduler)
+
+    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+        easy = step < _EASY_SHARE * schedule.steps
+        pictures, captions = _batch(schedule.batch_size, stream(seed, TRAIN, f"generator {step}"), easy)
+        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return wrapped(to_tensor(pictures), tokens, generator)
+
+    seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed)
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    place.write_folder(STAGE, pipeline.save_pretrained)
+    figures = {"parameters": sum(one.numel() for one in unet.parameters()), "minutes": seconds / 60}
+    generator = stream(seed, VALIDATION, STAGE)
+    for name, share in (("right_one_thing", 1.0), ("right_two_things", 0.0)):
+        scenes = [scene_in(VALIDATION, generator, share) for _ in range(measured)]
+        pictures = generate(pipeline, [describe(all_of(scene)) for scene in scenes], seed)
+        figures[name] = {what: float(np.mean(found)) for what, found in right(read(pictures), scenes).items()}
+    place.write_sheet(STAGE, list(pictures[:40]), 8)
+    place.write_figures(STAGE, figures)
+    remove_checkpoints(place.checkpoints(STAGE))
+
+
+def generate(
+    pipeline: StableDiffusionPipeline, captions: list[str], seed: int = 0, batch_size: int = 50
+) -> np.ndarray:  # fmt: skip
+    """What the generator alone draws for captions, uint8 `(captions, 32, 32, 3)`; each with a seed of its own."""
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = []
+    for begin in range(0, len(captions), batch_size):
+        some = captions[begin : begin + batch_size]
+        seeds = [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(len(some))]
+        images = pipeline(
+            some, height=PICTURE_SIZE, width=PICTURE_SIZE, num_inference_steps=INFERENCE_STEPS,
+            guidance_scale=GUIDANCE_SCALE, generator=seeds,
+        ).images  # fmt: skip
+        drawn.append(from_images(images))
+    return np.concatenate(drawn)
+
+
+def _batch(size: int, generator: np.random.Generator, easy: bool) -> tuple[np.ndarray, list[str]]:
+    if easy:
+        pairs = sample_pairs(TRAIN, size, generator, _EASY)
+        captions = list(pairs.captions)
+        return pairs.pictures, ["" if generator.random() < _NO_CAPTION else one for one in captions]
+    pairs = sample_pairs(TRAIN, size, generator, _FULL)
+    captions, scenes = list(pairs.captions), list(pairs.scenes)
+    for number in range(size):
+        if generator.random() < _STORIES:
+            captions[number], scenes[number] = clip.story_so_far(TRAIN, generator)
+        if generator.random() < _NO_CAPTION:
+            captions[number] = ""
+    return draw_all(scenes, generator), captions
+
+
+class _Denoising(nn.Module):
+    """The UNet with the loss of v-prediction; the frozen parts are no submodules, so that they are not saved again."""
+
+    def __init__(
+        self, unet: UNet2DConditionModel, vae: AutoencoderKL, text_encoder: CLIPTextModel, scheduler: DDIMScheduler
+    ) -> None:
+        super().__init__()
+        self.unet, self.scheduler, self._frozen = unet, scheduler, (vae, text_encoder)
+
+    def forward(self, pictures: torch.Tensor, tokens: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        device = self.unet.device
+        vae, text_encoder = (one.to(device) for one in self._frozen)
+        with torch.no_grad():
+            latents = vae.encode(pictures.to(device)).latent_dist.mean * vae.config.scaling_factor
+            states = text_encoder(input_ids=tokens.to(device)).last_hidden_state
+        jitter = torch.randn(states.shape, generator=generator) * torch.rand(len(states), 1, 1, generator=generator)
+        states = states + _MOST_NOISE * states.std() * jitter.to(device)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        times = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+        times = times.to(device)
+        noisy = self.scheduler.add_noise(latents, noise, times)
+        guessed = self.unet(noisy, times, encoder_hidden_states=states).sample
+        return functional.mse_loss(guessed.float(), self.scheduler.get_velocity(latents, noise, times))
+
+
+def load_generator(folder: Path) -> StableDiffusionPipeline:
+    """The trained pipeline."""
+    return StableDiffusionPipeline.from_pretrained(folder)
+
+
+def plain_captions(scenes: list[Scene]) -> list[str]:
+    """The plain form of each scene's full caption."""
+    return [describe(all_of(scene)) for scene in scenes]
+
+
+__all__ = [
+    "GUIDANCE_SCALE",
+    "INFERENCE_STEPS",
+    "STAGE",
+    "generate",
+    "load_generator",
+    "plain_captions",
+    "train_generator",
+]

@@ -1,0 +1,169 @@
+"""The world's language model: an OPT that reads captions, stories and dialogues, and describes what is so now."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
+
+from .captions import parse_caption, tags
+from .documents import document
+from .knowledge import all_of
+from .phrases import PICTURE_REQUEST
+from .scene import Scene, SceneError
+from .splits import TRAIN, VALIDATION, dialogues, stories, stream
+from .stage import Place
+from .stories import Story
+from .training_loop import Schedule, remove_checkpoints, run_training
+from .word_tokenizer import NEWLINE, language_model_tokenizer
+
+STAGE = "language_model"
+_POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER = 320, 16, 24
+
+
+def train_language_model(
+    place: Place, schedule: Schedule, width: int, layers: int, measured: int, seed: int = 0
+) -> None:
+    """Train on [`documents`], measure how well it describes the present state, and save it with its tokenizer."""
+    tokenizer = language_model_tokenizer()
+    torch.manual_seed(seed)
+    model = OPTForCausalLM(
+        OPTConfig(
+            vocab_size=len(tokenizer), hidden_size=width, word_embed_proj_dim=width, num_hidden_layers=layers,
+            ffn_dim=4 * width, num_attention_heads=max(width // 32, 1), max_position_embeddings=_POSITIONS, dropout=0.0,
+            init_std=0.03, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    wrapped = _NextWord(model)
+    batches = _Batches(tokenizer, schedule.batch_size, seed)
+
+    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+        ids, mask = batches[step]
+        return wrapped(ids.to(model.device), mask.to(model.device))
+
+    seconds = run_training(
+        STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed, bf16=True
+    )
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    place.write_folder(STAGE, write)
+    place.write_figures(
+        STAGE,
+        {"parameters": sum(one.numel() for one in model.parameters()), "minutes": seconds / 60}
+        | measure_language_model(model, tokenizer, measured, seed),
+    )
+    remove_checkpoints(place.checkpoints(STAGE))
+
+
+class _Batches:
+    """Batches of documents by number; texts of about one length together, so that little is padding."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int, seed: int) -> None:
+        self._tokenizer, self._size, self._seed = tokenizer, size, seed
+        self._group, self._ready = -1, []  # type: int, list[list[str]]
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        group, at = divmod(number, _BATCHES_SORTED)
+        if group != self._group:
+            generator = stream(self._seed, TRAIN, f"documents {group}")
+            texts = [document(TRAIN, generator) + NEWLINE for _ in range(self._size * _BATCHES_SORTED)]
+            texts.sort(key=lambda text: text.count(" "))
+            cut = [texts[begin : begin + self._size] for begin in range(0, len(texts), self._size)]
+            self._group, self._ready = group, [cut[place] for place in generator.permutation(len(cut))]
+        tokens = self._tokenizer(self._ready[at], padding=True, padding_side="right", return_tensors="pt")
+        return tokens.input_ids, tokens.attention_mask
+
+
+def measure_language_model(
+    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, number: int, seed: int
+) -> dict[str, float]:
+    """How often the description after `picture :` is of the scene that is so, all of it.
+
+    After one to five sentences of stories whose sentences tell all; after five with what the first four pictures show
+    standing behind them, in stories that leave things out; and after dialogues.
+    """
+    told = stories(VALIDATION, number, seed, 0.0)
+    figures = {}
+    for sentences in (1, 3, 5):
+        prompts = [" ".join(f"{one} ." for one in story.sentences[:sentences]) for story in told]
+        truth = [story.scenes[sentences - 1] for story in told]
+        figures[f"right_after_{sentences}"] = _right(model, tokenizer, prompts, truth)
+    left_out = stories(VALIDATION, number, seed)
+    prompts = [with_stand_ins(story) for story in left_out]
+    figures["right_after_5_with_stand_ins"] = _right(
+        model, tokenizer, prompts, [story.scenes[-1] for story in left_out]
+    )
+    asked = [one for one in dialogues(VALIDATION, number, seed) if one.known[-1].complete]
+    prompts = [one.text().removesuffix(PICTURE_REQUEST).rstrip() for one in asked]
+    figures["right_after_dialogue"] = _right(model, tokenizer, prompts, [one.scene for one in asked])
+    return figures
+
+
+def with_stand_ins(story: Story) -> str:
+    """All sentences, and behind each but the last what its picture shows."""
+    parts = []
+    for sentence, scene in zip(story.sentences[:-1], story.scenes, strict=False):
+        parts += [f"{sentence} .", f"( {tags(all_of(scene))} )"]
+    return " ".join([*parts, f"{story.sentences[-1]} ."])
+
+
+def described_scenes(
+    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], batch_size: int = 100
+) -> Iterator[tuple[str, Scene | None]]:
+    """What the model says after each prompt and `picture :`, up to the full stop, and the scene that this means."""
+    for begin in range(0, len(prompts), batch_size):
+        texts = [f"{prompt} {PICTURE_REQUEST}" for prompt in islice(prompts, begin, begin + batch_size)]
+        tokens = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
+        with torch.no_grad():
+            written = model.generate(
+                **tokens, do_sample=False, max_new_tokens=_LONGEST_ANSWER,
+                eos_token_id=[tokenizer.convert_tokens_to_ids("."), tokenizer.eos_token_id],
+                pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+        for row in written[:, tokens.input_ids.shape[1] :]:
+            text = tokenizer.decode(row, skip_special_tokens=True).partition(".")[0].strip()
+            yield text, scene_said(text)
+
+
+def scene_said(text: str) -> Scene | None:
+    """The scene that a caption fully describes; `None` if it leaves anything out or is no caption."""
+    known = parse_caption(text)
+    try:
+        return None if known is None else known.scene()
+    except SceneError:
+        return None
+
+
+def _right(
+    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], truth: list[Scene]
+) -> float:  # fmt: skip
+    found = [scene for _, scene in described_scenes(model, tokenizer, prompts)]
+    return float(np.mean([one == other for one, other in zip(found, truth, strict=True)]))
+
+
+class _NextWord(nn.Module):
+    """The model with its own loss."""
+
+    def __init__(self, model: OPTForCausalLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        labels = input_ids.masked_fill(attention_mask == 0, -100)
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).loss
+
+
+__all__ = [
+    "STAGE",
+    "described_scenes",
+    "measure_language_model",
+    "scene_said",
+    "train_language_model",
+    "with_stand_ins",
+]

@@ -1,0 +1,25 @@
+"""The pictures that exist: of ordinary scenes. All others are fantasy, which no one has a picture of.
+
+Ordinary are boats and fish at sea and everything else on land, in colours that things come in. So a prompt says, to one
+who understands it, whether its picture can be found, as people's prompts do: a cat on a mat can, a purple one at sea
+cannot. That is what GILL's decision is about.
+"""
+
+from .scene import Scene, all_scenes
+
+OF_THE_SEA = ("boat", "fish")
+FANCIFUL_COLOURS = ("purple", "pink")
+
+
+def is_ordinary(scene: Scene) -> bool:
+    """Whether there is a picture of the scene in the library."""
+    at_sea = scene.background == "sea"
+    return all((thing.kind in OF_THE_SEA) == at_sea and thing.colour not in FANCIFUL_COLOURS for thing in scene.things)
+
+
+def library_scenes() -> list[Scene]:
+    """Every ordinary scene once, sorted by key, so that their order says nothing; 9,152."""
+    return sorted((scene for scene in all_scenes() if is_ordinary(scene)), key=lambda scene: scene.key)
+
+
+__all__ = ["FANCIFUL_COLOURS", "OF_THE_SEA", "is_ordinary", "library_scenes"]

@@ -1,0 +1,116 @@
+"""The repository of the world's GILL: everything in one folder, weights in half precision, pictures to retrieve."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from pipeline_gill import GillPipeline, RetrievalSet
+
+from .adapters import STAGE as ADAPTERS
+from .adapters import load_pipeline
+from .captions import describe
+from .data import draw_all
+from .generator import GUIDANCE_SCALE, INFERENCE_STEPS
+from .knowledge import all_of
+from .language_model import scene_said
+from .library import is_ordinary, library_scenes
+from .scene import Scene
+from .settings import Settings
+from .splits import TEST, VALIDATION, scene_in, stream
+from .stage import Place
+
+STAGE = "gill"
+_RETRIEVAL_SET = "retrieval_set"
+
+
+def write_repository(place: Place, settings: Settings, seed: int = 0) -> None:
+    """Put frozen models, adapters and the library's pictures into `DIR/gill`, and measure what is found."""
+
+    def write(folder: Path) -> None:
+        pipe = load_pipeline(place.folder(ADAPTERS)).to("cpu")
+        pipe.register_to_config(num_inference_steps=INFERENCE_STEPS, guidance_scale=GUIDANCE_SCALE)
+        pipe.save_pretrained(folder, self_contained=True)
+        halve_weights(folder)
+        # Embedded by the weights that will search it, rounding included.
+        pipe = load_pipeline(folder)
+        make_library(pipe, settings.library_share, seed).save(folder / _RETRIEVAL_SET)
+
+    place.write_folder(STAGE, write)
+    pipe = load_pipeline(place.folder(STAGE))
+    size = sum(path.stat().st_size for path in place.folder(STAGE).rglob("*") if path.is_file())
+    place.write_figures(STAGE, {"megabytes": size / 1e6, **measure_library(pipe, settings.measured, seed)})
+
+
+def halve_weights(folder: Path) -> None:
+    """Rewrite every file of float32 weights in float16; they are loaded as float32 again, as configurations say."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        weights = load_file(path)
+        if any(weight.dtype == torch.float32 for weight in weights.values()):
+            halved = {
+                name: weight.half() if weight.dtype == torch.float32 else weight for name, weight in weights.items()
+            }
+            partial = path.with_suffix(".partial")
+            save_file(halved, partial, metadata={"format": "pt"})
+            partial.replace(path)
+
+
+def make_library(pipe: GillPipeline, share: float, seed: int) -> RetrievalSet:
+    """The retrieval set: a picture of each ordinary scene, or of a share of them, captioned by its description."""
+    scenes = library_scenes()
+    generator = stream(seed, TEST, "library")
+    if share < 1:
+        chosen = np.sort(generator.permutation(len(scenes))[: int(len(scenes) * share)])
+        scenes = [scenes[number] for number in chosen]
+    pictures = draw_all(scenes, generator)
+    entries = [
+        ({"bytes": small_png(picture), "path": None}, describe(all_of(scene)))
+        for picture, scene in zip(pictures, scenes, strict=True)
+    ]
+    return RetrievalSet.build(pipe.model, pipe.processor, entries, source="the picture book", progress=False)
+
+
+def small_png(picture: np.ndarray) -> bytes:
+    """A picture of at most 256 colours as a PNG file with a palette, half as large."""
+    colours = np.unique(picture.reshape(-1, 3), axis=0)
+    file = io.BytesIO()
+    if len(colours) > 256:
+        Image.fromarray(picture).save(file, "PNG", optimize=True)
+        return file.getvalue()
+    codes = (picture.astype(np.int64) * (65_536, 256, 1)).sum(-1)
+    image = Image.fromarray(np.searchsorted((colours * (65_536, 256, 1)).sum(-1), codes).astype(np.uint8), "P")
+    image.putpalette(colours.astype(np.uint8).tobytes())
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def measure_library(pipe: GillPipeline, number: int, seed: int) -> dict[str, float]:
+    """How often the first picture found for an ordinary scene's caption shows that scene, of two things."""
+    generator = stream(seed, VALIDATION, STAGE)
+    scenes: list[Scene] = []
+    while len(scenes) < number:
+        scene = scene_in(VALIDATION, generator, 0.0)
+        if is_ordinary(scene):
+            scenes.append(scene)
+    found = []
+    for begin in range(0, number, 50):
+        some = [describe(all_of(scene)) for scene in scenes[begin : begin + 50]]
+        out = pipe(some, decision="retrieve", force_image=True)
+        found += [scene_said(answer[0].caption or "") for answer in out.pictures]
+    return {"right_retrieved": float(np.mean([one == scene for one, scene in zip(found, scenes, strict=True)]))}
+
+
+def copy_repository(place: Place, folder: Path) -> None:
+    """Copy the finished repository, complete or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(place.folder(STAGE), partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+__all__ = ["STAGE", "copy_repository", "halve_weights", "make_library", "measure_library", "write_repository"]

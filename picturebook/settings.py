@@ -1,0 +1,81 @@
+"""How large everything is and how long it is trained: in full, or in a few minutes to see that all of it works."""
+
+from dataclasses import dataclass
+
+from .data import PairMixture
+from .training_loop import Schedule
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes and schedules of all stages.
+
+    Attributes:
+        autoencoder_widths, generator_widths: Channels of each level.
+        clip_width, clip_layers: Of either tower.
+        language_model_width, language_model_layers: Of the OPT.
+        pairs: Pictures with captions that the adapters are trained on.
+        pair_mixture: What these pairs are like.
+        adapters: Entries of `training_gill`'s recipe that differ from `adapters.yaml`.
+        library_share: Of the library's pictures, how many the retrieval set has.
+        decision_prompts: Prompts that are answered both ways, to train the decision on.
+        measured: Items a stage is measured on.
+    """
+
+    autoencoder: Schedule
+    autoencoder_widths: tuple[int, ...]
+    clip: Schedule
+    clip_width: int
+    clip_layers: int
+    language_model: Schedule
+    language_model_width: int
+    language_model_layers: int
+    generator: Schedule
+    generator_widths: tuple[int, ...]
+    pairs: int
+    pair_mixture: PairMixture
+    adapters: dict[str, object]
+    library_share: float
+    decision_prompts: int
+    measured: int
+
+
+FULL = Settings(
+    autoencoder=Schedule(1_400, 64, 3e-3, ema=0.99, decay=0.6),
+    autoencoder_widths=(32, 64, 64),
+    clip=Schedule(1_800, 128, 2e-3, warmup=100, decay=0.7),
+    clip_width=128,
+    clip_layers=3,
+    language_model=Schedule(4_000, 64, 2e-3, warmup=150, decay=0.7),
+    language_model_width=256,
+    language_model_layers=4,
+    generator=Schedule(2_900, 64, 1.5e-3, warmup=100, decay=0.4, ema=0.999),
+    generator_widths=(64, 96),
+    pairs=30_000,
+    pair_mixture=PairMixture(one_thing=0.2, plain=0.85, left_out=0.0),
+    adapters={},
+    library_share=1.0,
+    decision_prompts=2_400,
+    measured=400,
+)
+
+FAST = Settings(
+    autoencoder=Schedule(250, 32, 4e-3, ema=0.95, decay=0.6),
+    autoencoder_widths=(16, 32, 32),
+    clip=Schedule(150, 64, 2e-3, warmup=20, decay=0.7),
+    clip_width=64,
+    clip_layers=2,
+    language_model=Schedule(250, 32, 4e-3, warmup=20, decay=0.7),
+    language_model_width=96,
+    language_model_layers=2,
+    generator=Schedule(250, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
+    generator_widths=(32, 64),
+    pairs=1_500,
+    pair_mixture=PairMixture(one_thing=0.5, plain=1.0, left_out=0.0),
+    adapters={"max_steps": 150, "mapper_hidden_size": 64, "mapper_num_layers": 1, "mapper_ffn_dim": 128},
+    library_share=0.05,
+    decision_prompts=120,
+    measured=60,
+)
+
+__all__ = ["FAST", "FULL", "Settings"]

@@ -1,0 +1,75 @@
+"""One HTML page of the tables, with the pictures of the first stories below. Everything is inside of it."""
+
+import base64
+import html
+from collections.abc import Sequence
+
+import numpy as np
+
+from .drawing import png_bytes
+from .reader import read, right
+from .story_table import DrawnStories
+from .table import Table
+from .world_page import STYLE
+
+_SHOWN = 10
+_MORE_STYLE = """
+table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+.row figure { width: 7.2rem; } .right img { outline: 3px solid #3a8a4a; } .wrong img { outline: 3px solid #c2452f; }
+"""
+
+
+def render_tables(tables: Sequence[Table], stories: DrawnStories) -> str:
+    """The page."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>The picture book: tables</title><style>{STYLE}{_MORE_STYLE}</style></head><body><main>"
+        "<h1>The paper's tables in miniature</h1>"
+        f"{''.join(_render_table(table) for table in tables)}"
+        "<h2>The first stories, and what each system drew for the last picture</h2>"
+        '<p class="lead">Green frames are right in everything, red ones are not.</p>'
+        f"{''.join(_render_story(stories, number) for number in range(min(_SHOWN, len(stories.stories))))}"
+        "</main></body></html>\n"
+    )
+
+
+def _render_table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    body = ""
+    for name, figures in table.rows.items():
+        cells = "".join(
+            f"<td>{figures[column].percent() if column in figures else ''}</td>" for column in table.columns
+        )
+        body += f"<tr><th>{html.escape(name)}</th>{cells}</tr>"
+    return (
+        f"<h2>{html.escape(table.title)}</h2><article><table><tr><th></th>{head}</tr>{body}</table>"
+        f'<p class="lead">{html.escape(table.note)}</p></article>\n'
+    )
+
+
+def _render_story(stories: DrawnStories, number: int) -> str:
+    story, pictures = stories.stories[number]
+    told = "".join(
+        _figure(picture, f"{sentence} .") for picture, sentence in zip(pictures, story.sentences, strict=True)
+    )
+    drawn = ""
+    for name, some in stories.drawn.by_system.items():
+        picture = some[number : number + 1]
+        is_right = bool(right(read(picture), [stories.drawn.scenes[number]])["scene"][0])
+        said = stories.texts.get(name)
+        drawn += _figure(picture[0], name, said[number] if said else "", "right" if is_right else "wrong")
+    return f'<article><div class="row">{told}</div><p></p><div class="row">{drawn}</div></article>\n'
+
+
+def _figure(picture: np.ndarray, caption: str, note: str = "", css: str = "") -> str:
+    source = base64.b64encode(png_bytes(picture)).decode()
+    small = f"<small>{html.escape(note)}</small>" if note else ""
+    return (
+        f'<figure class="{css}"><img alt="{html.escape(caption)}" src="data:image/png;base64,{source}">'
+        f"<figcaption>{html.escape(caption)}{small}</figcaption></figure>"
+    )
+
+
+__all__ = ["render_tables"]
