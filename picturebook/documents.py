@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .captions import caption, describe, leave_out, shuffled, tags
-from .dialogues import NOTHING_THERE, Round, ask_all
+from .dialogues import NOTHING_THERE, Dialogue, Round, ask_all
 from .knowledge import Known, all_of
 from .phrases import PICTURE_REQUEST
 from .scene import MOST_THINGS
@@ -19,7 +19,7 @@ from .stories import LEAVE_OUT, Story
 
 # How often each kind of document is drawn, and what happens within it.
 SHARES = {"captions": 0.15, "tags": 0.1, "story": 0.55, "dialogue": 0.2}
-_TELLS_ALL, _HAS_STAND_INS, _DESCRIBED_BETWEEN, _ASKED = 0.4, 0.6, 0.3, 0.25
+_TELLS_ALL, _HAS_STAND_INS, _DESCRIBED_BETWEEN, _ASKED, _SEEN = 0.4, 0.6, 0.3, 0.25, 0.35
 UNKNOWN = "unknown"
 SLOTS = ("kind", "colour", "place")
 _ORDINALS = ("first", "second")
@@ -42,6 +42,8 @@ def document(split: str, generator: np.random.Generator) -> str:
     if what == "dialogue":
         dialogue = dialogue_in(split, generator)
         rounds = int(generator.integers(len(dialogue.rounds) + 1)) if generator.random() < 0.3 else len(dialogue.rounds)
+        if generator.random() < _SEEN:
+            return seen_dialogue_document(dialogue, rounds, generator)
         return f"{dialogue.text(rounds)} {describe(dialogue.known[rounds])} ."
     known = shuffled(all_of(scene_in(split, generator)), generator)
     if what == "tags":
@@ -66,6 +68,13 @@ def story_document(story: Story, generator: np.random.Generator, stand_ins: bool
             shown = all_of(story.scenes[number], tuple(thing.kind or "" for thing in known.things))
             parts.append(f"( {tags(shown) if generator.random() < 0.5 else describe(shown)} )")
     return " ".join(parts)
+
+
+def seen_dialogue_document(dialogue: Dialogue, rounds: int, generator: np.random.Generator) -> str:
+    """A dialogue whose opening is no caption, but the picture: what it shows stands there, and tells all."""
+    known = shuffled(all_of(dialogue.scene), generator)
+    shown = tags(known) if generator.random() < 0.5 else describe(known)
+    return f"( {shown} ) {dialogue.text(rounds).removeprefix(f'{dialogue.opening} .').strip()} {describe(known)} ."
 
 
 def slot_questions(known: Known) -> list[Round]:

@@ -44,9 +44,7 @@ def train_language_model(
         ids, mask = batches[step]
         return wrapped(ids.to(model.device), mask.to(model.device))
 
-    seconds = run_training(
-        STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed, bf16=True
-    )
+    seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed, bf16=True)
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

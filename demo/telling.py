@@ -1,0 +1,96 @@
+"""Stories told and questions answered by GILL, picture by picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from picturebook.dialogues import Dialogue
+from picturebook.phrases import PICTURE_REQUEST
+from picturebook.pixels import from_images, to_images
+from picturebook.reader import read, right
+from picturebook.scene import Scene
+from picturebook.stories import Story
+from pipeline_gill import GillPicture, GillPipeline
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A sentence of a story with the picture that GILL answered.
+
+    Attributes:
+        sentence: What was told.
+        written: What GILL wrote before its picture.
+        picture: `None` where it asked for none.
+        is_right: Whether the picture shows what is so after the sentence, all of it.
+    """
+
+    sentence: str
+    written: str
+    picture: GillPicture | None
+    is_right: bool
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A dialogue with GILL's last answer.
+
+    Attributes:
+        lines: Who said what, in turns, pictures among them: a PIL picture or a string.
+        written, picture, is_right: As of a panel.
+    """
+
+    lines: Sequence[Any]
+    written: str
+    picture: GillPicture | None
+    is_right: bool
+
+
+def tell(pipe: GillPipeline, stories: Sequence[Story], seed: int) -> list[list[Panel]]:
+    """Tell every story sentence by sentence. Each picture is GILL's own, and the next is asked for with it in mind."""
+    prompts: list[list[Any]] = [[] for _ in stories]
+    told: list[list[Panel]] = [[] for _ in stories]
+    for number in range(len(stories[0].sentences)):
+        asked = [
+            [*prompt, f"{story.sentences[number]} . {PICTURE_REQUEST}"]
+            for prompt, story in zip(prompts, stories, strict=True)
+        ]
+        answers = _answer(pipe, asked, [story.scenes[number] for story in stories], seed + number)
+        for place, (story, (written, picture, is_right)) in enumerate(zip(stories, answers, strict=True)):
+            told[place].append(Panel(f"{story.sentences[number]} .", written, picture, is_right))
+            prompts[place].append(f"{story.sentences[number]} .")
+            if picture is not None:
+                prompts[place].append(picture.image)
+    return told
+
+
+def ask(pipe: GillPipeline, dialogues: Sequence[Dialogue], pictures: np.ndarray, seed: int) -> list[Answered]:
+    """Let GILL answer the last turn of each dialogue, which asks to see what was talked about.
+
+    Every second dialogue begins with its picture in place of the words that open it.
+    """
+    lines: list[list[Any]] = []
+    for number, (dialogue, picture) in enumerate(zip(dialogues, to_images(pictures), strict=True)):
+        opening: Any = picture if number % 2 else f"{dialogue.opening} ."
+        rounds = [line for one in dialogue.rounds for line in (f"Q: {one.question}", f"A: {one.answer} .")]
+        lines.append([opening, *rounds, "Q: can we see it ?", f"A: {PICTURE_REQUEST}"])
+    prompts = [[one[0], " ".join(one[1:])] if not isinstance(one[0], str) else [" ".join(one)] for one in lines]
+    answers = _answer(pipe, prompts, [dialogue.scene for dialogue in dialogues], seed)
+    return [Answered(said, *answer) for said, answer in zip(lines, answers, strict=True)]
+
+
+def _answer(
+    pipe: GillPipeline, prompts: list[list[Any]], scenes: Sequence[Scene], seed: int
+) -> list[tuple[str, GillPicture | None, bool]]:
+    out = pipe(prompts, generator=[torch.Generator().manual_seed(seed * 1_000 + at) for at in range(len(prompts))])
+    answers = []
+    for text, pictures, scene in zip(out.texts, out.pictures, scenes, strict=True):
+        picture = pictures[0] if pictures else None
+        is_right = picture is not None and bool(right(read(from_images([picture.image])), [scene])["scene"][0])
+        answers.append((text.strip(), picture, is_right))
+    return answers
+
+
+__all__ = ["Answered", "Panel", "ask", "tell"]
