@@ -19,7 +19,11 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(exclude=["tests", "tests.*", "benchmarks", "demo"]),
     include_package_data=True,
-    package_data={"hub_card": ["*.md", "*.jinja", "*.md.jinja"], "training_gill": ["recipes/*.yaml"]},
+    package_data={
+        "hub_card": ["*.md", "*.jinja", "*.md.jinja"],
+        "training_gill": ["recipes/*.yaml"],
+        "picturebook": ["adapters.yaml", "checkpoint/**/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "transformers>=5.20,<6",

@@ -1,11 +1,20 @@
 """The world's CLIP: its picture tower is GILL's image encoder, its text tower the generator's.
 
+First it learns from scenes and one edit of each, then from few scenes and many edits of each: among random scenes,
+kinds and colours tell nearly all apart, and there is little need to know what is where.
+
 It is trained before the generator and then frozen, as the real one is: trained with the generator, a text tower that
 hardly tells two captions apart serves the generator well, and teaches GILL's mapper, which learns distances, nothing.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+
 import numpy as np
 import torch
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
@@ -15,54 +24,61 @@ from .captions import describe
 from .data import PairMixture, caption_for, draw_all
 from .knowledge import all_of
 from .pixels import to_tensor
-from .scene import Scene, edits_of
+from .scene import MOST_THINGS, Scene, edits_of
 from .splits import TRAIN, VALIDATION, scene_in, split_of, story_in, stream
 from .stage import Place
-from .training_loop import Schedule, remove_checkpoints, run_training
+from .training_loop import LossOfStep, Schedule, remove_checkpoints, run_training
 from .word_tokenizer import clip_tokenizer
 
 STAGE = "clip"
 # Long enough for five sentences: a generator that is asked for a story's last picture has read all of it.
 POSITIONS = 52
-_STORIES, _MEASURED, _AMONG = 0.1, 512, 64
+_STORIES_EVERY, _MEASURED, _AMONG, _PATCH = 10, 512, 64, 4
 MIXTURE = PairMixture(left_out=0.1)
 
 
-def train_clip(place: Place, schedule: Schedule, width: int, layers: int, seed: int = 0) -> None:
-    """Train both towers on pictures and captions, contrastively; measure and save them with their processors.
+@dataclass(frozen=True)
+class Phase:
+    """A part of training.
 
-    Half of a batch are scenes, the other half the same scenes with one thing changed: the hardest to tell apart.
+    Attributes:
+        schedule: How long; its batch size counts pictures.
+        alike: So many pictures of a batch are of a scene and its edits.
     """
+
+    schedule: Schedule
+    alike: int
+
+
+def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, seed: int = 0) -> None:
+    """Train both towers on pictures and captions, contrastively; measure and save them with their processors."""
     tokenizer = clip_tokenizer(POSITIONS)
-    tower = {
-        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
-        "num_attention_heads": max(width // 32, 1),
-    }  # fmt: skip
     torch.manual_seed(seed)
-    model = CLIPModel(
-        CLIPConfig(
-            text_config=tower | {
-                "vocab_size": len(tokenizer), "max_position_embeddings": POSITIONS, "projection_dim": width,
-                "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-            },
-            vision_config=tower | {"image_size": PICTURE_SIZE, "patch_size": 4, "projection_dim": width},
-            projection_dim=width,
-        )
-    )  # fmt: skip
-    # Words must be told apart from the first step on.
-    nn.init.normal_(model.text_model.embeddings.token_embedding.weight, std=0.5)
+    model = CLIPModel(_config(tokenizer, width, layers))
+    # Words, patches and places must be told apart from the first step on: with positions as faint as CLIP's own are at
+    # first, a caption stays a bag of words and a picture one of patches, and what is where is never learnt.
+    text, vision = model.text_model.embeddings, model.vision_model.embeddings
+    for weight, std in (
+        (text.token_embedding.weight, 0.5), (text.position_embedding.weight, 0.3),
+        (vision.patch_embedding.weight, 0.08), (vision.position_embedding.weight, 0.3),
+    ):  # fmt: skip
+        nn.init.normal_(weight, std=std)
     wrapped = _Contrastive(model)
+    seconds = 0.0
+    for number, phase in enumerate(phases, start=1):
+        work = place.checkpoints(f"{STAGE}-{number}")
+        whole = work / "whole.safetensors"
+        if whole.exists():
+            load_model(wrapped, whole)
+            continue
+        seconds += run_training(
+            f"{STAGE}, phase {number}", wrapped, phase.schedule, _loss_of_step(wrapped, phase, tokenizer, seed, number),
+            work, seed,
+        )  # fmt: skip
+        save_model(wrapped, str(work / "partial.safetensors"))
+        (work / "partial.safetensors").rename(whole)
 
-    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
-        stepped = stream(seed, TRAIN, f"clip {step}")
-        texts, scenes = pairs_with_edits(TRAIN, schedule.batch_size // 2, stepped)
-        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").to(model.device)
-        return wrapped(tokens.input_ids, normalised(draw_all(scenes, stepped)).to(model.device))
-
-    seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed)
-
-    def write(folder: object) -> None:
+    def write(folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         image_processor().save_pretrained(folder)
@@ -73,7 +89,42 @@ def train_clip(place: Place, schedule: Schedule, width: int, layers: int, seed: 
         {"parameters": sum(one.numel() for one in model.parameters()), "minutes": seconds / 60}
         | measure_clip(model, tokenizer, seed),
     )
-    remove_checkpoints(place.checkpoints(STAGE))
+    for number in range(1, len(phases) + 1):
+        remove_checkpoints(place.checkpoints(f"{STAGE}-{number}"))
+
+
+def _config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> CLIPConfig:
+    tower = {
+        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
+        "num_attention_heads": max(width // 32, 1), "projection_dim": width,
+    }  # fmt: skip
+    return CLIPConfig(
+        text_config=tower | {
+            "vocab_size": len(tokenizer), "max_position_embeddings": POSITIONS,
+            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config=tower | {"image_size": PICTURE_SIZE, "patch_size": _PATCH},
+        projection_dim=width,
+    )  # fmt: skip
+
+
+def _loss_of_step(
+    wrapped: "_Contrastive", phase: Phase, tokenizer: PreTrainedTokenizerFast, seed: int, number: int
+) -> LossOfStep:
+    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+        drawn = stream(seed, TRAIN, f"clip {number} {step}")
+        if step % _STORIES_EVERY == 0:
+            told = [story_so_far(TRAIN, drawn) for _ in range(phase.schedule.batch_size)]
+            texts, scenes = [text for text, _ in told], [scene for _, scene in told]
+        else:
+            texts, scenes = scenes_with_edits(TRAIN, phase.schedule.batch_size // phase.alike, phase.alike, drawn)
+        device = wrapped.model.device
+        # What stands behind a text's end changes nothing of what is compared.
+        tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
+        return wrapped(tokens.input_ids, normalised(draw_all(scenes, drawn)).to(device))
+
+    return loss_of_step
 
 
 def image_processor() -> CLIPImageProcessor:
@@ -90,23 +141,42 @@ def normalised(pictures: np.ndarray) -> torch.Tensor:
     return to_tensor(pictures)
 
 
-def pairs_with_edits(split: str, number: int, generator: np.random.Generator) -> tuple[list[str], list[Scene]]:
-    """So many texts with scenes, and after each the same with one thing changed; some texts are stories so far."""
-    texts: list[str] = []
+def scenes_with_edits(
+    split: str, number: int, alike: int, generator: np.random.Generator
+) -> tuple[list[str], list[Scene]]:  # fmt: skip
+    """So many scenes, each with edits of it that make `alike` of them; with captions."""
     scenes: list[Scene] = []
-    while len(texts) < 2 * number:
-        if generator.random() < _STORIES:
-            for _ in range(2):
-                text, scene = story_so_far(split, generator)
-                texts.append(text)
-                scenes.append(scene)
-            continue
+    for _ in range(number):
         scene = scene_in(split, generator)
-        edits = [one for one in edits_of(scene) if split_of(one) in (None, split)]
-        for one in (scene, edits[int(generator.integers(len(edits)))]):
-            texts.append(caption_for(one, generator, MIXTURE))
-            scenes.append(one)
-    return texts, scenes
+        edits = [one for one in every_edit(scene, generator) if split_of(one) in (None, split)]
+        scenes += [scene, *edits[: alike - 1]]
+    return [caption_for(one, generator, MIXTURE) for one in scenes], scenes
+
+
+def every_edit(scene: Scene, generator: np.random.Generator) -> list[Scene]:
+    """What differs in one thing, sorts of edits in turn: places and colours as often as kinds, exchanges first."""
+    sorts: dict[str, list[Scene]] = {"exchange": exchanges_of(scene)}
+    for edit in edits_of(scene):
+        sorts.setdefault(_sort_of(scene, edit), []).append(edit)
+    shuffled = [[some[at] for at in generator.permutation(len(some))] for some in sorts.values()]
+    return [one for some in zip_longest(*shuffled) for one in some if one is not None]
+
+
+def exchanges_of(scene: Scene) -> list[Scene]:
+    """The same two things, their places exchanged, or their colours, where that changes anything."""
+    if len(scene.things) < MOST_THINGS:
+        return []
+    one, other = scene.things
+    places = Scene((replace(one, place=other.place), replace(other, place=one.place)), scene.background)
+    colours = Scene((replace(one, colour=other.colour), replace(other, colour=one.colour)), scene.background)
+    return [places] if one.colour == other.colour else [places, colours]
+
+
+def _sort_of(scene: Scene, edit: Scene) -> str:
+    if scene.background != edit.background:
+        return "background"
+    (before,), (after,) = set(scene.things) - set(edit.things), set(edit.things) - set(scene.things)
+    return next(name for name in ("kind", "colour", "place") if getattr(before, name) != getattr(after, name))
 
 
 def story_so_far(split: str, generator: np.random.Generator) -> tuple[str, Scene]:

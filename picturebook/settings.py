@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .clip import Phase
 from .data import PairMixture
 from .training_loop import Schedule
 
@@ -24,7 +25,7 @@ class Settings:
 
     autoencoder: Schedule
     autoencoder_widths: tuple[int, ...]
-    clip: Schedule
+    clip: tuple[Phase, ...]
     clip_width: int
     clip_layers: int
     language_model: Schedule
@@ -43,7 +44,10 @@ class Settings:
 FULL = Settings(
     autoencoder=Schedule(1_400, 64, 3e-3, ema=0.99, decay=0.6),
     autoencoder_widths=(32, 64, 64),
-    clip=Schedule(1_800, 128, 2e-3, warmup=100, decay=0.7),
+    clip=(
+        Phase(Schedule(500, 128, 2e-3, warmup=100, decay=0.2), alike=2),
+        Phase(Schedule(1_400, 128, 1.5e-3, warmup=50, decay=0.7), alike=8),
+    ),
     clip_width=128,
     clip_layers=3,
     language_model=Schedule(4_000, 64, 1.5e-3, warmup=150, decay=0.7),
@@ -62,7 +66,7 @@ FULL = Settings(
 FAST = Settings(
     autoencoder=Schedule(250, 32, 4e-3, ema=0.95, decay=0.6),
     autoencoder_widths=(16, 32, 32),
-    clip=Schedule(150, 64, 2e-3, warmup=20, decay=0.7),
+    clip=(Phase(Schedule(200, 64, 2e-3, warmup=20, decay=0.7), alike=4),),
     clip_width=64,
     clip_layers=2,
     language_model=Schedule(250, 32, 4e-3, warmup=20, decay=0.7),

@@ -1,0 +1,50 @@
+"""What CLIP is trained to tell apart: scenes that differ in one thing."""
+
+from collections import Counter
+
+from picturebook.captions import parse_caption
+from picturebook.clip import every_edit, exchanges_of, image_processor, normalised, scenes_with_edits, story_so_far
+from picturebook.data import draw_all
+from picturebook.drawing import enlarge
+from picturebook.scene import Scene, Thing
+from picturebook.splits import TRAIN, VALIDATION, split_of, stream
+
+TWO = Scene((Thing("house", "red", "left"), Thing("boat", "blue", "top")), "night")
+
+
+def test_exchanged_places_and_colours_are_among_the_edits() -> None:
+    assert {one.key for one in exchanges_of(TWO)} == {
+        "night/left-blue-boat/top-red-house",
+        "night/left-blue-house/top-red-boat",
+    }
+    assert exchanges_of(Scene(TWO.things[:1], "night")) == []
+
+
+def test_the_first_edits_are_of_every_sort() -> None:
+    first = every_edit(TWO, stream(0, TRAIN, "edits"))[:5]
+    assert len({one.key for one in first} | {TWO.key}) == 6
+    changed = Counter(
+        "background" if one.background != TWO.background else tuple(sorted(thing.kind for thing in one.things))
+        for one in first
+    )
+    assert changed["background"] == 1
+
+
+def test_edits_keep_to_the_split() -> None:
+    texts, scenes = scenes_with_edits(VALIDATION, 30, 8, stream(0, VALIDATION, "edits"))
+    assert len(texts) == len(scenes) > 200
+    assert {split_of(one) for one in scenes} <= {None, VALIDATION}
+    for text, scene in zip(texts, scenes, strict=True):
+        known = parse_caption(text)
+        assert known is not None and known.fits(scene)
+
+
+def test_stories_so_far_are_of_two_sentences_at_least() -> None:
+    generator = stream(0, TRAIN, "so far")
+    assert {story_so_far(TRAIN, generator)[0].count(" .") for _ in range(60)} == {2, 3, 4, 5}
+
+
+def test_the_processor_gives_a_picture_shown_enlarged_as_it_was() -> None:
+    pictures = draw_all([TWO], stream(0, TRAIN, "one"))
+    values = image_processor()(images=[enlarge(pictures[0], 8)], return_tensors="pt")["pixel_values"]
+    assert (values - normalised(pictures)).abs().max() < 1e-6

@@ -1,0 +1,71 @@
+"""`python -m picturebook.train --fast`: everything from nothing, in minutes, and better than chance in every stage."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from picturebook import train as training
+from picturebook.adapters import load_pipeline
+from picturebook.tables import main as make_tables
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fast")
+    training.main(["--out", str(folder), "--fast"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def figures(trained: Path) -> dict:
+    return {path.stem: json.loads(path.read_text()) for path in (trained / "figures").iterdir()}
+
+
+def test_every_stage_is_done_and_leaves_its_figures_and_no_checkpoint(trained: Path, figures: dict) -> None:
+    assert {*figures} == {*training.STAGES}
+    assert not list((trained / "checkpoints").glob("*"))
+
+
+def test_what_is_drawn_is_shown(trained: Path) -> None:
+    assert {path.name for path in (trained / "sheets").iterdir()} >= {
+        "autoencoder.png", "generator.png", "adapters.png"
+    }  # fmt: skip
+
+
+def test_every_stage_beats_chance_clearly(figures: dict) -> None:
+    assert figures["autoencoder"]["psnr_db"] > 20  # one colour all over reaches about 14
+    assert figures["clip"]["right_among_64"] > 0.25  # 1 in 64
+    assert figures["generator"]["right_one_thing"]["background"] > 0.6  # 1 in 4
+    assert figures["language_model"]["right_after_1"] > 0.1  # 1 in thousands
+    assert figures["adapters"]["right_pictures_two_things"]["background"] > 0.5  # 1 in 4
+    assert figures["gill"]["right_retrieved"] > 0.02  # 1 in hundreds
+
+
+def test_the_same_command_again_does_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    training.main(["--out", str(trained), "--fast"])
+    assert capsys.readouterr().out.count("done before") == len(training.STAGES)
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_the_repository_loads_and_answers(trained: Path) -> None:
+    pipe = load_pipeline(trained / "gill")
+    out = pipe(["a red house on the left at night"], force_image=True)
+    assert out.pictures[0][0].image.size == (32, 32)
+    assert {str(weight.dtype) for weight in load_file(trained / "gill" / "model.safetensors").values()} == {
+        "torch.float16"
+    }  # fmt: skip
+
+
+def test_the_tables_are_made_from_it(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tables(["--model", str(trained / "gill"), "--out", str(tmp_path), "--items", "12"])
+    said = capsys.readouterr().out
+    assert said.count("### ") == 3 and "index.html" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"tables.md", "tables.json", "index.html"}
+    found = json.loads((tmp_path / "tables.json").read_text())
+    assert len(found["stories"]["rows"]) == 6 and {*found} >= {"stories", "captions", "decision"}
+    assert (tmp_path / "tables.md").read_text().strip() in said.strip()
