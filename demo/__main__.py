@@ -1,6 +1,7 @@
 """`python -m demo --out FOLDER`: tells picture stories, answers dialogues, and writes the page."""
 
 import argparse
+import sys
 import time
 import webbrowser
 from pathlib import Path
@@ -29,7 +30,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     begun = time.monotonic()
-    pipe = load_pipeline(args.model)
+    try:
+        pipe = load_pipeline(args.model)
+    except (OSError, ValueError) as error:
+        sys.exit(f"demo: {args.model} cannot be loaded: {error}")
     # Of the test split: nothing of this was seen in training. Taken as they come.
     told = tell(pipe, stories(TEST, _STORIES, args.seed), args.seed)
     asked = [one for one in dialogues(TEST, _LOOKED_THROUGH, args.seed) if one.known[-1].complete][:_DIALOGUES]

@@ -184,15 +184,21 @@ def _readable_weights(name: Any) -> Iterator[None]:
 def _self_contained(model: PreTrainedModel) -> Iterator[None]:
     names = ("language_model_id", "language_model_revision", "vision_model_id", "vision_model_revision")
     before = {name: getattr(model.config, name) for name in names}
+    parts = (model.config.text_config, model.config.vision_config)
+    folders = [part.name_or_path for part in parts]
     ignored = model._keys_to_ignore_on_save
     try:
         for name in names:
             setattr(model.config, name, None)
+        for part in parts:
+            part.name_or_path = ""
         model._keys_to_ignore_on_save = {key for key in ignored or () if not key.startswith(BACKBONE_PREFIXES)}
         yield
     finally:
         for name, value in before.items():
             setattr(model.config, name, value)
+        for part, folder in zip(parts, folders, strict=True):
+            part.name_or_path = folder
         model._keys_to_ignore_on_save = ignored
 
 

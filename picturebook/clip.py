@@ -1,7 +1,8 @@
 """The world's CLIP: its picture tower is GILL's image encoder, its text tower the generator's.
 
 First it learns from scenes and one edit of each, then from few scenes and many edits of each: among random scenes,
-kinds and colours tell nearly all apart, and there is little need to know what is where.
+kinds and colours tell nearly all apart, and there is little need to know what is where. Last, the picture tower alone
+learns on: words are soon told apart, shapes take longer.
 
 It is trained before the generator and then frozen, as the real one is: trained with the generator, a text tower that
 hardly tells two captions apart serves the generator well, and teaches GILL's mapper, which learns distances, nothing.
@@ -44,10 +45,12 @@ class Phase:
     Attributes:
         schedule: How long; its batch size counts pictures.
         alike: So many pictures of a batch are of a scene and its edits.
+        pictures_only: Whether the text tower stays as it is.
     """
 
     schedule: Schedule
     alike: int
+    pictures_only: bool = False
 
 
 def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, seed: int = 0) -> None:
@@ -71,6 +74,8 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
         if whole.exists():
             load_model(wrapped, whole)
             continue
+        for part in (model.text_model, model.text_projection):
+            part.requires_grad_(not phase.pictures_only)
         seconds += run_training(
             f"{STAGE}, phase {number}", wrapped, phase.schedule, _loss_of_step(wrapped, phase, tokenizer, seed, number),
             work, seed,

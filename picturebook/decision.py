@@ -73,6 +73,12 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
     lines = annotations.read_text(encoding="utf-8").splitlines()[1:]
     labels = [line.rpartition("\t")[2] for line in lines]
     train_prompts = sum(label != "same" for label in labels[: numbers[TRAIN]])
+    figures: dict[str, object] = {"labels": dict(Counter(labels))}
+    if not 0 < train_prompts < sum(label != "same" for label in labels):
+        # Weak models, as `--fast` makes them, may be wrong both ways everywhere.
+        print(f"{STAGE}: hardly a prompt has one right picture and one wrong one; no decision was trained", flush=True)
+        place.write_figures(STAGE, figures)
+        return
 
     def write(folder: Path) -> None:
         shutil.copytree(place.folder(REPOSITORY), folder, dirs_exist_ok=True)
@@ -88,7 +94,6 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
             {name: result[name] for name in ("macro_f1", "macro_f1_interval_95", "train_prompts", "validation_prompts")}
         )
 
-    figures: dict[str, object] = {"labels": dict(Counter(labels))}
     place.write_folder(REPOSITORY, write)
     place.write_figures(STAGE, figures)
 

@@ -34,6 +34,9 @@ def write_repository(place: Place, settings: Settings, seed: int = 0) -> None:
     def write(folder: Path) -> None:
         pipe = load_pipeline(place.folder(ADAPTERS)).to("cpu")
         pipe.register_to_config(num_inference_steps=INFERENCE_STEPS, guidance_scale=GUIDANCE_SCALE)
+        for part in (pipe.vae, pipe.unet):
+            # diffusers would write down in which folder of this machine they were trained.
+            part.register_to_config(_name_or_path="")
         pipe.save_pretrained(folder, self_contained=True)
         halve_weights(folder)
         # Embedded by the weights that will search it, rounding included.
@@ -56,6 +59,7 @@ def halve_weights(folder: Path) -> None:
             }
             partial = path.with_suffix(".partial")
             save_file(halved, partial, metadata={"format": "pt"})
+            shutil.copymode(path, partial)
             partial.replace(path)
 
 
@@ -104,13 +108,13 @@ def measure_library(pipe: GillPipeline, number: int, seed: int) -> dict[str, flo
     return {"right_retrieved": float(np.mean([one == scene for one, scene in zip(found, scenes, strict=True)]))}
 
 
-def copy_repository(place: Place, folder: Path) -> None:
-    """Copy the finished repository, complete or not at all."""
+def embed_repository(source: Path, folder: Path) -> None:
+    """Copy a repository to where `make demo` looks for it, complete or not at all; without the code, which is here."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(place.folder(STAGE), partial)
+    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("*.py"))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
-__all__ = ["STAGE", "copy_repository", "halve_weights", "make_library", "measure_library", "write_repository"]
+__all__ = ["STAGE", "embed_repository", "halve_weights", "make_library", "measure_library", "write_repository"]

@@ -47,6 +47,7 @@ FULL = Settings(
     clip=(
         Phase(Schedule(500, 128, 2e-3, warmup=100, decay=0.2), alike=2),
         Phase(Schedule(1_400, 128, 1.5e-3, warmup=50, decay=0.7), alike=8),
+        Phase(Schedule(1_500, 128, 1.5e-3, warmup=50, decay=0.7), alike=16, pictures_only=True),
     ),
     clip_width=128,
     clip_layers=3,

@@ -69,7 +69,9 @@ def test_what_is_ordinary_is_found_and_what_is_not_is_drawn(pipe: GillPipeline) 
 def test_it_sees(pipe: GillPipeline) -> None:
     scene = scene_of_key("snow/left-yellow-boat/top-blue-cat")
     (picture,) = to_images(draw_all([scene], stream(0, TEST, "seen")))
-    out = pipe([[picture, "then night falls . picture :"]], decision="generate", generator=torch.Generator().manual_seed(0))
+    out = pipe(
+        [[picture, "then night falls . picture :"]], decision="generate", generator=torch.Generator().manual_seed(0)
+    )
     assert seen(out.pictures[0][0].image) == "night/left-yellow-boat/top-blue-cat"
 
 
