@@ -38,7 +38,7 @@ class Answered:
     """A dialogue with GILL's last answer.
 
     Attributes:
-        lines: Who said what, in turns, pictures among them: a PIL picture or a string.
+        lines: Who said what, in turns; a PIL picture or a string each.
         written, picture, is_right: As of a panel.
     """
 
@@ -67,18 +67,34 @@ def tell(pipe: GillPipeline, stories: Sequence[Story], seed: int) -> list[list[P
 
 
 def ask(pipe: GillPipeline, dialogues: Sequence[Dialogue], pictures: np.ndarray, seed: int) -> list[Answered]:
-    """Let GILL answer the last turn of each dialogue, which asks to see what was talked about.
+    """Let GILL answer dialogues, whose last turn asks to see what was talked about.
 
-    Every second dialogue begins with its picture in place of the words that open it.
+    Every second one begins with its picture in place of the words that open it; GILL answers its questions too, in
+    words. In the others it is told the answers, as it cannot know them.
     """
     lines: list[list[Any]] = []
     for number, (dialogue, picture) in enumerate(zip(dialogues, to_images(pictures), strict=True)):
-        opening: Any = picture if number % 2 else f"{dialogue.opening} ."
-        rounds = [line for one in dialogue.rounds for line in (f"Q: {one.question}", f"A: {one.answer} .")]
-        lines.append([opening, *rounds, "Q: can we see it ?", f"A: {PICTURE_REQUEST}"])
-    prompts = [[one[0], " ".join(one[1:])] if not isinstance(one[0], str) else [" ".join(one)] for one in lines]
-    answers = _answer(pipe, prompts, [dialogue.scene for dialogue in dialogues], seed)
+        said: list[Any] = [picture if number % 2 else f"{dialogue.opening} ."]
+        for one in dialogue.rounds:
+            said.append(f"Q: {one.question}")
+            answer = _say(pipe, [*said, "A:"]) if number % 2 else f"{one.answer} ."
+            said.append(f"A: {answer}")
+        lines.append([*said, "Q: can we see it ?", f"A: {PICTURE_REQUEST}"])
+    answers = _answer(pipe, [_prompt(said) for said in lines], [dialogue.scene for dialogue in dialogues], seed)
     return [Answered(said, *answer) for said, answer in zip(lines, answers, strict=True)]
+
+
+def _prompt(lines: Sequence[Any]) -> list[Any]:
+    texts = " ".join(line for line in lines if isinstance(line, str))
+    return [*(line for line in lines if not isinstance(line, str)), texts]
+
+
+def _say(pipe: GillPipeline, lines: Sequence[Any]) -> str:
+    """What GILL says next, one sentence of words."""
+    batch = pipe.processor([_prompt(lines)]).to(pipe.device)
+    written = pipe.model.generate(**batch, max_new_tokens=8)[0, batch["input_ids"].shape[1] :].tolist()
+    said = pipe.processor.split_answer(written)
+    return said[0].strip() if said and isinstance(said[0], str) else ""
 
 
 def _answer(

@@ -15,7 +15,7 @@ from .stage import Place
 from .training_loop import Schedule, remove_checkpoints, run_training
 
 STAGE = "autoencoder"
-_KL_WEIGHT, _MEASURED, _SHOWN = 1e-6, 500, 12
+_KL_WEIGHT, _MEASURED = 1e-6, 500
 
 
 def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...], seed: int = 0) -> None:
@@ -42,8 +42,7 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
         model.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
         decoded = to_pictures(model.decode(latents).sample)
     place.write_folder(STAGE, model.save_pretrained)
-    rows = [one for pair in zip(drawn.pictures[:_SHOWN], decoded[:_SHOWN], strict=True) for one in pair]
-    place.write_sheet(STAGE, rows, 6)
+    place.write_pairs_sheet(STAGE, drawn.pictures, decoded)
     rates = right(read(decoded), drawn.scenes)
     place.write_figures(
         STAGE,

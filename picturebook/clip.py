@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
@@ -28,7 +27,7 @@ from .pixels import to_tensor
 from .scene import MOST_THINGS, Scene, edits_of
 from .splits import TRAIN, VALIDATION, scene_in, split_of, story_in, stream
 from .stage import Place
-from .training_loop import LossOfStep, Schedule, remove_checkpoints, run_training
+from .training_loop import LossOfStep, Part, Schedule, remove_checkpoints, run_parts
 from .word_tokenizer import clip_tokenizer
 
 STAGE = "clip"
@@ -67,21 +66,15 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
     ):  # fmt: skip
         nn.init.normal_(weight, std=std)
     wrapped = _Contrastive(model)
-    seconds = 0.0
-    for number, phase in enumerate(phases, start=1):
-        work = place.checkpoints(f"{STAGE}-{number}")
-        whole = work / "whole.safetensors"
-        if whole.exists():
-            load_model(wrapped, whole)
-            continue
-        for part in (model.text_model, model.text_projection):
-            part.requires_grad_(not phase.pictures_only)
-        seconds += run_training(
-            f"{STAGE}, phase {number}", wrapped, phase.schedule, _loss_of_step(wrapped, phase, tokenizer, seed, number),
-            work, seed,
-        )  # fmt: skip
-        save_model(wrapped, str(work / "partial.safetensors"))
-        (work / "partial.safetensors").rename(whole)
+    text_tower = (model.text_model, model.text_projection)
+    parts = [
+        Part(
+            phase.schedule, _loss_of_step(wrapped, phase, tokenizer, seed, number),
+            frozen=text_tower if phase.pictures_only else (),
+        )
+        for number, phase in enumerate(phases, start=1)
+    ]  # fmt: skip
+    seconds = run_parts(STAGE, wrapped, parts, place.checkpoints(STAGE), seed)
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -89,13 +82,11 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
         image_processor().save_pretrained(folder)
 
     place.write_folder(STAGE, write)
+    measured = measure_clip(model, tokenizer, seed, place)
     place.write_figures(
-        STAGE,
-        {"parameters": sum(one.numel() for one in model.parameters()), "minutes": seconds / 60}
-        | measure_clip(model, tokenizer, seed),
+        STAGE, {"parameters": sum(one.numel() for one in model.parameters()), "minutes": seconds / 60} | measured
     )
-    for number in range(1, len(phases) + 1):
-        remove_checkpoints(place.checkpoints(f"{STAGE}-{number}"))
+    remove_checkpoints(place.checkpoints(STAGE))
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> CLIPConfig:
@@ -192,11 +183,17 @@ def story_so_far(split: str, generator: np.random.Generator) -> tuple[str, Scene
 
 
 @torch.no_grad()
-def measure_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> dict[str, float]:
-    """Right captions among 64 other scenes, and right ones among every edit of the scene, which is far harder."""
+def measure_clip(
+    model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int, place: Place
+) -> dict[str, float]:  # fmt: skip
+    """Right captions among 64 other scenes, and right ones among every edit of the scene, which is far harder.
+
+    The sheet has pictures, and beside each the picture of 64 that its caption is nearest to.
+    """
     generator = stream(seed, VALIDATION, STAGE)
     scenes = [scene_in(VALIDATION, generator) for _ in range(_MEASURED)]
-    pictures = model.get_image_features(pixel_values=normalised(draw_all(scenes, generator))).pooler_output
+    drawn = draw_all(scenes, generator)
+    pictures = model.get_image_features(pixel_values=normalised(drawn)).pooler_output
     pictures = functional.normalize(pictures, dim=-1)
 
     def embed(some: list[Scene]) -> torch.Tensor:
@@ -206,6 +203,7 @@ def measure_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int
     scores = (pictures @ embed(scenes).T).view(_MEASURED // _AMONG, _AMONG, _MEASURED // _AMONG, _AMONG)
     own = torch.stack([scores[block, :, block] for block in range(len(scores))])
     among = (own.argmax(-1) == torch.arange(_AMONG)).float().mean()
+    place.write_pairs_sheet(STAGE, drawn[:_AMONG], drawn[:_AMONG][own[0].argmax(0)])
     hard = [
         bool((picture @ embed([scene, *edits_of(scene)]).T).argmax() == 0)
         for picture, scene in zip(pictures[:200], scenes, strict=False)

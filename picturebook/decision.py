@@ -8,7 +8,7 @@ import argparse
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from .stage import Place
 STAGE = "decision"
 _ANNOTATIONS = "decisions.tsv"
 _VALIDATION_SHARE = 4
+_SOURCES = ("retrieved", "generated")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class AnsweredBothWays:
         retrieved, generated: Whether each picture is right.
         score: Retrieval score of the picture found.
         decided: What the model decides, `generate` or `retrieve`; `None` without a decision head.
+        pictures: Both, uint8 `(32, 32, 3)`; empty where the model asked for none.
     """
 
     asked: Asked
@@ -50,6 +52,7 @@ class AnsweredBothWays:
     generated: bool
     score: float
     decided: str | None
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -65,11 +68,14 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
     numbers = {TRAIN: settings.decision_prompts, VALIDATION: settings.decision_prompts // _VALIDATION_SHARE}
     if not annotations.exists():
         pipe = load_pipeline(place.folder(REPOSITORY))
-        answered = []
+        answered: list[AnsweredBothWays] = []
         for split, number in numbers.items():
             asked = sample_asked(split, number, stream(seed, split, STAGE))
-            answered.append(answer_both_ways(pipe, asked, seed))
-        write_annotations(annotations, answered[0] + answered[1])
+            answered += answer_both_ways(pipe, asked, seed)
+        place.write_pairs_sheet(
+            STAGE, *([one.pictures[source] for one in answered if one.pictures] for source in _SOURCES)
+        )
+        write_annotations(annotations, answered)
     lines = annotations.read_text(encoding="utf-8").splitlines()[1:]
     labels = [line.rpartition("\t")[2] for line in lines]
     train_prompts = sum(label != "same" for label in labels[: numbers[TRAIN]])
@@ -108,13 +114,14 @@ def answer_both_ways(
         seeds = [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(len(some))]
         out = pipe([one.prompt for one in some], decision="both", generator=seeds)
         both = [{picture.source: picture for picture in pictures} for pictures in out.pictures]
-        verdicts = {source: judge([two.get(source) for two in both], some) for source in ("retrieved", "generated")}
+        verdicts = {source: judge([two.get(source) for two in both], some) for source in _SOURCES}
         for number, (one, two, text) in enumerate(zip(some, both, out.texts, strict=True)):
             found = two.get("retrieved")
             answered.append(
                 AnsweredBothWays(
                     one, text.strip(), bool(verdicts["retrieved"][number]), bool(verdicts["generated"][number]),
                     found.score if found is not None and found.score is not None else 0.0, decided(two),
+                    {name: from_images([picture.image])[0] for name, picture in two.items()},
                 )
             )  # fmt: skip
     return answered

@@ -3,6 +3,8 @@
 Autoencoder and text tower come from the stages before and stay as they are.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +17,45 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 from . import autoencoder, clip
 from .backgrounds import PICTURE_SIZE
 from .captions import describe
-from .data import PairMixture, draw_all, sample_pairs
+from .data import PairMixture, caption_for
+from .drawing import draw
 from .knowledge import all_of
 from .pixels import from_images, to_tensor
 from .reader import read, right
 from .scene import Scene
 from .splits import TRAIN, VALIDATION, scene_in, stream
 from .stage import Place
-from .training_loop import Schedule, remove_checkpoints, run_training
+from .training_loop import LossOfStep, Part, Schedule, remove_checkpoints, run_parts
 
 STAGE = "generator"
 GUIDANCE_SCALE, INFERENCE_STEPS = 2.0, 25
 _NO_CAPTION, _STORIES = 0.1, 0.1
-# The first part of training sees more scenes of one thing, all fully described: kinds are learnt there soonest.
-_EASY_SHARE, _EASY = 0.35, PairMixture(one_thing=0.6, plain=0.8, left_out=0.0)
+# Kinds are learnt soonest from scenes of one thing, all fully described.
+_EASY = PairMixture(one_thing=0.6, plain=0.8, left_out=0.0)
 _FULL = PairMixture(one_thing=0.2, plain=0.6, left_out=0.1)
 # Conditioning is jittered by up to this part of its deviation: GILL's mapper comes near a caption, never right on it.
 _MOST_NOISE = 0.3
 
 
-def train_generator(place: Place, schedule: Schedule, widths: tuple[int, ...], measured: int, seed: int = 0) -> None:
+@dataclass(frozen=True)
+class Phase:
+    """A part of training.
+
+    Attributes:
+        schedule: How long.
+        easy_steps: So many steps at its begin see more scenes of one thing, all fully described.
+        jitter: Whether things are off their places by up to a pixel, as everywhere else in this world. Nothing that the
+            generator is asked for says how; undecided, it draws a thing twice, a pixel apart.
+    """
+
+    schedule: Schedule
+    easy_steps: int = 0
+    jitter: bool = True
+
+
+def train_generator(
+    place: Place, phases: Sequence[Phase], widths: tuple[int, ...], measured: int, seed: int = 0
+) -> None:  # fmt: skip
     """Train the UNet to predict v in the autoencoder's latents; measure and save the whole pipeline."""
     vae = AutoencoderKL.from_pretrained(place.folder(autoencoder.STAGE)).eval().requires_grad_(False)
     text_encoder = CLIPTextModel.from_pretrained(place.folder(clip.STAGE)).eval().requires_grad_(False)
@@ -51,14 +72,11 @@ def train_generator(place: Place, schedule: Schedule, widths: tuple[int, ...], m
         cross_attention_dim=text_encoder.config.hidden_size, attention_head_dim=4,
     )  # fmt: skip
     wrapped = _Denoising(unet, vae, text_encoder, scheduler)
-
-    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
-        easy = step < _EASY_SHARE * schedule.steps
-        pictures, captions = _batch(schedule.batch_size, stream(seed, TRAIN, f"generator {step}"), easy)
-        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return wrapped(to_tensor(pictures), tokens, generator)
-
-    seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed)
+    parts = [
+        Part(phase.schedule, _loss_of_step(wrapped, phase, tokenizer, f"generator {number}", seed))
+        for number, phase in enumerate(phases, start=1)
+    ]
+    seconds = run_parts(STAGE, wrapped, parts, place.checkpoints(STAGE), seed)
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
@@ -92,19 +110,31 @@ def generate(
     return np.concatenate(drawn)
 
 
-def _batch(size: int, generator: np.random.Generator, easy: bool) -> tuple[np.ndarray, list[str]]:
-    if easy:
-        pairs = sample_pairs(TRAIN, size, generator, _EASY)
-        captions = list(pairs.captions)
-        return pairs.pictures, ["" if generator.random() < _NO_CAPTION else one for one in captions]
-    pairs = sample_pairs(TRAIN, size, generator, _FULL)
-    captions, scenes = list(pairs.captions), list(pairs.scenes)
-    for number in range(size):
-        if generator.random() < _STORIES:
-            captions[number], scenes[number] = clip.story_so_far(TRAIN, generator)
-        if generator.random() < _NO_CAPTION:
-            captions[number] = ""
-    return draw_all(scenes, generator), captions
+def _loss_of_step(
+    wrapped: "_Denoising", phase: Phase, tokenizer: PreTrainedTokenizerFast, purpose: str, seed: int
+) -> LossOfStep:
+    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+        drawn = stream(seed, TRAIN, f"{purpose} {step}")
+        pictures, captions = _batch(phase, step, drawn)
+        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return wrapped(to_tensor(pictures), tokens, generator)
+
+    return loss_of_step
+
+
+def _batch(phase: Phase, step: int, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    easy = step < phase.easy_steps
+    mixture = _EASY if easy else _FULL
+    captions, scenes = [], []
+    for _ in range(phase.schedule.batch_size):
+        if not easy and generator.random() < _STORIES:
+            caption, scene = clip.story_so_far(TRAIN, generator)
+        else:
+            scene = scene_in(TRAIN, generator, mixture.one_thing)
+            caption = caption_for(scene, generator, mixture)
+        captions.append("" if generator.random() < _NO_CAPTION else caption)
+        scenes.append(scene)
+    return np.stack([draw(scene, generator if phase.jitter else None) for scene in scenes]), captions
 
 
 class _Denoising(nn.Module):

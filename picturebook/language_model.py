@@ -11,6 +11,7 @@ from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
 
 from .captions import parse_caption, tags
 from .documents import document
+from .drawing import draw
 from .knowledge import all_of
 from .phrases import PICTURE_REQUEST
 from .scene import Scene, SceneError
@@ -51,12 +52,22 @@ def train_language_model(
         tokenizer.save_pretrained(folder)
 
     place.write_folder(STAGE, write)
+    _write_sheet(place, model, tokenizer, seed)
     place.write_figures(
         STAGE,
         {"parameters": sum(one.numel() for one in model.parameters()), "minutes": seconds / 60}
         | measure_language_model(model, tokenizer, measured, seed),
     )
     remove_checkpoints(place.checkpoints(STAGE))
+
+
+def _write_sheet(place: Place, model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+    """The last scenes of stories, and beside each what the model says it is; black where it says no scene."""
+    told = [story for story in stories(VALIDATION, 40, seed) if story.complete]
+    found = [scene for _, scene in described_scenes(model, tokenizer, [story.text for story in told])]
+    truth = [draw(story.scenes[-1]) for story in told]
+    said = [np.zeros_like(truth[0]) if scene is None else draw(scene) for scene in found]
+    place.write_pairs_sheet(STAGE, truth, said)
 
 
 class _Batches:

@@ -19,6 +19,7 @@ from .generator import GUIDANCE_SCALE, INFERENCE_STEPS
 from .knowledge import all_of
 from .language_model import scene_said
 from .library import is_ordinary, library_scenes
+from .pixels import from_images
 from .scene import Scene
 from .settings import Settings
 from .splits import TEST, VALIDATION, scene_in, stream
@@ -46,7 +47,7 @@ def write_repository(place: Place, settings: Settings, seed: int = 0) -> None:
     place.write_folder(STAGE, write)
     pipe = load_pipeline(place.folder(STAGE))
     size = sum(path.stat().st_size for path in place.folder(STAGE).rglob("*") if path.is_file())
-    place.write_figures(STAGE, {"megabytes": size / 1e6, **measure_library(pipe, settings.measured, seed)})
+    place.write_figures(STAGE, {"megabytes": size / 1e6, **measure_library(pipe, place, settings.measured, seed)})
 
 
 def halve_weights(folder: Path) -> None:
@@ -92,7 +93,7 @@ def small_png(picture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def measure_library(pipe: GillPipeline, number: int, seed: int) -> dict[str, float]:
+def measure_library(pipe: GillPipeline, place: Place, number: int, seed: int) -> dict[str, float]:
     """How often the first picture found for an ordinary scene's caption shows that scene, of two things."""
     generator = stream(seed, VALIDATION, STAGE)
     scenes: list[Scene] = []
@@ -100,11 +101,13 @@ def measure_library(pipe: GillPipeline, number: int, seed: int) -> dict[str, flo
         scene = scene_in(VALIDATION, generator, 0.0)
         if is_ordinary(scene):
             scenes.append(scene)
-    found = []
+    found, pictures = [], []
     for begin in range(0, number, 50):
         some = [describe(all_of(scene)) for scene in scenes[begin : begin + 50]]
         out = pipe(some, decision="retrieve", force_image=True)
         found += [scene_said(answer[0].caption or "") for answer in out.pictures]
+        pictures += list(from_images([answer[0].image for answer in out.pictures]))
+    place.write_pairs_sheet(STAGE, draw_all(scenes, generator), pictures)
     return {"right_retrieved": float(np.mean([one == scene for one, scene in zip(found, scenes, strict=True)]))}
 
 

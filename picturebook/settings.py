@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .clip import Phase
+from . import clip, generator
 from .data import PairMixture
 from .training_loop import Schedule
 
@@ -25,13 +25,13 @@ class Settings:
 
     autoencoder: Schedule
     autoencoder_widths: tuple[int, ...]
-    clip: tuple[Phase, ...]
+    clip: tuple[clip.Phase, ...]
     clip_width: int
     clip_layers: int
     language_model: Schedule
     language_model_width: int
     language_model_layers: int
-    generator: Schedule
+    generator: tuple[generator.Phase, ...]
     generator_widths: tuple[int, ...]
     pairs: int
     pair_mixture: PairMixture
@@ -45,16 +45,19 @@ FULL = Settings(
     autoencoder=Schedule(1_400, 64, 3e-3, ema=0.99, decay=0.6),
     autoencoder_widths=(32, 64, 64),
     clip=(
-        Phase(Schedule(500, 128, 2e-3, warmup=100, decay=0.2), alike=2),
-        Phase(Schedule(1_400, 128, 1.5e-3, warmup=50, decay=0.7), alike=8),
-        Phase(Schedule(1_500, 128, 1.5e-3, warmup=50, decay=0.7), alike=16, pictures_only=True),
+        clip.Phase(Schedule(500, 128, 2e-3, warmup=100, decay=0.2), alike=2),
+        clip.Phase(Schedule(1_400, 128, 1.5e-3, warmup=50, decay=0.7), alike=8),
+        clip.Phase(Schedule(1_500, 128, 1.5e-3, warmup=50, decay=0.7), alike=16, pictures_only=True),
     ),
     clip_width=128,
     clip_layers=3,
     language_model=Schedule(4_000, 64, 1.5e-3, warmup=150, decay=0.7),
     language_model_width=192,
     language_model_layers=6,
-    generator=Schedule(2_900, 64, 1.5e-3, warmup=100, decay=0.4, ema=0.999),
+    generator=(
+        generator.Phase(Schedule(4_600, 64, 1.5e-3, warmup=100, decay=0.45, ema=0.999), easy_steps=1_000),
+        generator.Phase(Schedule(1_200, 64, 1e-3, warmup=50, decay=0.8, ema=0.999), jitter=False),
+    ),
     generator_widths=(64, 96),
     pairs=30_000,
     pair_mixture=PairMixture(one_thing=0.2, plain=0.85, left_out=0.0),
@@ -67,13 +70,13 @@ FULL = Settings(
 FAST = Settings(
     autoencoder=Schedule(250, 32, 4e-3, ema=0.95, decay=0.6),
     autoencoder_widths=(16, 32, 32),
-    clip=(Phase(Schedule(200, 64, 2e-3, warmup=20, decay=0.7), alike=4),),
+    clip=(clip.Phase(Schedule(200, 64, 2e-3, warmup=20, decay=0.7), alike=4),),
     clip_width=64,
     clip_layers=2,
     language_model=Schedule(250, 32, 4e-3, warmup=20, decay=0.7),
     language_model_width=96,
     language_model_layers=2,
-    generator=Schedule(250, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
+    generator=(generator.Phase(Schedule(250, 32, 2e-3, warmup=20, decay=0.4, ema=0.98), easy_steps=250, jitter=False),),
     generator_widths=(32, 64),
     pairs=1_500,
     pair_mixture=PairMixture(one_thing=0.5, plain=1.0, left_out=0.0),

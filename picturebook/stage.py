@@ -12,6 +12,7 @@ import numpy as np
 from .drawing import contact_sheet
 
 FIGURES_FILE = "figures.json"
+_PAIRS_SHOWN = 20
 SHEETS, FIGURES, CHECKPOINTS = "sheets", "figures", "checkpoints"
 
 
@@ -55,6 +56,13 @@ class Place:
     def read_figures(self, stage: str) -> dict[str, Any]:
         """The figures of a stage that is done."""
         return json.loads((self.root / FIGURES / f"{stage}.json").read_text(encoding="utf-8"))
+
+    def write_pairs_sheet(
+        self, stage: str, truth: Sequence[np.ndarray] | np.ndarray, made: Sequence[np.ndarray] | np.ndarray
+    ) -> None:
+        """Write a contact sheet of what is right, and beside each picture what the stage makes of it."""
+        shown = zip(truth[:_PAIRS_SHOWN], made[:_PAIRS_SHOWN], strict=False)
+        self.write_sheet(stage, [picture for pair in shown for picture in pair], 8)
 
     def write_sheet(self, stage: str, pictures: Sequence[np.ndarray], columns: int) -> None:
         """Write a contact sheet of uint8 pictures `(32, 32, 3)`."""

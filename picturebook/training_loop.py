@@ -5,7 +5,7 @@ Batches and noise follow from the number of the step alone, so a run that was st
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
+from safetensors import safe_open
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 _CHECKPOINT = "step-{}"
@@ -104,6 +106,56 @@ def run_training(
     return clock.seconds
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a training that has several, one after the other.
+
+    Attributes:
+        schedule, loss_of_step: As [`run_training`] takes them.
+        frozen: Modules that stay as they are in this part.
+    """
+
+    schedule: Schedule
+    loss_of_step: LossOfStep
+    frozen: Sequence[nn.Module] = ()
+
+
+def run_parts(name: str, module: nn.Module, parts: Sequence[Part], folder: Path, seed: int = 0) -> float:
+    """[`run_training`] for each part; those that are done are not done again.
+
+    Args:
+        folder (`Path`): A folder in it for each part; to be removed at the end by [`remove_checkpoints`].
+
+    Returns:
+        `float`: Seconds that training took, over all parts.
+    """
+    seconds = 0.0
+    for number, part in enumerate(parts, start=1):
+        whole = folder / f"part-{number}.safetensors"
+        if whole.exists():
+            seconds += float(load_metadata(whole)["seconds"])
+            load_model(module, whole)
+            continue
+        for frozen in part.frozen:
+            frozen.requires_grad_(False)
+        took = run_training(
+            f"{name}, part {number}", module, part.schedule, part.loss_of_step, folder / str(number), seed
+        )
+        for frozen in part.frozen:
+            frozen.requires_grad_(True)
+        seconds += took
+        partial = whole.with_suffix(".partial")
+        save_model(module, str(partial), metadata={"seconds": str(took)})
+        partial.rename(whole)
+    return seconds
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 def remove_checkpoints(folder: Path) -> None:
     """Remove a stage's checkpoints, once what they were for is written."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -149,4 +201,4 @@ def _resume(accelerator: Accelerator, folder: Path) -> int:
     return max(steps)
 
 
-__all__ = ["LossOfStep", "Schedule", "remove_checkpoints", "run_training"]
+__all__ = ["LossOfStep", "Part", "Schedule", "remove_checkpoints", "run_parts", "run_training"]

@@ -1,0 +1,49 @@
+"""The repository of the world's GILL: half precision, small pictures, nothing lost."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from picturebook.data import draw_all, sample_pairs
+from picturebook.library import library_scenes
+from picturebook.repository import embed_repository, halve_weights, small_png
+from picturebook.splits import TEST, stream
+
+
+def test_a_small_picture_is_the_same_picture() -> None:
+    pictures = draw_all(library_scenes()[::700], stream(0, TEST, "small"))
+    for picture in pictures:
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(picture))).convert("RGB")), picture)
+
+
+def test_a_picture_of_too_many_colours_is_kept_too() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(noise)))), noise)
+
+
+def test_small_pictures_are_small() -> None:
+    pictures = sample_pairs(TEST, 40, stream(0, TEST, "small")).pictures
+    assert np.mean([len(small_png(picture)) for picture in pictures]) < 450
+
+
+def test_float_weights_are_halved_and_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    save_file({"a": torch.ones(3) / 3, "ids": torch.arange(3)}, tmp_path / "part" / "model.safetensors")
+    halve_weights(tmp_path)
+    found = load_file(tmp_path / "part" / "model.safetensors")
+    assert found["a"].dtype == torch.float16 and found["ids"].dtype == torch.int64
+    assert [path.name for path in (tmp_path / "part").iterdir()] == ["model.safetensors"]
+
+
+def test_what_is_embedded_replaces_what_was_and_leaves_the_code_out(tmp_path: Path) -> None:
+    source, folder = tmp_path / "gill", tmp_path / "checkpoint"
+    for place, name in ((source, "config.json"), (source, "modeling_gill.py"), (folder, "old.json")):
+        place.mkdir(exist_ok=True)
+        (place / name).write_text("{}")
+    embed_repository(source, folder)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"gill", "checkpoint"}
