@@ -26,6 +26,8 @@ from .splits import TRAIN, VALIDATION, scene_in, stream
 from .stage import Place
 
 STAGE = "adapters"
+# Pairs in a row that differ in one thing: negatives that retrieval learns most from.
+_ALIKE = 8
 _RECIPE = Path(__file__).with_name("adapters.yaml")
 
 
@@ -44,7 +46,7 @@ def train_adapters(place: Place, settings: Settings, seed: int = 0) -> None:
         partial = work / "pairs.partial"
         shutil.rmtree(partial, ignore_errors=True)
         numbers = {TRAIN: settings.pairs, VALIDATION: settings.measured}
-        save_pairs(partial, numbers, seed, settings.pair_mixture)
+        save_pairs(partial, numbers, seed, settings.pair_mixture, _ALIKE)
         partial.rename(pairs)
     for split in (TRAIN, VALIDATION):
         failed = precompute.main(

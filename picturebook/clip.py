@@ -9,8 +9,7 @@ hardly tells two captions apart serves the generator well, and teaches GILL's ma
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,11 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTo
 from .backgrounds import PICTURE_SIZE
 from .captions import describe
 from .data import PairMixture, caption_for, draw_all
+from .edits import scenes_with_edits
 from .knowledge import all_of
 from .pixels import to_tensor
-from .scene import MOST_THINGS, Scene, edits_of
-from .splits import TRAIN, VALIDATION, scene_in, split_of, story_in, stream
+from .scene import Scene, edits_of
+from .splits import TRAIN, VALIDATION, scene_in, story_in, stream
 from .stage import Place
 from .training_loop import LossOfStep, Part, Schedule, remove_checkpoints, run_parts
 from .word_tokenizer import clip_tokenizer
@@ -114,7 +114,8 @@ def _loss_of_step(
             told = [story_so_far(TRAIN, drawn) for _ in range(phase.schedule.batch_size)]
             texts, scenes = [text for text, _ in told], [scene for _, scene in told]
         else:
-            texts, scenes = scenes_with_edits(TRAIN, phase.schedule.batch_size // phase.alike, phase.alike, drawn)
+            scenes = scenes_with_edits(TRAIN, phase.schedule.batch_size // phase.alike, phase.alike, drawn)
+            texts = [caption_for(scene, drawn, MIXTURE) for scene in scenes]
         device = wrapped.model.device
         # What stands behind a text's end changes nothing of what is compared.
         tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
@@ -135,44 +136,6 @@ def image_processor() -> CLIPImageProcessor:
 def normalised(pictures: np.ndarray) -> torch.Tensor:
     """What [`image_processor`] makes of uint8 pictures `(n, 32, 32, 3)`, without its detours."""
     return to_tensor(pictures)
-
-
-def scenes_with_edits(
-    split: str, number: int, alike: int, generator: np.random.Generator
-) -> tuple[list[str], list[Scene]]:  # fmt: skip
-    """So many scenes, each with edits of it that make `alike` of them; with captions."""
-    scenes: list[Scene] = []
-    for _ in range(number):
-        scene = scene_in(split, generator)
-        edits = [one for one in every_edit(scene, generator) if split_of(one) in (None, split)]
-        scenes += [scene, *edits[: alike - 1]]
-    return [caption_for(one, generator, MIXTURE) for one in scenes], scenes
-
-
-def every_edit(scene: Scene, generator: np.random.Generator) -> list[Scene]:
-    """What differs in one thing, sorts of edits in turn: places and colours as often as kinds, exchanges first."""
-    sorts: dict[str, list[Scene]] = {"exchange": exchanges_of(scene)}
-    for edit in edits_of(scene):
-        sorts.setdefault(_sort_of(scene, edit), []).append(edit)
-    shuffled = [[some[at] for at in generator.permutation(len(some))] for some in sorts.values()]
-    return [one for some in zip_longest(*shuffled) for one in some if one is not None]
-
-
-def exchanges_of(scene: Scene) -> list[Scene]:
-    """The same two things, their places exchanged, or their colours, where that changes anything."""
-    if len(scene.things) < MOST_THINGS:
-        return []
-    one, other = scene.things
-    places = Scene((replace(one, place=other.place), replace(other, place=one.place)), scene.background)
-    colours = Scene((replace(one, colour=other.colour), replace(other, colour=one.colour)), scene.background)
-    return [places] if one.colour == other.colour else [places, colours]
-
-
-def _sort_of(scene: Scene, edit: Scene) -> str:
-    if scene.background != edit.background:
-        return "background"
-    (before,), (after,) = set(scene.things) - set(edit.things), set(edit.things) - set(scene.things)
-    return next(name for name in ("kind", "colour", "place") if getattr(before, name) != getattr(after, name))
 
 
 def story_so_far(split: str, generator: np.random.Generator) -> tuple[str, Scene]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .captions import caption, leave_out, shuffled
 from .drawing import draw, png_bytes
+from .edits import scenes_with_edits
 from .knowledge import all_of
 from .scene import Scene
 from .splits import SHARE_OF_ONE_THING, TRAIN, VALIDATION, scene_in, stories, stream
@@ -83,12 +84,14 @@ def pair_batches(
 
 def save_pairs(
     folder: str | os.PathLike[str], numbers: Mapping[str, int] | None = None, seed: int = 0,
-    mixture: PairMixture = PairMixture(),
+    mixture: PairMixture = PairMixture(), alike: int = 1,
 ) -> None:  # fmt: skip
     """Write a `datasets.DatasetDict` that `training_gill` trains on: columns `image` (PNG), `caption`, `scene` (a key).
 
     Args:
         numbers: Pairs of each split; by default 20,000 of train and 1,000 of validation.
+        alike (`int`): So many pairs in a row of the training split are of a scene and its edits. Read in this order,
+            they are the hard negatives of each other.
 
     Raises:
         ImportError: `datasets` is not installed.
@@ -100,9 +103,19 @@ def save_pairs(
     )
     saved = {}
     for split, number in (numbers or {TRAIN: 20_000, VALIDATION: 1_000}).items():
-        pairs = sample_pairs(split, number, stream(seed, split, "saved pairs"), mixture)
+        generator = stream(seed, split, "saved pairs")
+        if alike > 1 and split == TRAIN:
+            scenes = scenes_with_edits(split, number // alike, alike, generator, mixture.one_thing)
+            captions = tuple(caption_for(scene, generator, mixture) for scene in scenes)
+            pairs = Pairs(draw_all(scenes, generator), captions, tuple(scenes))
+        else:
+            pairs = sample_pairs(split, number, generator, mixture)
         rows = {
-            "image": [{"bytes": png_bytes(picture), "path": None} for picture in pairs.pictures],
+            # With names, so that a picture is known by its own whatever order it is read in.
+            "image": [
+                {"bytes": png_bytes(picture), "path": f"{split}-{at:06d}.png"}
+                for at, picture in enumerate(pairs.pictures)
+            ],
             "caption": list(pairs.captions),
             "scene": [scene.key for scene in pairs.scenes],
         }

@@ -51,7 +51,7 @@ FULL = Settings(
     ),
     clip_width=128,
     clip_layers=3,
-    language_model=Schedule(4_000, 64, 1.5e-3, warmup=150, decay=0.7),
+    language_model=Schedule(3_000, 64, 1.5e-3, warmup=150, decay=0.7),
     language_model_width=192,
     language_model_layers=6,
     generator=(
@@ -59,7 +59,7 @@ FULL = Settings(
         generator.Phase(Schedule(1_200, 64, 1e-3, warmup=50, decay=0.8, ema=0.999), jitter=False),
     ),
     generator_widths=(64, 96),
-    pairs=30_000,
+    pairs=20_000,
     pair_mixture=PairMixture(one_thing=0.2, plain=0.85, left_out=0.0),
     adapters={},
     library_share=1.0,
