@@ -13,7 +13,7 @@ from .captions import parse_caption, tags
 from .documents import document
 from .drawing import draw
 from .knowledge import all_of
-from .phrases import PICTURE_REQUEST
+from .phrases import PICTURE_REQUEST, STOP
 from .scene import Scene, SceneError
 from .splits import TRAIN, VALIDATION, dialogues, stories, stream
 from .stage import Place
@@ -22,13 +22,18 @@ from .training_loop import Schedule, remove_checkpoints, run_training
 from .word_tokenizer import NEWLINE, language_model_tokenizer
 
 STAGE = "language_model"
-_POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER = 320, 16, 24
+_POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER, _DESCRIPTION_WEIGHT = 320, 16, 24, 5.0
 
 
 def train_language_model(
-    place: Place, schedule: Schedule, width: int, layers: int, measured: int, seed: int = 0
+    place: Place, schedule: Schedule, width: int, layers: int, plain_steps: int, measured: int, seed: int = 0
 ) -> None:
-    """Train on [`documents`], measure how well it describes the present state, and save it with its tokenizer."""
+    """Train on [`documents`], measure how well it describes the present state, and save it with its tokenizer.
+
+    Args:
+        plain_steps (`int`): So many steps weigh all words alike. Later, words of descriptions weigh more: they follow
+            from what was told, where most other words of a story could as well be others.
+    """
     tokenizer = language_model_tokenizer()
     torch.manual_seed(seed)
     model = OPTForCausalLM(
@@ -43,7 +48,10 @@ def train_language_model(
 
     def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
         ids, mask = batches[step]
-        return wrapped(ids.to(model.device), mask.to(model.device))
+        weights = mask.float()
+        if step >= plain_steps:
+            weights *= 1 + (_DESCRIPTION_WEIGHT - 1) * descriptions_of(ids, tokenizer).float()
+        return wrapped(ids.to(model.device), mask.to(model.device), weights.to(model.device))
 
     seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed, bf16=True)
 
@@ -156,21 +164,35 @@ def _right(
     return float(np.mean([one == other for one, other in zip(found, truth, strict=True)]))
 
 
+def descriptions_of(ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Which of the words `(texts, length)` stand between `picture :` and the full stop, that included."""
+    colon, stop = (tokenizer.convert_tokens_to_ids(word) for word in (":", STOP))
+    before = torch.nn.functional.pad(ids, (1, 0))[:, :-1]
+    # Colons begin descriptions, full stops end what is begun and everything else.
+    begun = (before == colon).long().cumsum(1)
+    places = torch.arange(ids.shape[1]).expand_as(ids)
+    last_colon = torch.where(before == colon, places, -1).cummax(1).values
+    last_stop = torch.where(before == stop, places, -1).cummax(1).values
+    return (begun > 0) & (last_colon > last_stop)
+
+
 class _NextWord(nn.Module):
-    """The model with its own loss."""
+    """The model with the cross-entropy of the next word, each word with a weight of its own."""
 
     def __init__(self, model: OPTForCausalLM) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        labels = input_ids.masked_fill(attention_mask == 0, -100)
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).loss
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits[:, :-1].float()
+        losses = nn.functional.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none")
+        return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
 
 
 __all__ = [
     "STAGE",
     "described_scenes",
+    "descriptions_of",
     "measure_language_model",
     "scene_said",
     "train_language_model",

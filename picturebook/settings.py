@@ -14,6 +14,7 @@ class Settings:
     Attributes:
         autoencoder_widths, generator_widths: Channels of each level.
         clip_width, clip_layers: Of either tower.
+        language_model_plain_steps: See `train_language_model`.
         language_model_width, language_model_layers: Of the OPT.
         pairs: Pictures with captions that the adapters are trained on.
         pair_mixture: What these pairs are like.
@@ -29,6 +30,7 @@ class Settings:
     clip_width: int
     clip_layers: int
     language_model: Schedule
+    language_model_plain_steps: int
     language_model_width: int
     language_model_layers: int
     generator: tuple[generator.Phase, ...]
@@ -51,7 +53,8 @@ FULL = Settings(
     ),
     clip_width=128,
     clip_layers=3,
-    language_model=Schedule(3_000, 64, 1.5e-3, warmup=150, decay=0.7),
+    language_model=Schedule(3_600, 64, 1.5e-3, warmup=150, decay=0.7),
+    language_model_plain_steps=1_250,
     language_model_width=192,
     language_model_layers=6,
     generator=(
@@ -74,6 +77,7 @@ FAST = Settings(
     clip_width=64,
     clip_layers=2,
     language_model=Schedule(250, 32, 4e-3, warmup=20, decay=0.7),
+    language_model_plain_steps=100,
     language_model_width=96,
     language_model_layers=2,
     generator=(generator.Phase(Schedule(250, 32, 2e-3, warmup=20, decay=0.4, ema=0.98), easy_steps=250, jitter=False),),
