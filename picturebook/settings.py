@@ -49,7 +49,7 @@ FULL = Settings(
     clip=(
         clip.Phase(Schedule(500, 128, 2e-3, warmup=100, decay=0.2), alike=2),
         clip.Phase(Schedule(1_400, 128, 1.5e-3, warmup=50, decay=0.7), alike=8),
-        clip.Phase(Schedule(1_500, 128, 1.5e-3, warmup=50, decay=0.7), alike=16, pictures_only=True),
+        clip.Phase(Schedule(1_000, 128, 1.5e-3, warmup=50, decay=0.7), alike=16, pictures_only=True),
     ),
     clip_width=128,
     clip_layers=3,
@@ -59,7 +59,7 @@ FULL = Settings(
     language_model_layers=6,
     generator=(
         generator.Phase(Schedule(4_600, 64, 1.5e-3, warmup=100, decay=0.45, ema=0.999), easy_steps=1_000),
-        generator.Phase(Schedule(1_200, 64, 1e-3, warmup=50, decay=0.8, ema=0.999), jitter=False),
+        generator.Phase(Schedule(1_000, 64, 1e-3, warmup=50, decay=0.8, ema=0.999), jitter=False),
     ),
     generator_widths=(64, 96),
     pairs=20_000,
