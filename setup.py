@@ -22,7 +22,7 @@ setup(
     package_data={
         "hub_card": ["*.md", "*.jinja", "*.md.jinja"],
         "training_gill": ["recipes/*.yaml"],
-        "picturebook": ["adapters.yaml", "checkpoint/**/*"],
+        "picturebook": ["adapters.yaml"],
     },
     install_requires=[
         "torch>=2.6",

@@ -1,1 +1,1 @@
-"""The first command of the README: the embedded checkpoint tells picture stories and answers, shown on one page."""
+"""The first command of the README: real photographs and text through the whole pipeline, shown on one page."""

@@ -1,24 +1,24 @@
 """Text for the language model: captions, stories, dialogues, with descriptions of the present state and questions.
 
 A document is one line of words. Pictures are not in it; where a story's pictures would be stands, in some documents,
-what they show, between brackets: as bare words or as a caption, as alternative texts do on the Web. So the model learns
-to use what it is told in these places, and the adapters have words whose effect pictures can come to imitate.
+what they show, between brackets: as words place by place, as bare words or as a caption. So the model learns to use
+what it is told in these places, and the adapters have words whose effect pictures can come to imitate.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from .captions import caption, describe, leave_out, shuffled, tags
+from .captions import caption, describe, layout, leave_out, shuffled, tags
 from .dialogues import NOTHING_THERE, Dialogue, Round, ask_all
 from .knowledge import Known, all_of
 from .phrases import PICTURE_REQUEST
-from .scene import MOST_THINGS
+from .scene import MOST_THINGS, Scene
 from .splits import dialogue_in, scene_in, story_in, stream
 from .stories import LEAVE_OUT, Story
 
 # How often each kind of document is drawn, and what happens within it.
-SHARES = {"captions": 0.15, "tags": 0.1, "story": 0.55, "dialogue": 0.2}
+SHARES = {"captions": 0.15, "shown": 0.1, "story": 0.55, "dialogue": 0.2}
 _TELLS_ALL, _HAS_STAND_INS, _DESCRIBED_BETWEEN, _ASKED, _SEEN = 0.4, 0.6, 0.3, 0.25, 0.35
 UNKNOWN = "unknown"
 SLOTS = ("kind", "colour", "place")
@@ -45,9 +45,10 @@ def document(split: str, generator: np.random.Generator) -> str:
         if generator.random() < _SEEN:
             return seen_dialogue_document(dialogue, rounds, generator)
         return f"{dialogue.text(rounds)} {describe(dialogue.known[rounds])} ."
-    known = shuffled(all_of(scene_in(split, generator)), generator)
-    if what == "tags":
-        return f"( {tags(known)} ) {caption(known, generator)} . {_described(known)}"
+    scene = scene_in(split, generator)
+    known = shuffled(all_of(scene), generator)
+    if what == "shown":
+        return f"{_stand_in(scene, known, generator)} {caption(known, generator)} . {_described(known)}"
     known = leave_out(known, generator, 0.3) if generator.random() < 0.3 else known
     return " ".join([f"{caption(known, generator, 0.3)} .", *_asked(known, generator), _described(known)])
 
@@ -66,15 +67,15 @@ def story_document(story: Story, generator: np.random.Generator, stand_ins: bool
             parts += [*_asked(known, generator), _described(known)]
         if stand_ins and not last:
             shown = all_of(story.scenes[number], tuple(thing.kind or "" for thing in known.things))
-            parts.append(f"( {tags(shown) if generator.random() < 0.5 else describe(shown)} )")
+            parts.append(_stand_in(story.scenes[number], shown, generator))
     return " ".join(parts)
 
 
 def seen_dialogue_document(dialogue: Dialogue, rounds: int, generator: np.random.Generator) -> str:
     """A dialogue whose opening is no caption, but the picture: what it shows stands there, and tells all."""
     known = shuffled(all_of(dialogue.scene), generator)
-    shown = tags(known) if generator.random() < 0.5 else describe(known)
-    return f"( {shown} ) {dialogue.text(rounds).removeprefix(f'{dialogue.opening} .').strip()} {describe(known)} ."
+    shown = _stand_in(dialogue.scene, known, generator)
+    return f"{shown} {dialogue.text(rounds).removeprefix(f'{dialogue.opening} .').strip()} {describe(known)} ."
 
 
 def slot_questions(known: Known) -> list[Round]:
@@ -89,6 +90,12 @@ def slot_questions(known: Known) -> list[Round]:
             answer = (getattr(known.things[number], slot) or UNKNOWN) if there else NOTHING_THERE
             rounds.append(Round(f"{_ORDINALS[number]} {slot} ?", answer))
     return rounds
+
+
+def _stand_in(scene: Scene, known: Known, generator: np.random.Generator) -> str:
+    """What stands for a picture: what is where, or bare words, or a caption."""
+    form = generator.random()
+    return f"( {layout(scene) if form < 0.5 else tags(known) if form < 0.75 else describe(known)} )"
 
 
 def _described(known: Known) -> str:

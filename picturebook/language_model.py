@@ -9,10 +9,9 @@ import torch
 from torch import nn
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
 
-from .captions import parse_caption, tags
+from .captions import layout, parse_caption
 from .documents import document
 from .drawing import draw
-from .knowledge import all_of
 from .phrases import PICTURE_REQUEST, STOP
 from .scene import Scene, SceneError
 from .splits import TRAIN, VALIDATION, dialogues, stories, stream
@@ -126,7 +125,7 @@ def with_stand_ins(story: Story) -> str:
     """All sentences, and behind each but the last what its picture shows."""
     parts = []
     for sentence, scene in zip(story.sentences[:-1], story.scenes, strict=False):
-        parts += [f"{sentence} .", f"( {tags(all_of(scene))} )"]
+        parts += [f"{sentence} .", f"( {layout(scene)} )"]
     return " ".join([*parts, f"{story.sentences[-1]} ."])
 
 

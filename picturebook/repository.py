@@ -111,13 +111,4 @@ def measure_library(pipe: GillPipeline, place: Place, number: int, seed: int) ->
     return {"right_retrieved": float(np.mean([one == scene for one, scene in zip(found, scenes, strict=True)]))}
 
 
-def embed_repository(source: Path, folder: Path) -> None:
-    """Copy a repository to where `make demo` looks for it, complete or not at all; without the code, which is here."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("*.py"))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-__all__ = ["STAGE", "embed_repository", "halve_weights", "make_library", "measure_library", "write_repository"]
+__all__ = ["STAGE", "halve_weights", "make_library", "measure_library", "write_repository"]

@@ -54,7 +54,7 @@ FULL = Settings(
     clip_width=128,
     clip_layers=3,
     language_model=Schedule(3_600, 64, 1.5e-3, warmup=150, decay=0.7),
-    language_model_plain_steps=1_250,
+    language_model_plain_steps=300,
     language_model_width=192,
     language_model_layers=6,
     generator=(

@@ -15,7 +15,6 @@ import diffusers
 import transformers
 
 from . import adapters, autoencoder, clip, decision, generator, language_model, repository
-from .checkpoint_folder import CHECKPOINT
 from .settings import FAST, FULL, Settings
 from .stage import Place
 
@@ -60,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to, and to go on in")
     parser.add_argument("--fast", action="store_true", help="a few minutes, to see that all of it works")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
-    parser.add_argument("--embed", action="store_true", help="put the result where `make demo` looks for it")
     parser.add_argument("--until", choices=list(STAGES), help="stop after this stage")
     options = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
@@ -74,9 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"train: {error}")
     if options.until is None:
         print(f"The repository: {place.folder(repository.STAGE)}")
-        if options.embed:
-            repository.embed_repository(place.folder(repository.STAGE), CHECKPOINT)
-            print(f"Embedded: {CHECKPOINT}")
 
 
 if __name__ == "__main__":

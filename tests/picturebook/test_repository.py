@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from picturebook.data import draw_all, sample_pairs
 from picturebook.library import library_scenes
-from picturebook.repository import embed_repository, halve_weights, small_png
+from picturebook.repository import halve_weights, small_png
 from picturebook.splits import TEST, stream
 
 
@@ -37,13 +37,3 @@ def test_float_weights_are_halved_and_others_stay(tmp_path: Path) -> None:
     found = load_file(tmp_path / "part" / "model.safetensors")
     assert found["a"].dtype == torch.float16 and found["ids"].dtype == torch.int64
     assert [path.name for path in (tmp_path / "part").iterdir()] == ["model.safetensors"]
-
-
-def test_what_is_embedded_replaces_what_was_and_leaves_the_code_out(tmp_path: Path) -> None:
-    source, folder = tmp_path / "gill", tmp_path / "checkpoint"
-    for place, name in ((source, "config.json"), (source, "modeling_gill.py"), (folder, "old.json")):
-        place.mkdir(exist_ok=True)
-        (place / name).write_text("{}")
-    embed_repository(source, folder)
-    assert [path.name for path in folder.iterdir()] == ["config.json"]
-    assert {path.name for path in tmp_path.iterdir()} == {"gill", "checkpoint"}

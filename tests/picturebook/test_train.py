@@ -1,6 +1,7 @@
 """`python -m picturebook.train --fast`: everything from nothing, in minutes, and better than chance in every stage."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 from picturebook import train as training
 from picturebook.adapters import load_pipeline
+from picturebook.show import main as show
 from picturebook.tables import main as make_tables
 
 pytestmark = pytest.mark.slow
@@ -67,3 +69,17 @@ def test_the_tables_are_made_from_it(trained: Path, tmp_path: Path, capsys: pyte
     found = json.loads((tmp_path / "tables.json").read_text())
     assert len(found["stories"]["rows"]) == 6 and {*found} >= {"stories", "captions", "decision"}
     assert (tmp_path / "tables.md").read_text().strip() in said.strip()
+
+
+def test_stories_are_told_by_it_on_one_page(trained: Path, tmp_path: Path) -> None:
+    show(["--model", str(trained / "gill"), "--out", str(tmp_path)])
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count('<article class="story">') >= 3 and page.count('<article class="dialogue">') >= 2
+    assert "pictures show all that they should" in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+
+
+def test_a_model_that_is_not_there_ends_in_one_line(tmp_path: Path) -> None:
+    for command in (show, make_tables):
+        with pytest.raises(SystemExit, match=r"none"):
+            command(["--model", str(tmp_path / "none"), "--out", str(tmp_path)])

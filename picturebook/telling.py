@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from picturebook.dialogues import Dialogue
-from picturebook.phrases import PICTURE_REQUEST
-from picturebook.pixels import from_images, to_images
-from picturebook.reader import read, right
-from picturebook.scene import Scene
-from picturebook.stories import Story
 from pipeline_gill import GillPicture, GillPipeline
+
+from .dialogues import Dialogue
+from .phrases import PICTURE_REQUEST
+from .pixels import from_images, to_images
+from .reader import read, right
+from .scene import Scene
+from .stories import Story
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Tell picture stories, answer dialogues, and write the page: `python -m picturebook.show --model DIR/gill --out DIR`.
+
+Stories and dialogues are of the test split, as they come.
+"""
+
+import argparse
+import sys
+import time
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .adapters import load_pipeline
+from .data import draw_all
+from .splits import TEST, dialogues, stories, stream
+from .telling import ask, tell
+from .telling_page import render_page
+
+_STORIES, _DIALOGUES, _LOOKED_THROUGH = 4, 3, 40
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the demonstration and say where the page is."""
+    parser = argparse.ArgumentParser(prog="picturebook.show", description="Tell picture stories on one page.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--model", type=Path, required=True, help="GILL repository, as picturebook.train makes it")
+    parser.add_argument("--seed", type=int, default=0, help="another seed tells other stories (default: %(default)s)")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    begun = time.monotonic()
+    try:
+        pipe = load_pipeline(args.model)
+    except (OSError, ValueError) as error:
+        sys.exit(f"show: {args.model} cannot be loaded: {error}")
+    # Of the test split: nothing of this was seen in training. Taken as they come.
+    told = tell(pipe, stories(TEST, _STORIES, args.seed), args.seed)
+    asked = [one for one in dialogues(TEST, _LOOKED_THROUGH, args.seed) if one.known[-1].complete][:_DIALOGUES]
+    pictures = draw_all([one.scene for one in asked], stream(args.seed, TEST, "pictures of dialogues"))
+    answered = ask(pipe, asked, pictures, args.seed)
+    page = args.out / "index.html"
+    page.write_text(render_page(told, answered), encoding="utf-8")
+    took = time.monotonic() - begun
+    print(f"{_STORIES} stories and {len(answered)} dialogues in {took:.0f} s on {pipe.device}", end="")
+    print(f", {torch.get_num_threads()} threads" if pipe.device.type == "cpu" else "")
+    print(f"The page: {page.resolve().as_uri()}")
+    if args.open:
+        webbrowser.open(page.resolve().as_uri())
+
+
+if __name__ == "__main__":
+    main()
