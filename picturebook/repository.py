@@ -108,7 +108,13 @@ def measure_library(pipe: GillPipeline, place: Place, number: int, seed: int) ->
         found += [scene_said(answer[0].caption or "") for answer in out.pictures]
         pictures += list(from_images([answer[0].image for answer in out.pictures]))
     place.write_pairs_sheet(STAGE, draw_all(scenes, generator), pictures)
-    return {"right_retrieved": float(np.mean([one == scene for one, scene in zip(found, scenes, strict=True)]))}
+    same_background = [
+        one is not None and one.background == scene.background for one, scene in zip(found, scenes, strict=True)
+    ]
+    return {
+        "right_retrieved": float(np.mean([one == scene for one, scene in zip(found, scenes, strict=True)])),
+        "right_background_retrieved": float(np.mean(same_background)),
+    }
 
 
 __all__ = ["STAGE", "halve_weights", "make_library", "measure_library", "write_repository"]

@@ -71,23 +71,23 @@ FULL = Settings(
 )
 
 FAST = Settings(
-    autoencoder=Schedule(250, 32, 4e-3, ema=0.95, decay=0.6),
-    autoencoder_widths=(16, 32, 32),
-    clip=(clip.Phase(Schedule(200, 64, 2e-3, warmup=20, decay=0.7), alike=4),),
+    autoencoder=Schedule(400, 32, 4e-3, ema=0.95, decay=0.6),
+    autoencoder_widths=(32, 32, 32),
+    clip=(clip.Phase(Schedule(400, 64, 2e-3, warmup=20, decay=0.7), alike=2),),
     clip_width=64,
     clip_layers=2,
-    language_model=Schedule(250, 32, 4e-3, warmup=20, decay=0.7),
-    language_model_plain_steps=100,
+    language_model=Schedule(700, 32, 4e-3, warmup=20, decay=0.7),
+    language_model_plain_steps=50,
     language_model_width=96,
-    language_model_layers=2,
-    generator=(generator.Phase(Schedule(250, 32, 2e-3, warmup=20, decay=0.4, ema=0.98), easy_steps=250, jitter=False),),
+    language_model_layers=3,
+    generator=(generator.Phase(Schedule(600, 32, 3e-3, warmup=20, decay=0.5, ema=0.98), easy_steps=600, jitter=False),),
     generator_widths=(32, 64),
-    pairs=1_500,
+    pairs=3_200,
     pair_mixture=PairMixture(one_thing=0.5, plain=1.0, left_out=0.0),
-    adapters={"max_steps": 150, "mapper_hidden_size": 64, "mapper_num_layers": 1, "mapper_ffn_dim": 128},
+    adapters={"max_steps": 400, "mapper_hidden_size": 64, "mapper_num_layers": 1, "mapper_ffn_dim": 128},
     library_share=0.05,
     decision_prompts=120,
-    measured=60,
+    measured=100,
 )
 
 __all__ = ["FAST", "FULL", "Settings"]

@@ -246,10 +246,14 @@ def test_backbones_that_the_caller_has_are_used_and_shared(model, referring):
 
 def test_a_referring_checkpoint_can_be_saved_whole(model, processor, referring):
     loaded = GillForConditionalGeneration.from_pretrained(referring / "gill")
+    loaded.config.text_config.name_or_path = str(referring / "language")
     loaded.save_pretrained(referring / "whole", self_contained=True)
     assert loaded.config.language_model_id == str(referring / "language")
     whole = GillForConditionalGeneration.from_pretrained(referring / "whole")
     assert whole.config.is_self_contained
+    # Nor does it name the folder on the machine that made it.
+    assert str(referring) not in (referring / "whole" / "config.json").read_text()
+    assert loaded.config.text_config.name_or_path == str(referring / "language")
     batch = processor(PROMPTS)
     torch.testing.assert_close(whole(**batch).logits, model(**batch).logits)
     loaded.save_pretrained(referring / "again")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from picturebook import training_loop
-from picturebook.training_loop import Schedule, run_training
+from picturebook.training_loop import Part, Schedule, run_parts, run_training
 
 
 class Stopped(Exception):
@@ -55,3 +55,25 @@ def test_a_half_written_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(Stopped):
         train(tmp_path, stop_at=2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-2"]
+
+
+def test_parts_that_are_done_are_not_done_again_and_what_is_frozen_stays(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    before = module[0].weight.detach().clone()
+    asked: list[str] = []
+
+    def part(name: str, **more: object) -> Part:
+        def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+            asked.append(name)
+            return (module(torch.randn(4, 3, generator=generator)) - 1).pow(2).mean()
+
+        return Part(Schedule(3, 4, 0.05, warmup=1), loss_of_step, **more)
+
+    run_parts("two", module, [part("first", frozen=(module[0],))], tmp_path)
+    assert torch.equal(module[0].weight, before) and module[0].weight.requires_grad
+    first = module[1].weight.detach().clone()
+    nn.init.zeros_(module[1].weight)
+    seconds = run_parts("two", module, [part("again"), part("second")], tmp_path)
+    assert asked == ["first"] * 3 + ["second"] * 3
+    assert seconds > 0 and not torch.equal(module[0].weight, before) and not torch.equal(module[1].weight, first)

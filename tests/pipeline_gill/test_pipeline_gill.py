@@ -314,6 +314,27 @@ def test_saved_and_loaded_it_answers_the_same(pipe, tmp_path):
     assert loaded.config.ranking_size == 224
 
 
+def test_a_repository_says_how_many_steps_and_how_much_guidance_it_is_best_with(pipe, tmp_path):
+    class Steps(list):
+        def __call__(self, pipeline, step, timestep, tensors):
+            self.append(step)
+            return tensors
+
+    assert (pipe.config.num_inference_steps, pipe.config.guidance_scale) == (50, 7.5)
+    pipe.register_to_config(num_inference_steps=3, guidance_scale=1.5)
+    try:
+        pipe.save_pretrained(tmp_path / "gill")
+    finally:
+        pipe.register_to_config(num_inference_steps=50, guidance_scale=7.5)
+    loaded = GillPipeline.from_pretrained(tmp_path / "gill")
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.config.guidance_scale == 1.5
+    for given, expected in (({}, 3), ({"num_inference_steps": 2}, 2)):
+        steps = Steps()
+        loaded("a cat", decision="generate", force_image=True, callback_on_step_end=steps, **given)
+        assert len(steps) == expected
+
+
 def test_weights_that_outgrew_their_retrieval_set_generate_and_are_saved_without_it(pipe, tmp_path, caplog):
     pipe.save_pretrained(tmp_path / "gill")
     trained = GillPipeline.from_pretrained(tmp_path / "gill")

@@ -1,0 +1,51 @@
+"""What the language model is asked for, and how its answers are taken."""
+
+import pytest
+
+from picturebook.captions import layout
+from picturebook.language_model import descriptions_of, scene_said, with_stand_ins
+from picturebook.scene import Scene, Thing, scene_of_key
+from picturebook.splits import TEST, stories
+from picturebook.word_tokenizer import language_model_tokenizer
+
+
+def test_what_is_described_weighs_more_and_nothing_else() -> None:
+    tokenizer = language_model_tokenizer()
+    texts = [
+        "a house . picture : a red house at night . it turns blue . picture : a blue house .",
+        "Q: can we see it ? A: picture : a house .",
+    ]
+    tokens = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    chosen = [
+        " ".join(tokenizer.convert_ids_to_tokens(ids[mask].tolist()))
+        for ids, mask in zip(tokens.input_ids, descriptions_of(tokens.input_ids, tokenizer), strict=True)
+    ]
+    assert chosen == ["a red house at night . a blue house .", "a house ."]
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ("a red house on the left at night", "night/left-red-house"),
+        ("at night , a red house on the left", "night/left-red-house"),
+        ("a red house at night", None),
+        ("a red house on the left and a blue house on the right at night", None),
+        ("it turns blue", None),
+        ("", None),
+    ],
+)
+def test_only_a_whole_scene_is_a_scene(said: str, key: str | None) -> None:
+    assert scene_said(said) == (None if key is None else scene_of_key(key))
+
+
+def test_what_is_where_has_two_words_a_place_whatever_is_there() -> None:
+    two = Scene((Thing("boat", "blue", "bottom"), Thing("house", "red", "left")), "night")
+    assert layout(two) == "night red house nothing nothing nothing nothing blue boat"
+    assert layout(Scene(two.things[:1], "sea")) == "sea red house nothing nothing nothing nothing nothing nothing"
+
+
+def test_a_picture_stands_behind_every_sentence_but_the_last() -> None:
+    (story,) = stories(TEST, 1)
+    text = with_stand_ins(story)
+    assert text.count("(") == text.count(")") == 4 and text.endswith(f") {story.sentences[-1]} .")
+    assert f"( {layout(story.scenes[0])} )" in text
