@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from picturebook import train as training
 from picturebook.adapters import load_pipeline
+from picturebook.settings import FAST
 from picturebook.show import main as show
 from picturebook.tables import main as make_tables
 
@@ -37,12 +38,17 @@ def test_every_stage_draws_a_contact_sheet(trained: Path) -> None:
 
 
 def test_every_stage_beats_chance_clearly(figures: dict) -> None:
-    assert figures["autoencoder"]["psnr_db"] > 20  # one colour all over reaches about 14
-    assert figures["clip"]["right_among_64"] > 0.25  # 1 in 64
-    assert figures["generator"]["right_one_thing"]["background"] > 0.6  # 1 in 4
+    assert figures["autoencoder"]["psnr_db"] > 18  # one colour all over reaches about 14
+    assert figures["clip"]["right_among_64"] > 0.3  # 1 in 64
+    assert figures["generator"]["right_two_things"]["background"] > 0.7  # 1 in 4
     assert figures["language_model"]["right_after_1"] > 0.1  # 1 in thousands
-    assert figures["adapters"]["right_pictures_two_things"]["background"] > 0.5  # 1 in 4
-    assert figures["gill"]["right_retrieved"] > 0.02  # 1 in hundreds
+    assert figures["adapters"]["right_pictures_two_things"]["background"] > 0.7  # 1 in 4
+    assert figures["gill"]["right_background_retrieved"] > 0.7  # 1 in 4
+
+
+def test_the_last_stage_counts_its_labels(figures: dict) -> None:
+    # In minutes hardly a picture gets sharp enough to be right, so there may be nothing yet to learn a decision from.
+    assert sum(figures["decision"]["labels"].values()) == FAST.decision_prompts * 5 // 4
 
 
 def test_the_same_command_again_does_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
