@@ -2,10 +2,11 @@
 
 import pytest
 
-from picturebook.captions import layout
+from picturebook.captions import layout, parse_caption
+from picturebook.documents import event_document
 from picturebook.language_model import descriptions_of, scene_said, with_stand_ins
 from picturebook.scene import Scene, Thing, scene_of_key
-from picturebook.splits import TEST, stories
+from picturebook.splits import TEST, TRAIN, stories, stream
 from picturebook.word_tokenizer import language_model_tokenizer
 
 
@@ -49,3 +50,14 @@ def test_a_picture_stands_behind_every_sentence_but_the_last() -> None:
     text = with_stand_ins(story)
     assert text.count("(") == text.count(")") == 4 and text.endswith(f") {story.sentences[-1]} .")
     assert f"( {layout(story.scenes[0])} )" in text
+
+
+def test_an_event_among_two_things_says_which_it_happens_to() -> None:
+    generator = stream(0, TRAIN, "events")
+    for _ in range(40):
+        opening, sentence, described = event_document(TRAIN, generator).split(" . ", 2)
+        before = parse_caption(opening)
+        assert before is not None and before.complete and len(before.things) == 2
+        assert sum(thing.kind in sentence.split() for thing in before.things) >= 1
+        after = scene_said(described.removeprefix("picture : ").removesuffix(" ."))
+        assert after is not None and after != before.scene()
