@@ -33,7 +33,7 @@ from .hub_push_gill import OneCommit  # noqa: F401
 from .picture_cache_gill import PictureCache  # noqa: F401
 from .picture_formats_gill import as_output_type, as_pil
 from .pipeline_output_gill import GillPicture, GillPipelineOutput
-from .pipeline_repository_gill import RepositoryPipeline
+from .pipeline_repository_gill import CALL_DEFAULTS, RepositoryPipeline
 from .retrieval_build_gill import BuiltData  # noqa: F401
 from .retrieval_index_gill import ExactIndex  # noqa: F401
 from .retrieval_set_gill import RetrievalSet  # noqa: F401
@@ -74,8 +74,8 @@ class GillPipeline(RepositoryPipeline):
         unet: Any,
         scheduler: Any,
         ranking_size: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        num_inference_steps: int = CALL_DEFAULTS["num_inference_steps"],
+        guidance_scale: float = CALL_DEFAULTS["guidance_scale"],
     ) -> None:
         super().__init__()
         self.register_modules(

@@ -18,8 +18,8 @@ from .retrieval_set_gill import RetrievalSet
 logger = logging.get_logger(__name__)
 
 RETRIEVAL_SET_FOLDER = "retrieval_set"
-# What `model_index.json` holds beside components.
-CALL_SETTINGS = ("ranking_size", "num_inference_steps", "guidance_scale")
+# What a call takes that does not say, and `model_index.json` neither: Stable Diffusion's own.
+CALL_DEFAULTS: dict[str, Any] = {"num_inference_steps": 50, "guidance_scale": 7.5}
 CARD_FILE, SAMPLES_FOLDER = "README.md", "samples"
 
 
@@ -72,7 +72,8 @@ class RepositoryPipeline(DiffusionPipeline):
             finally:
                 config.image_generator_id = generator_id
             self.processor.save_pretrained(folder)
-            entries: dict[str, Any] = {name: self.config[name] for name in CALL_SETTINGS}
+            entries: dict[str, Any] = {"ranking_size": self.config.ranking_size}
+            entries |= {name: self.config[name] for name, usual in CALL_DEFAULTS.items() if self.config[name] != usual}
             for name in GENERATOR_COMPONENTS:
                 component = getattr(self, name)
                 if component is None:
@@ -173,4 +174,4 @@ def _own_class(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "_class_name": name[1]} if isinstance(name, (list, tuple)) else config
 
 
-__all__ = ["RETRIEVAL_SET_FOLDER", "RepositoryPipeline"]
+__all__ = ["CALL_DEFAULTS", "RETRIEVAL_SET_FOLDER", "RepositoryPipeline"]
