@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from .captions import describe, shuffled
-from .data import draw_all
 from .knowledge import all_of
 from .library import is_ordinary
 from .phrases import PICTURE_REQUEST
@@ -81,4 +80,4 @@ def _dialogue(split: str, generator: np.random.Generator) -> Asked | None:
     return Asked(dialogue.text(), DIALOGUE, dialogue.scene) if dialogue.known[-1].complete else None
 
 
-__all__ = ["CAPTION", "DIALOGUE", "STORY", "Asked", "draw_all", "sample_asked", "story_prompt"]
+__all__ = ["CAPTION", "DIALOGUE", "STORY", "Asked", "sample_asked", "story_prompt"]
