@@ -16,10 +16,10 @@ from training_gill.train import train
 
 from . import clip, generator, language_model
 from .data import draw_all, save_pairs
-from .generator import GUIDANCE_SCALE, INFERENCE_STEPS, plain_captions
+from .generator import GUIDANCE_SCALE, INFERENCE_STEPS, noise_seeds, plain_captions
 from .language_model import scene_said
 from .pixels import from_images, to_images
-from .reader import read, right
+from .reader import rates
 from .scene import Scene
 from .settings import Settings
 from .splits import TRAIN, VALIDATION, scene_in, stream
@@ -89,9 +89,7 @@ def measure_adapters(pipe: GillPipeline, place: Place, number: int, seed: int) -
     captions = plain_captions(scenes)
     figures["asks_for_a_picture"] = share_with_picture(pipe, captions)
     pictures = generate_pictures(pipe, captions, seed)
-    figures["right_pictures_two_things"] = {
-        name: float(np.mean(found)) for name, found in right(read(pictures), scenes).items()
-    }
+    figures["right_pictures_two_things"] = rates(pictures, scenes)
     place.write_sheet(STAGE, list(pictures[:40]), 8)
     return figures
 
@@ -101,7 +99,7 @@ def generate_pictures(pipe: GillPipeline, prompts: list, seed: int = 0, batch_si
     drawn = []
     for begin in range(0, len(prompts), batch_size):
         some = prompts[begin : begin + batch_size]
-        seeds = [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(len(some))]
+        seeds = noise_seeds(seed, begin, len(some))
         out = pipe(
             some, decision="generate", force_image=True, generator=seeds, num_inference_steps=INFERENCE_STEPS,
             guidance_scale=GUIDANCE_SCALE,

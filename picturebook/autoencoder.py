@@ -9,7 +9,7 @@ from torch.nn import functional
 from .backgrounds import PICTURE_SIZE
 from .data import pair_batches, sample_pairs
 from .pixels import to_pictures, to_tensor
-from .reader import read, right
+from .reader import rates
 from .splits import TRAIN, VALIDATION, stream
 from .stage import Place
 from .training_loop import Schedule, remove_checkpoints, run_training
@@ -43,14 +43,13 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
         decoded = to_pictures(model.decode(latents).sample)
     place.write_folder(STAGE, model.save_pretrained)
     place.write_pairs_sheet(STAGE, drawn.pictures, decoded)
-    rates = right(read(decoded), drawn.scenes)
     place.write_figures(
         STAGE,
         {
             "parameters": sum(one.numel() for one in model.parameters()),
             "minutes": seconds / 60,
             "psnr_db": psnr(decoded, drawn.pictures),
-            "right": {name: float(np.mean(found)) for name, found in rates.items()},
+            "right": rates(decoded, drawn.scenes),
         },
     )
     remove_checkpoints(place.checkpoints(STAGE))

@@ -19,6 +19,7 @@ from training_gill import decision as decision_training
 
 from .adapters import load_pipeline
 from .asking import Asked, sample_asked
+from .generator import noise_seeds
 from .pixels import from_images
 from .reader import read, right
 from .repository import STAGE as REPOSITORY
@@ -111,7 +112,7 @@ def answer_both_ways(
     answered = []
     for begin in range(0, len(asked), batch_size):
         some = asked[begin : begin + batch_size]
-        seeds = [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(len(some))]
+        seeds = noise_seeds(seed, begin, len(some))
         out = pipe([one.prompt for one in some], decision="both", generator=seeds)
         both = [{picture.source: picture for picture in pictures} for pictures in out.pictures]
         verdicts = {source: judge([two.get(source) for two in both], some) for source in _SOURCES}

@@ -5,7 +5,6 @@ Autoencoder and text tower come from the stages before and stay as they are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from .data import PairMixture, caption_for
 from .drawing import draw
 from .knowledge import all_of
 from .pixels import from_images, to_tensor
-from .reader import read, right
+from .reader import rates
 from .scene import Scene
 from .splits import TRAIN, VALIDATION, scene_in, stream
 from .stage import Place
@@ -87,7 +86,7 @@ def train_generator(
     for name, share in (("right_one_thing", 1.0), ("right_two_things", 0.0)):
         scenes = [scene_in(VALIDATION, generator, share) for _ in range(measured)]
         pictures = generate(pipeline, [describe(all_of(scene)) for scene in scenes], seed)
-        figures[name] = {what: float(np.mean(found)) for what, found in right(read(pictures), scenes).items()}
+        figures[name] = rates(pictures, scenes)
     place.write_sheet(STAGE, list(pictures[:40]), 8)
     place.write_figures(STAGE, figures)
     remove_checkpoints(place.checkpoints(STAGE))
@@ -101,7 +100,7 @@ def generate(
     drawn = []
     for begin in range(0, len(captions), batch_size):
         some = captions[begin : begin + batch_size]
-        seeds = [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(len(some))]
+        seeds = noise_seeds(seed, begin, len(some))
         images = pipeline(
             some, height=PICTURE_SIZE, width=PICTURE_SIZE, num_inference_steps=INFERENCE_STEPS,
             guidance_scale=GUIDANCE_SCALE, generator=seeds,
@@ -162,9 +161,9 @@ class _Denoising(nn.Module):
         return functional.mse_loss(guessed.float(), self.scheduler.get_velocity(latents, noise, times))
 
 
-def load_generator(folder: Path) -> StableDiffusionPipeline:
-    """The trained pipeline."""
-    return StableDiffusionPipeline.from_pretrained(folder)
+def noise_seeds(seed: int, begin: int, number: int) -> list[torch.Generator]:
+    """Generators of the items from number `begin` on: whatever draws an item starts from the same noise."""
+    return [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(number)]
 
 
 def plain_captions(scenes: list[Scene]) -> list[str]:
@@ -177,7 +176,7 @@ __all__ = [
     "INFERENCE_STEPS",
     "STAGE",
     "generate",
-    "load_generator",
+    "noise_seeds",
     "plain_captions",
     "train_generator",
 ]

@@ -121,6 +121,11 @@ def right(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     return {"scene": np.all(list(found.values()), axis=0), **found}
 
 
+def rates(pictures: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
+    """How many of the pictures are [`right`], from 0 to 1."""
+    return {name: float(np.mean(found)) for name, found in right(read(pictures), scenes).items()}
+
+
 def truth_of(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scenes as `background`, `kind` and `colour` of [`Readings`]."""
     background = np.array([BACKGROUNDS.index(scene.background) for scene in scenes], dtype=np.int64)
@@ -240,6 +245,7 @@ __all__ = [
     "FURTHEST_TOWARDS_ANOTHER",
     "NOTHING",
     "Readings",
+    "rates",
     "read",
     "right",
     "truth_of",

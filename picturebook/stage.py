@@ -11,7 +11,6 @@ import numpy as np
 
 from .drawing import contact_sheet
 
-FIGURES_FILE = "figures.json"
 _PAIRS_SHOWN = 20
 SHEETS, FIGURES, CHECKPOINTS = "sheets", "figures", "checkpoints"
 
@@ -52,10 +51,6 @@ class Place:
         partial.rename(path)
         said = ", ".join(f"{name} {_said(value)}" for name, value in figures.items())
         print(f"{stage}: {said}", flush=True)
-
-    def read_figures(self, stage: str) -> dict[str, Any]:
-        """The figures of a stage that is done."""
-        return json.loads((self.root / FIGURES / f"{stage}.json").read_text(encoding="utf-8"))
 
     def write_pairs_sheet(
         self, stage: str, truth: Sequence[np.ndarray] | np.ndarray, made: Sequence[np.ndarray] | np.ndarray

@@ -12,7 +12,7 @@ from pipeline_gill import GillPipeline
 
 from .asking import story_prompt
 from .data import draw_all, illustrated_stories
-from .generator import generate, plain_captions
+from .generator import generate, noise_seeds, plain_captions
 from .pixels import from_images, to_images
 from .reader import ATTRIBUTES, read, right
 from .scene import Scene
@@ -104,8 +104,7 @@ def answer(
     pictures, texts = [], []
     for begin in range(0, len(prompts), batch_size):
         some = list(prompts[begin : begin + batch_size])
-        # As `generate` has them: each system starts from the same noise.
-        seeds = [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(len(some))]
+        seeds = noise_seeds(seed, begin, len(some))
         out = pipe(some, decision="generate", generator=seeds)
         texts += [text.strip() for text in out.texts]
         pictures += [found[0].image if found else None for found in out.pictures]

@@ -55,7 +55,7 @@ def run_training(
         name (`str`): Of the stage, for the lines that are printed.
         module: What is trained; all its parameters that require gradients. It ends on the CPU, in evaluation mode.
         loss_of_step: Called with the number of a step and a generator (CPU) of its own; returns the loss.
-        folder (`Path`): For checkpoints. They are removed at the end.
+        folder (`Path`): For checkpoints, to be removed by [`remove_checkpoints`].
         bf16 (`bool`): Compute in bfloat16 where that loses nothing; weights stay float32.
 
     Returns:
