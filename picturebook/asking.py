@@ -11,7 +11,7 @@ from .library import is_ordinary
 from .phrases import PICTURE_REQUEST
 from .pixels import to_images
 from .scene import Scene
-from .splits import dialogue_in, scene_in, story_in
+from .splits import SHARE_OF_ONE_THING, dialogue_in, scene_in, story_in
 from .stories import Story
 
 CAPTION, STORY, DIALOGUE = "caption", "story", "dialogue"
@@ -32,9 +32,16 @@ class Asked:
     scene: Scene
 
 
-def sample_asked(split: str, number: int, generator: np.random.Generator, ordinary: float = 0.5) -> list[Asked]:
-    """So many prompts of a split that tell all of their scene, a share of them of ordinary scenes; kinds in turn."""
-    samplers = (_caption, _story, _dialogue)
+def sample_asked(
+    split: str, number: int, generator: np.random.Generator, ordinary: float = 0.5, one_thing: bool = False
+) -> list[Asked]:
+    """So many prompts of a split that tell all of their scene; kinds in turn.
+
+    Args:
+        ordinary (`float`): How many are of ordinary scenes.
+        one_thing (`bool`): Only captions, of one thing each.
+    """
+    samplers = (_caption_of_one_thing,) if one_thing else (_caption, _story, _dialogue)
     asked = []
     for at in range(number):
         wanted = generator.random() < ordinary
@@ -65,8 +72,12 @@ def story_prompt(story: Story, pictures: np.ndarray | None = None, sentences: in
     return pieces
 
 
-def _caption(split: str, generator: np.random.Generator) -> Asked:
-    scene = scene_in(split, generator)
+def _caption_of_one_thing(split: str, generator: np.random.Generator) -> Asked:
+    return _caption(split, generator, 1.0)
+
+
+def _caption(split: str, generator: np.random.Generator, one_thing: float = SHARE_OF_ONE_THING) -> Asked:
+    scene = scene_in(split, generator, one_thing)
     return Asked(describe(shuffled(all_of(scene), generator)), CAPTION, scene)
 
 

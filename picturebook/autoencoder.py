@@ -34,7 +34,7 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
         noise = torch.randn(len(pictures), 4, PICTURE_SIZE // 4, PICTURE_SIZE // 4, generator=generator)
         return wrapped(pictures.to(model.device), noise.to(model.device))
 
-    seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed, bf16=True)
+    seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed)
     drawn = sample_pairs(VALIDATION, _MEASURED, stream(seed, VALIDATION, STAGE))
     with torch.no_grad():
         latents = model.encode(to_tensor(drawn.pictures)).latent_dist.mean

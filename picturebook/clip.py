@@ -2,7 +2,9 @@
 
 First it learns from scenes and one edit of each, then from few scenes and many edits of each: among random scenes,
 kinds and colours tell nearly all apart, and there is little need to know what is where. Last, the picture tower alone
-learns on: words are soon told apart, shapes take longer.
+learns on: words are soon told apart, shapes take longer. In its very last part a linear layer names from the tower's
+pooled output, which is what GILL reads, what stands at which place; it is then thrown away. It stands in for the
+millions of pairs and the batches of thousands from which CLIP learns as much by comparison alone.
 
 It is trained before the generator and then frozen, as the real one is: trained with the generator, a text tower that
 hardly tells two captions apart serves the generator well, and teaches GILL's mapper, which learns distances, nothing.
@@ -19,12 +21,12 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
 from .backgrounds import PICTURE_SIZE
-from .captions import describe
+from .captions import NOTHING, describe, layout
 from .data import PairMixture, caption_for, draw_all
 from .edits import scenes_with_edits
 from .knowledge import all_of
 from .pixels import to_tensor
-from .scene import Scene, edits_of
+from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, edits_of
 from .splits import TRAIN, VALIDATION, scene_in, story_in, stream
 from .stage import Place
 from .training_loop import LossOfStep, Part, Schedule, remove_checkpoints, run_parts
@@ -34,6 +36,8 @@ STAGE = "clip"
 # Long enough for five sentences: a generator that is asked for a story's last picture has read all of it.
 POSITIONS = 52
 _STORIES_EVERY, _MEASURED, _AMONG, _PATCH = 10, 512, 64, 4
+# A background, and a colour and a kind at each place.
+NAMES, _SLOTS = (*BACKGROUNDS, *COLOURS, *KINDS, NOTHING), 1 + 2 * len(PLACES)
 MIXTURE = PairMixture(left_out=0.1)
 
 
@@ -45,11 +49,13 @@ class Phase:
         schedule: How long; its batch size counts pictures.
         alike: So many pictures of a batch are of a scene and its edits.
         pictures_only: Whether the text tower stays as it is.
+        naming: Whether a linear layer names what pictures show.
     """
 
     schedule: Schedule
     alike: int
     pictures_only: bool = False
+    naming: bool = False
 
 
 def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, seed: int = 0) -> None:
@@ -66,6 +72,7 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
     ):  # fmt: skip
         nn.init.normal_(weight, std=std)
     wrapped = _Contrastive(model)
+    model.set_attn_implementation("eager")
     text_tower = (model.text_model, model.text_projection)
     parts = [
         Part(
@@ -75,6 +82,7 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
         for number, phase in enumerate(phases, start=1)
     ]  # fmt: skip
     seconds = run_parts(STAGE, wrapped, parts, place.checkpoints(STAGE), seed)
+    model.set_attn_implementation("sdpa")
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -119,7 +127,8 @@ def _loss_of_step(
         device = wrapped.model.device
         # What stands behind a text's end changes nothing of what is compared.
         tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
-        return wrapped(tokens.input_ids, normalised(draw_all(scenes, drawn)).to(device))
+        names = names_of(scenes).to(device) if phase.naming else None
+        return wrapped(tokens.input_ids, normalised(draw_all(scenes, drawn)).to(device), names)
 
     return loss_of_step
 
@@ -174,15 +183,29 @@ def measure_clip(
     return {"right_among_64": float(among), "right_among_edits": float(np.mean(hard))}
 
 
+def names_of(scenes: Sequence[Scene]) -> torch.Tensor:
+    """What is where: numbers of the words of [`layout`], int64 `(scenes, 9)`."""
+    return torch.tensor([[NAMES.index(word) for word in layout(scene).split()] for scene in scenes])
+
+
 class _Contrastive(nn.Module):
-    """The towers with CLIP's own loss."""
+    """The towers with CLIP's own loss, and the cross-entropy of naming where names are given."""
 
     def __init__(self, model: CLIPModel) -> None:
         super().__init__()
         self.model = model
+        self.naming = nn.Linear(model.config.vision_config.hidden_size, _SLOTS * len(NAMES))
 
-    def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=input_ids, pixel_values=pixel_values, return_loss=True).loss
+    def forward(
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor, names: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        out = self.model(input_ids=input_ids, pixel_values=pixel_values, return_loss=True)
+        if names is None:
+            return out.loss
+        scores = self.naming(out.vision_model_output.pooler_output).view(*names.shape, len(NAMES))
+        return (
+            out.loss + functional.cross_entropy(scores.transpose(1, 2).float(), names, reduction="none").sum(1).mean()
+        )
 
 
-__all__ = ["POSITIONS", "STAGE", "image_processor", "measure_clip", "story_so_far", "train_clip"]
+__all__ = ["NAMES", "POSITIONS", "STAGE", "image_processor", "measure_clip", "names_of", "story_so_far", "train_clip"]

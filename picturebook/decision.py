@@ -71,7 +71,7 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
         pipe = load_pipeline(place.folder(REPOSITORY))
         answered: list[AnsweredBothWays] = []
         for split, number in numbers.items():
-            asked = sample_asked(split, number, stream(seed, split, STAGE))
+            asked = sample_asked(split, number, stream(seed, split, STAGE), one_thing=settings.one_thing_asked)
             answered += answer_both_ways(pipe, asked, seed)
         place.write_pairs_sheet(
             STAGE, *([one.pictures[source] for one in answered if one.pictures] for source in _SOURCES)

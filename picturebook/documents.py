@@ -5,7 +5,7 @@ what they show, between brackets: as words place by place, as bare words or as a
 what it is told in these places, and the adapters have words whose effect pictures can come to imitate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from .splits import dialogue_in, scene_in, story_in, stream
 from .stories import LEAVE_OUT, Story
 
 # How often each kind of document is drawn, and what happens within it.
-SHARES = {"captions": 0.1, "shown": 0.1, "event": 0.2, "story": 0.42, "dialogue": 0.18}
+SHARES = {"captions": 0.1, "shown": 0.1, "event": 0.1, "story": 0.5, "dialogue": 0.2}
+# What a model reads first, that has yet to learn which of two things a name means.
+EVENTS_FIRST = {"event": 1.0}
 _TELLS_ALL, _HAS_STAND_INS, _DESCRIBED_BETWEEN, _ASKED, _SEEN = 0.4, 0.6, 0.3, 0.25, 0.35
 UNKNOWN = "unknown"
 SLOTS = ("kind", "colour", "place")
@@ -32,9 +34,9 @@ def documents(split: str, seed: int) -> Iterator[str]:
         yield document(split, generator)
 
 
-def document(split: str, generator: np.random.Generator) -> str:
-    """One document."""
-    what = list(SHARES)[int(generator.choice(len(SHARES), p=list(SHARES.values())))]
+def document(split: str, generator: np.random.Generator, shares: Mapping[str, float] = SHARES) -> str:
+    """One document, of a kind drawn by its share."""
+    what = list(shares)[int(generator.choice(len(shares), p=list(shares.values())))]
     if what == "story":
         tells_all = generator.random() < _TELLS_ALL
         story = story_in(split, generator, 0.0 if tells_all else LEAVE_OUT)
@@ -127,6 +129,7 @@ def _asked(known: Known, generator: np.random.Generator) -> list[str]:
 
 
 __all__ = [
+    "EVENTS_FIRST",
     "SHARES",
     "SLOTS",
     "UNKNOWN",

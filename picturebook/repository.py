@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline_gill import GillPipeline, RetrievalSet
+from pipeline_gill.retrieval_storage_gill import INDEX_FILE
 
 from .adapters import STAGE as ADAPTERS
 from .adapters import load_pipeline
@@ -42,12 +43,14 @@ def write_repository(place: Place, settings: Settings, seed: int = 0) -> None:
         halve_weights(folder)
         # Embedded by the weights that will search it, rounding included.
         pipe = load_pipeline(folder)
-        make_library(pipe, settings.library_share, seed).save(folder / _RETRIEVAL_SET)
+        make_library(pipe, settings.one_thing_asked, seed).save(folder / _RETRIEVAL_SET)
+        # Made again from the embeddings in a moment.
+        (folder / _RETRIEVAL_SET / INDEX_FILE).unlink(missing_ok=True)
 
     place.write_folder(STAGE, write)
     pipe = load_pipeline(place.folder(STAGE))
     size = sum(path.stat().st_size for path in place.folder(STAGE).rglob("*") if path.is_file())
-    place.write_figures(STAGE, {"megabytes": size / 1e6, **measure_library(pipe, place, settings.measured, seed)})
+    place.write_figures(STAGE, {"megabytes": size / 1e6, **measure_library(pipe, place, settings, seed)})
 
 
 def halve_weights(folder: Path) -> None:
@@ -64,13 +67,10 @@ def halve_weights(folder: Path) -> None:
             partial.replace(path)
 
 
-def make_library(pipe: GillPipeline, share: float, seed: int) -> RetrievalSet:
-    """The retrieval set: a picture of each ordinary scene, or of a share of them, captioned by its description."""
-    scenes = library_scenes()
+def make_library(pipe: GillPipeline, one_thing: bool, seed: int) -> RetrievalSet:
+    """The retrieval set: a picture of each ordinary scene, or of each of one thing, captioned by its description."""
+    scenes = [scene for scene in library_scenes() if not one_thing or len(scene.things) == 1]
     generator = stream(seed, TEST, "library")
-    if share < 1:
-        chosen = np.sort(generator.permutation(len(scenes))[: int(len(scenes) * share)])
-        scenes = [scenes[number] for number in chosen]
     pictures = draw_all(scenes, generator)
     entries = [
         ({"bytes": small_png(picture), "path": None}, describe(all_of(scene)))
@@ -93,12 +93,12 @@ def small_png(picture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def measure_library(pipe: GillPipeline, place: Place, number: int, seed: int) -> dict[str, float]:
-    """How often the first picture found for an ordinary scene's caption shows that scene, of two things."""
-    generator = stream(seed, VALIDATION, STAGE)
+def measure_library(pipe: GillPipeline, place: Place, settings: Settings, seed: int) -> dict[str, float]:
+    """How often the first picture found for an ordinary scene's caption shows that scene; of two things, or of one."""
+    generator, number = stream(seed, VALIDATION, STAGE), settings.measured
     scenes: list[Scene] = []
     while len(scenes) < number:
-        scene = scene_in(VALIDATION, generator, 0.0)
+        scene = scene_in(VALIDATION, generator, float(settings.one_thing_asked))
         if is_ordinary(scene):
             scenes.append(scene)
     found, pictures = [], []

@@ -14,12 +14,13 @@ class Settings:
     Attributes:
         autoencoder_widths, generator_widths: Channels of each level.
         clip_width, clip_layers: Of either tower.
-        language_model_plain_steps: See `train_language_model`.
+        language_model_event_steps: See `train_language_model`.
         language_model_width, language_model_layers: Of the OPT.
         pairs: Pictures with captions that the adapters are trained on.
         pair_mixture: What these pairs are like.
         adapters: Entries of `training_gill`'s recipe that differ from `adapters.yaml`.
-        library_share: Of the library's pictures, how many the retrieval set has.
+        one_thing_asked: Whether the retrieval set, and the prompts that the decision is trained on, are of one thing
+            alone, which the weakest of models get right now and then.
         decision_prompts: Prompts that are answered both ways, to train the decision on.
         measured: Items a stage is measured on.
     """
@@ -30,7 +31,7 @@ class Settings:
     clip_width: int
     clip_layers: int
     language_model: Schedule
-    language_model_plain_steps: int
+    language_model_event_steps: int
     language_model_width: int
     language_model_layers: int
     generator: tuple[generator.Phase, ...]
@@ -38,23 +39,26 @@ class Settings:
     pairs: int
     pair_mixture: PairMixture
     adapters: dict[str, object]
-    library_share: float
+    one_thing_asked: bool
     decision_prompts: int
     measured: int
 
 
 FULL = Settings(
-    autoencoder=Schedule(1_400, 64, 3e-3, ema=0.99, decay=0.6),
+    autoencoder=Schedule(1_400, 64, 3e-3, ema=0.99, decay=0.6, bf16=True),
     autoencoder_widths=(32, 64, 64),
     clip=(
         clip.Phase(Schedule(500, 128, 2e-3, warmup=100, decay=0.2), alike=2),
         clip.Phase(Schedule(1_400, 128, 1.5e-3, warmup=50, decay=0.7), alike=8),
         clip.Phase(Schedule(1_000, 128, 1.5e-3, warmup=50, decay=0.7), alike=16, pictures_only=True),
+        clip.Phase(
+            Schedule(3_000, 128, 1.5e-3, warmup=50, decay=0.7, bf16=True), alike=16, pictures_only=True, naming=True
+        ),
     ),
     clip_width=128,
     clip_layers=3,
-    language_model=Schedule(3_600, 64, 1.5e-3, warmup=150, decay=0.7),
-    language_model_plain_steps=300,
+    language_model=Schedule(6_000, 64, 1.5e-3, warmup=150, decay=0.5, bf16=True),
+    language_model_event_steps=2_400,
     language_model_width=192,
     language_model_layers=6,
     generator=(
@@ -62,22 +66,22 @@ FULL = Settings(
         generator.Phase(Schedule(1_000, 64, 1e-3, warmup=50, decay=0.8, ema=0.999), jitter=False),
     ),
     generator_widths=(64, 96),
-    pairs=20_000,
+    pairs=30_000,
     pair_mixture=PairMixture(one_thing=0.2, plain=0.85, left_out=0.0),
     adapters={},
-    library_share=1.0,
+    one_thing_asked=False,
     decision_prompts=2_400,
     measured=400,
 )
 
 FAST = Settings(
-    autoencoder=Schedule(400, 32, 4e-3, ema=0.95, decay=0.6),
+    autoencoder=Schedule(400, 32, 4e-3, ema=0.95, decay=0.6, bf16=True),
     autoencoder_widths=(32, 32, 32),
     clip=(clip.Phase(Schedule(400, 64, 2e-3, warmup=20, decay=0.7), alike=2),),
     clip_width=64,
     clip_layers=2,
-    language_model=Schedule(700, 32, 4e-3, warmup=20, decay=0.7),
-    language_model_plain_steps=50,
+    language_model=Schedule(700, 32, 4e-3, warmup=20, decay=0.7, bf16=True),
+    language_model_event_steps=0,
     language_model_width=96,
     language_model_layers=3,
     generator=(generator.Phase(Schedule(600, 32, 3e-3, warmup=20, decay=0.5, ema=0.98), easy_steps=600, jitter=False),),
@@ -85,8 +89,8 @@ FAST = Settings(
     pairs=3_200,
     pair_mixture=PairMixture(one_thing=0.5, plain=1.0, left_out=0.0),
     adapters={"max_steps": 400, "mapper_hidden_size": 64, "mapper_num_layers": 1, "mapper_ffn_dim": 128},
-    library_share=0.05,
-    decision_prompts=120,
+    one_thing_asked=True,
+    decision_prompts=240,
     measured=100,
 )
 

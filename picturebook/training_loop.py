@@ -31,6 +31,7 @@ class Schedule:
         learning_rate: Reached after `warmup` steps, kept, and lowered along a cosine over the last `decay` of all.
         ema: Decay of the moving average of the weights, which is what is kept; 0 keeps the weights themselves.
         weight_decay: Of AdamW.
+        bf16: Compute in bfloat16 where that loses nothing; weights stay float32.
     """
 
     steps: int
@@ -40,15 +41,15 @@ class Schedule:
     decay: float = 0.5
     ema: float = 0.0
     weight_decay: float = 0.01
+    bf16: bool = False
 
 
 LossOfStep = Callable[[int, torch.Generator], torch.Tensor]
 
 
 def run_training(
-    name: str, module: nn.Module, schedule: Schedule, loss_of_step: LossOfStep, folder: Path, seed: int = 0,
-    bf16: bool = False,
-) -> float:  # fmt: skip
+    name: str, module: nn.Module, schedule: Schedule, loss_of_step: LossOfStep, folder: Path, seed: int = 0
+) -> float:
     """Train a module in place.
 
     Args:
@@ -56,7 +57,6 @@ def run_training(
         module: What is trained; all its parameters that require gradients. It ends on the CPU, in evaluation mode.
         loss_of_step: Called with the number of a step and a generator (CPU) of its own; returns the loss.
         folder (`Path`): For checkpoints, to be removed by [`remove_checkpoints`].
-        bf16 (`bool`): Compute in bfloat16 where that loses nothing; weights stay float32.
 
     Returns:
         `float`: Seconds that training took, over all calls.
@@ -79,7 +79,7 @@ def run_training(
     saved = begun = time.monotonic()
     for step in range(start, schedule.steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=schedule.bf16):
             loss = loss_of_step(step, generator)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(trained, 1.0)

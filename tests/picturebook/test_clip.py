@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from picturebook.clip import image_processor, normalised, story_so_far
+from picturebook.captions import layout
+from picturebook.clip import NAMES, image_processor, names_of, normalised, story_so_far
 from picturebook.data import draw_all
 from picturebook.drawing import enlarge
 from picturebook.edits import every_edit, exchanges_of, scenes_with_edits
@@ -45,3 +46,8 @@ def test_the_processor_gives_a_picture_shown_enlarged_as_it_was() -> None:
     pictures = draw_all([TWO], stream(0, TRAIN, "one"))
     values = image_processor()(images=[enlarge(pictures[0], 8)], return_tensors="pt")["pixel_values"]
     assert (values - normalised(pictures)).abs().max() < 1e-6
+
+
+def test_pictures_are_named_place_by_place() -> None:
+    (numbers,) = names_of([TWO]).tolist()
+    assert " ".join(NAMES[number] for number in numbers) == layout(TWO)
