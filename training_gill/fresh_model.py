@@ -68,10 +68,8 @@ def _started(choices: ModelChoices, dtype: torch.dtype) -> tuple[GillForConditio
         model = GillForConditionalGeneration.from_pretrained(choices.start_from, dtype=torch.float32)
         model.language_model.to(dtype)
         model.vision_model.to(dtype)
-        if choices.attn_implementation is not None:
-            model.language_model.set_attn_implementation(choices.attn_implementation)
     else:
-        backbones = load_backbones(config, dtype, attn_implementation=choices.attn_implementation)
+        backbones = load_backbones(config, dtype)
         model = GillForConditionalGeneration.from_pretrained(
             choices.start_from, dtype=torch.float32, language_model=backbones[0], vision_model=backbones[1]
         )
@@ -121,7 +119,7 @@ def _fresh(choices: ModelChoices, dtype: torch.dtype, seed: int) -> tuple[GillFo
         raise RecipeError(str(error)) from error
     torch.manual_seed(seed)
     model = GillForConditionalGeneration(config, defer_backbones=True)
-    model.attach_backbones(*load_backbones(config, dtype, attn_implementation=choices.attn_implementation))
+    model.attach_backbones(*load_backbones(config, dtype))
     model.generation_config = _generation_config(text_config, tokenizer)
     image_processor = load_part(AutoImageProcessor, "vision_model", vision, vision_revision)
     processor = GillProcessor(image_processor, tokenizer, config.num_visual_tokens, img_tokens)

@@ -51,9 +51,6 @@ class ModelChoices:
     backbone_dtype: str = _option(
         "auto", "Dtype of the frozen models; auto: bfloat16 with --bf16, float16 with --fp16, else float32."
     )
-    attn_implementation: str | None = _option(
-        None, "Attention of the frozen language model, as transformers names them: eager, sdpa, flash_attention_2, ..."
-    )
     lora: str | None = _option(
         None, "Fields of peft's LoraConfig as JSON, e.g. '{\"r\": 8}': LoRA on the language model, trained along."
     )
