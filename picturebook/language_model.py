@@ -1,8 +1,8 @@
 """The world's language model: an OPT that reads captions, stories and dialogues, and describes what is so now.
 
-The hard thing to learn is which of two things a sentence means (`the car goes to the left`): half right by guessing, it
-stays so for long, then is understood within a hundred steps. Positions that begin as waves, as loud as words, and many
-events among two things at first bring that about.
+The hard thing to learn is which of two things a sentence means (`the car goes to the left`): half right by guessing, a
+model stays so for long. What brings it about: positions that begin as waves, as loud as words, attention that begins by
+looking for what is alike, and many events among two things at first.
 """
 
 from collections.abc import Iterator
@@ -33,6 +33,8 @@ _POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER, _DESCRIPTION_WEIGHT = 320, 16, 24,
 _LOUDNESS, _LONGEST_WAVE = 0.3, 400.0
 # With embeddings so loud, also those that score the next word, scores begin as small as is usual by this gain.
 _FIRST_GAIN = 0.17
+# Of the weights of queries and keys at first.
+_ALIKE = 0.06
 
 
 def train_language_model(
@@ -55,7 +57,7 @@ def train_language_model(
             init_std=0.03, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
-    _begin(model)
+    begin(model)
     # For heads as narrow as these, torch's fused attention takes ten times as long backwards on a CPU in bfloat16.
     model.set_attn_implementation("eager")
     wrapped = _NextWord(model)
@@ -84,8 +86,9 @@ def train_language_model(
 
 
 @torch.no_grad()
-def _begin(model: OPTForCausalLM) -> None:
-    """Embeddings to begin with: loud words, and positions as waves, from which nearness is easily told."""
+def begin(model: OPTForCausalLM) -> None:
+    """Weights to begin with: loud words, positions as waves, from which nearness is easily told, and keys like queries,
+    so that every word attends to where it stood before, and to its neighbours."""
     decoder = model.model.decoder
     nn.init.normal_(decoder.embed_tokens.weight, std=_LOUDNESS)
     nn.init.constant_(decoder.final_layer_norm.weight, _FIRST_GAIN)
@@ -93,6 +96,9 @@ def _begin(model: OPTForCausalLM) -> None:
     frequencies = _LONGEST_WAVE ** -torch.linspace(0, 1, width // 2)
     angles = torch.arange(positions)[:, None] * frequencies
     decoder.embed_positions.weight.copy_(torch.cat([angles.sin(), angles.cos()], dim=1) * _LOUDNESS * 2**0.5)
+    for layer in decoder.layers:
+        nn.init.normal_(layer.self_attn.q_proj.weight, std=_ALIKE)
+        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
 
 
 def _write_sheet(place: Place, model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
@@ -221,6 +227,7 @@ class _NextWord(nn.Module):
 
 __all__ = [
     "STAGE",
+    "begin",
     "described_scenes",
     "descriptions_of",
     "measure_language_model",

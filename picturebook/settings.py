@@ -57,8 +57,8 @@ FULL = Settings(
     ),
     clip_width=128,
     clip_layers=3,
-    language_model=Schedule(6_000, 64, 1.5e-3, warmup=150, decay=0.5, bf16=True),
-    language_model_event_steps=2_400,
+    language_model=Schedule(4_600, 64, 1.5e-3, warmup=150, decay=0.5, bf16=True),
+    language_model_event_steps=1_008,
     language_model_width=192,
     language_model_layers=6,
     generator=(

@@ -1,10 +1,12 @@
 """What the language model is asked for, and how its answers are taken."""
 
 import pytest
+import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 from picturebook.captions import layout, parse_caption
 from picturebook.documents import event_document
-from picturebook.language_model import descriptions_of, scene_said, with_stand_ins
+from picturebook.language_model import begin, descriptions_of, scene_said, with_stand_ins
 from picturebook.scene import Scene, Thing, scene_of_key
 from picturebook.splits import TEST, TRAIN, stories, stream
 from picturebook.word_tokenizer import language_model_tokenizer
@@ -50,6 +52,20 @@ def test_a_picture_stands_behind_every_sentence_but_the_last() -> None:
     text = with_stand_ins(story)
     assert text.count("(") == text.count(")") == 4 and text.endswith(f") {story.sentences[-1]} .")
     assert f"( {layout(story.scenes[0])} )" in text
+
+
+def test_words_first_attend_to_what_is_near_and_to_where_they_stood_before() -> None:
+    torch.manual_seed(0)
+    model = OPTForCausalLM(
+        OPTConfig(vocab_size=60, hidden_size=96, word_embed_proj_dim=96, num_hidden_layers=1, ffn_dim=96,
+                  num_attention_heads=1, max_position_embeddings=64)
+    )  # fmt: skip
+    begin(model)
+    model.set_attn_implementation("eager")
+    words = torch.arange(4, 44)
+    words[30] = words[10]
+    attention = model(words[None], output_attentions=True).attentions[0][0, 0, 30]
+    assert attention[10] > 2 * attention[11:20].max() and attention[20:30].mean() > attention[:10].mean()
 
 
 def test_an_event_among_two_things_says_which_it_happens_to() -> None:
