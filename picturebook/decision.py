@@ -79,11 +79,13 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
         write_annotations(annotations, answered)
     lines = annotations.read_text(encoding="utf-8").splitlines()[1:]
     labels = [line.rpartition("\t")[2] for line in lines]
-    train_prompts = sum(label != "same" for label in labels[: numbers[TRAIN]])
     figures: dict[str, object] = {"labels": dict(Counter(labels))}
-    if not 0 < train_prompts < sum(label != "same" for label in labels):
-        # Weak models, as `--fast` makes them, may be wrong both ways everywhere.
-        print(f"{STAGE}: hardly a prompt has one right picture and one wrong one; no decision was trained", flush=True)
+    trained_on, validated_on = (
+        [label for label in some if label != "same"] for some in (labels[: numbers[TRAIN]], labels[numbers[TRAIN] :])
+    )
+    if min(len({*trained_on}), len({*validated_on})) < len(_SOURCES):
+        # Weak models, as `--fast` makes them, never draw what is sharp enough to be right.
+        print(f"{STAGE}: too few prompts have one right picture and one wrong one; no decision was trained", flush=True)
         place.write_figures(STAGE, figures)
         return
 
@@ -91,7 +93,7 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
         shutil.copytree(place.folder(REPOSITORY), folder, dirs_exist_ok=True)
         result = decision_training.run(
             argparse.Namespace(
-                model=folder, annotations=annotations, train_prompts=train_prompts, split_seed=None, steps=2_000,
+                model=folder, annotations=annotations, train_prompts=len(trained_on), split_seed=None, steps=2_000,
                 learning_rate=1e-2, seed=seed, batch_size=64, dtype="float32",
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )
