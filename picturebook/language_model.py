@@ -28,9 +28,9 @@ from .word_tokenizer import NEWLINE, language_model_tokenizer
 STAGE = "language_model"
 _ABOUT = 16
 _POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER, _DESCRIPTION_WEIGHT = 320, 16, 24, 5.0
-# How loud words and positions are at first, and how many times as long the longest of a position's waves is as the
+# How loud words are in the end. How loud words and positions are at first, and how many times as long the longest of a position's waves is as the
 # shortest, which repeats after six words.
-_LOUDNESS, _LONGEST_WAVE = 0.3, 400.0
+_USUAL_LOUDNESS, _LOUDNESS, _LONGEST_WAVE = 0.1, 0.3, 400.0
 # With embeddings so loud, also those that score the next word, scores begin as small as is usual by this gain.
 _FIRST_GAIN = 0.17
 # Of the weights of queries and keys at first.
@@ -70,6 +70,7 @@ def train_language_model(
 
     seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed)
     model.set_attn_implementation("sdpa")
+    quieten(model)
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -99,6 +100,25 @@ def begin(model: OPTForCausalLM) -> None:
     for layer in decoder.layers:
         nn.init.normal_(layer.self_attn.q_proj.weight, std=_ALIKE)
         layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+
+
+@torch.no_grad()
+def quieten(model: OPTForCausalLM) -> None:
+    """Scale words as loud as [`begin`] makes them down to what is usual; the model says the same as before.
+
+    All that is added up along the layers is scaled, which their norms take out again, and scores are by the last norm's
+    gain. GILL's own rows among the words are kept as loud as the others, and the louder, the longer they take to learn.
+    """
+    decoder = model.model.decoder
+    scale = _USUAL_LOUDNESS / float(decoder.embed_tokens.weight.std())
+    added = [decoder.embed_tokens.weight, decoder.embed_positions.weight]
+    for layer in decoder.layers:
+        for linear in (layer.self_attn.out_proj, layer.fc2):
+            added += [linear.weight, linear.bias]
+    for weight in added:
+        weight *= scale
+    decoder.final_layer_norm.weight /= scale
+    decoder.final_layer_norm.bias /= scale
 
 
 def _write_sheet(place: Place, model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
@@ -231,6 +251,7 @@ __all__ = [
     "described_scenes",
     "descriptions_of",
     "measure_language_model",
+    "quieten",
     "scene_said",
     "train_language_model",
     "with_stand_ins",

@@ -6,7 +6,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from picturebook.captions import layout, parse_caption
 from picturebook.documents import event_document
-from picturebook.language_model import begin, descriptions_of, scene_said, with_stand_ins
+from picturebook.language_model import begin, descriptions_of, quieten, scene_said, with_stand_ins
 from picturebook.scene import Scene, Thing, scene_of_key
 from picturebook.splits import TEST, TRAIN, stories, stream
 from picturebook.word_tokenizer import language_model_tokenizer
@@ -54,13 +54,28 @@ def test_a_picture_stands_behind_every_sentence_but_the_last() -> None:
     assert f"( {layout(story.scenes[0])} )" in text
 
 
-def test_words_first_attend_to_what_is_near_and_to_where_they_stood_before() -> None:
+@pytest.fixture
+def model() -> OPTForCausalLM:
     torch.manual_seed(0)
     model = OPTForCausalLM(
         OPTConfig(vocab_size=60, hidden_size=96, word_embed_proj_dim=96, num_hidden_layers=1, ffn_dim=96,
                   num_attention_heads=1, max_position_embeddings=64)
-    )  # fmt: skip
+    ).eval()  # fmt: skip
     begin(model)
+    return model
+
+
+def test_a_model_made_quiet_says_the_same(model: OPTForCausalLM) -> None:
+    words = torch.arange(4, 44)[None]
+    with torch.no_grad():
+        before = model(words).logits
+        quieten(model)
+        after = model(words).logits
+    assert model.get_input_embeddings().weight.std() < 0.11
+    assert (before - after).abs().max() < 1e-3 * before.abs().max()
+
+
+def test_words_first_attend_to_what_is_near_and_to_where_they_stood_before(model: OPTForCausalLM) -> None:
     model.set_attn_implementation("eager")
     words = torch.arange(4, 44)
     words[30] = words[10]
