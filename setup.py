@@ -17,12 +17,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(exclude=["tests", "tests.*", "benchmarks"]),
+    packages=find_packages(exclude=["tests", "tests.*", "benchmarks", "demo"]),
     include_package_data=True,
     package_data={
         "hub_card": ["*.md", "*.jinja", "*.md.jinja"],
         "training_gill": ["recipes/*.yaml"],
-        "picturebook": ["adapters.yaml", "checkpoint/**/*"],
+        "picturebook": ["adapters.yaml"],
     },
     install_requires=[
         "torch>=2.6",

@@ -1,4 +1,4 @@
-"""Tell picture stories, answer dialogues, and write the page: `python -m picturebook.show --out DIR`.
+"""Tell picture stories, answer dialogues, and write the page: `python -m picturebook.show --model DIR/gill --out DIR`.
 
 Stories and dialogues are of the test split, as they come.
 """
@@ -14,7 +14,6 @@ import torch
 
 from .adapters import load_pipeline
 from .data import draw_all
-from .embed import CHECKPOINT
 from .splits import TEST, dialogues, stories, stream
 from .telling import ask, tell
 from .telling_page import render_page
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demonstration and say where the page is."""
     parser = argparse.ArgumentParser(prog="picturebook.show", description="Tell picture stories on one page.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--model", type=Path, default=CHECKPOINT, help="GILL repository (default: the embedded one)")
+    parser.add_argument("--model", type=Path, required=True, help="GILL repository, as picturebook.train makes it")
     parser.add_argument("--seed", type=int, default=0, help="another seed tells other stories (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     args = parser.parse_args(arguments)
