@@ -28,9 +28,10 @@ from .word_tokenizer import NEWLINE, language_model_tokenizer
 STAGE = "language_model"
 _ABOUT = 16
 _POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER, _DESCRIPTION_WEIGHT = 320, 16, 24, 5.0
-# How loud words are in the end. How loud words and positions are at first, and how many times as long the longest of a position's waves is as the
-# shortest, which repeats after six words.
-_USUAL_LOUDNESS, _LOUDNESS, _LONGEST_WAVE = 0.1, 0.3, 400.0
+# How loud words and positions are at first, and how loud words are in the end.
+_LOUDNESS, _USUAL_LOUDNESS = 0.3, 0.1
+# How many times as long the longest of a position's waves is as the shortest, which repeats after six words.
+_LONGEST_WAVE = 400.0
 # With embeddings so loud, also those that score the next word, scores begin as small as is usual by this gain.
 _FIRST_GAIN = 0.17
 # Of the weights of queries and keys at first.

@@ -31,19 +31,26 @@ class CaptionedPictureCollator:
     the labels end at the first `[IMG1]`). The coin is drawn for each pair and each pass from the seed and the numbers
     of the two examples alone, so that it is the same whatever process, worker or run draws it.
 
+    With `context`, up to so many captions of other examples stand before an example's own in the text pass, without
+    `[IMG]` and without being predicted; how many, and whose, is drawn as the coin is. Captions that are all alike are
+    otherwise learnt by the places of their words, and what `[IMG]` reads after a longer prompt is noise.
+
     An example that cannot be read is left out of the batch; its name and why go into `skipped`.
 
     Args:
         processor ([`GillProcessor`]): Of the model that is trained.
         max_length (`int`, defaults to 32): Tokens of a caption with its `[IMG]` tokens, BOS included.
         packing (`float`, defaults to 0.5): Probability that a pair shares a row; 0 never, 1 always.
+        context (`int`, defaults to 0): At most so many other captions stand before an example's.
+        context_separator (`str`, defaults to a newline): What ends each of them.
         seed (`int`, defaults to 0): Of the coin.
         text_targets ([`TextTargetsCache`], *optional*): Where `target_conditioning` comes from.
         picture_features ([`PictureFeatureCache`], *optional*): Where `image_features` come from; pictures are then
             not opened at all.
 
     Raises:
-        ValueError: a `max_length` that leaves no room for a caption, or a probability that is none.
+        ValueError: a `max_length` that leaves no room for a caption, a probability that is none, or a negative
+            `context`.
     """
 
     def __init__(
@@ -54,7 +61,11 @@ class CaptionedPictureCollator:
         seed: int = 0,
         text_targets: TextTargetsCache | None = None,
         picture_features: PictureFeatureCache | None = None,
+        context: int = 0,
+        context_separator: str = "\n",
     ) -> None:
+        if context < 0:
+            raise ValueError(f"`context` is a number of captions, got {context}.")
         if max_length < len(processor.img_token_ids) + 2:
             raise ValueError(
                 f"`max_length` is {max_length}, which leaves no room for a caption beside the "
@@ -68,6 +79,8 @@ class CaptionedPictureCollator:
         self.seed = seed
         self.text_targets = text_targets
         self.picture_features = picture_features
+        self.context = context
+        self._separator = processor.tokenizer(context_separator, add_special_tokens=False).input_ids
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
@@ -87,7 +100,7 @@ class CaptionedPictureCollator:
             except UnreadableExample as error:
                 skipped.append(str(error))
         captioning = self._pack([self._captioning_row(ids) for ids, _ in read], read, "captioning")
-        text = self._pack([self._text_row(ids) for ids, _ in read], read, "text")
+        text = self._pack([self._text_row(number, read) for number in range(len(read))], read, "text")
         rows = captioning + text
         longest = max((len(ids) for ids, _ in rows), default=1)
         pad = self.processor.tokenizer.pad_token_id
@@ -143,9 +156,25 @@ class CaptionedPictureCollator:
         caption = ids[: -len(self.processor.img_token_ids)]
         return [self.processor.image_token_id] * k + caption, [-100] * k + caption
 
-    def _text_row(self, ids: list[int]) -> tuple[list[int], list[int]]:
+    def _text_row(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]]) -> tuple[list[int], list[int]]:
+        ids, fields = read[number]
         later = len(self.processor.img_token_ids) - 1
-        return ids, ids[: len(ids) - later] + [-100] * later
+        labels = ids[: len(ids) - later] + [-100] * later
+        before = self._context(number, read, fields["index"]) if self.context else []
+        if not before:
+            return ids, labels
+        bos = self.processor.tokenizer.bos_token_id
+        begins = ids[:1] if ids[0] == bos else []
+        return begins + before + ids[len(begins) :], [-100] * (len(begins) + len(before)) + labels[len(begins) :]
+
+    def _context(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]], index: int) -> list[int]:
+        """Ids of other captions of the batch, each with its separator, without BOS and `[IMG]`."""
+        bos, r = self.processor.tokenizer.bos_token_id, len(self.processor.img_token_ids)
+        ids: list[int] = []
+        for at in range(int(self._coin([index], "context") * (self.context + 1))):
+            other, _ = read[int(self._coin([index, at], "whose context") * len(read))]
+            ids += [one for one in other[:-r] if one != bos] + self._separator
+        return ids
 
     def _pack(
         self, rows: list[tuple[list[int], list[int]]], read: Sequence[tuple[Any, dict[str, Any]]], which: str

@@ -73,6 +73,8 @@ class DataChoices:
     cache: str | None = _option(None, "Folder that training_gill.precompute wrote.")
     max_length: int = _option(32, "Tokens of a caption with its [IMG] tokens.")
     packing: float = _option(0.5, "Probability that two examples share a row.")
+    context: int = _option(0, "At most so many captions of other examples stand before a caption that [IMG] follows.")
+    context_separator: str = _option("\n", "What ends each of them.")
     max_unreadable: int = _option(1000, "Examples that may be left out, as they cannot be read, before the run ends.")
 
 

@@ -57,9 +57,9 @@ def train(recipe: Recipe) -> dict[str, float]:
     gill, processor = build_model(recipe.model, dtype, args.seed)
     try:
         step = AdapterTrainingStep(gill, recipe.losses.weights())
-        collator = build_collator(recipe, gill, processor, packing=recipe.data.packing)
-        # So that measurements are those of single examples, whatever training packs.
-        eval_collator = build_collator(recipe, gill, processor, packing=0.0)
+        collator = build_collator(recipe, gill, processor, recipe.data.packing, recipe.data.context)
+        # So that measurements are those of single examples, whatever training packs and puts before them.
+        eval_collator = build_collator(recipe, gill, processor, packing=0.0, context=0)
     except (CacheError, RecipeError):
         raise
     except ValueError as error:
@@ -128,7 +128,7 @@ def open_validation_data(recipe: Recipe) -> CaptionedPictures | CaptionedPicture
 
 
 def build_collator(
-    recipe: Recipe, gill: GillForConditionalGeneration, processor: GillProcessor, packing: float
+    recipe: Recipe, gill: GillForConditionalGeneration, processor: GillProcessor, packing: float, context: int
 ) -> CaptionedPictureCollator:
     """The collator of a recipe, its caches checked against the model.
 
@@ -151,7 +151,10 @@ def build_collator(
     if cache is not None and PictureFeatureCache.exists(Path(cache)):
         features = PictureFeatureCache(Path(cache))
         features.check(config.vision_model_id, config.vision_model_revision, config.vision_dim)
-    return CaptionedPictureCollator(processor, recipe.data.max_length, packing, recipe.training.seed, targets, features)
+    return CaptionedPictureCollator(
+        processor, recipe.data.max_length, packing, recipe.training.seed, targets, features, context,
+        recipe.data.context_separator,
+    )  # fmt: skip
 
 
 def check_cache_covers(

@@ -60,6 +60,32 @@ def test_packed_rows_hold_two_examples_of_which_the_second_has_no_bos(golden_pro
         assert set(labels[end:]) == {-100}
 
 
+def test_other_captions_stand_before_a_caption_and_are_neither_drawn_nor_predicted(
+    golden_processor, golden_cases, pictures
+):
+    examples = examples_of(golden_cases["train"][1], pictures)
+    alone = rows_of(
+        CaptionedPictureCollator(golden_processor, 32, packing=0.0)(examples), "text", golden_processor
+    )  # fmt: skip
+    collator = CaptionedPictureCollator(golden_processor, 32, packing=0.0, context=4, context_separator="\n")
+    batch = collator(examples)
+    text = ~(batch["input_ids"] == golden_processor.image_token_id).any(1)
+    bos, first_img = golden_processor.tokenizer.bos_token_id, golden_processor.img_token_ids[0]
+    longer = 0
+    for own, row, labels in zip(
+        alone, rows_of(batch, "text", golden_processor), batch["labels"][text].tolist(), strict=True
+    ):
+        before = len(row) - len(own)
+        longer += before > 0
+        assert row[0] == bos and row[before + 1 :] == own[1:]
+        assert row.count(first_img) == row.count(bos) == 1
+        if before:
+            assert set(labels[: before + 1]) == {-100} and labels[before + 1] == own[1]
+            assert golden_processor.tokenizer.decode(row[: before + 1]).endswith("\n")
+    assert longer > 0
+    assert torch.equal(collator(examples)["input_ids"], batch["input_ids"])
+
+
 def test_an_odd_example_keeps_a_row_to_itself(golden_processor, golden_cases, pictures):
     case = golden_cases["train"][1]
     batch = CaptionedPictureCollator(golden_processor, 32, packing=1.0)(examples_of(case, pictures)[:3])
@@ -122,7 +148,9 @@ def test_pictures_of_any_mode_are_read(golden_processor):
     assert torch.isfinite(CaptionedPictureCollator(golden_processor)(examples)["pixel_values"]).all()
 
 
-@pytest.mark.parametrize(("options", "said"), [({"max_length": 9}, "at least 10"), ({"packing": 1.5}, "1.5")])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"max_length": 9}, "at least 10"), ({"packing": 1.5}, "1.5"), ({"context": -1}, "-1")]
+)
 def test_sizes_that_cannot_be_are_refused(options, said, golden_processor):
     with pytest.raises(ValueError, match=said):
         CaptionedPictureCollator(golden_processor, **options)
