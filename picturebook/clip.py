@@ -72,7 +72,6 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
     ):  # fmt: skip
         nn.init.normal_(weight, std=std)
     wrapped = _Contrastive(model)
-    model.set_attn_implementation("eager")
     text_tower = (model.text_model, model.text_projection)
     parts = [
         Part(
@@ -82,7 +81,6 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
         for number, phase in enumerate(phases, start=1)
     ]  # fmt: skip
     seconds = run_parts(STAGE, wrapped, parts, place.checkpoints(STAGE), seed)
-    model.set_attn_implementation("sdpa")
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

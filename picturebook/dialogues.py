@@ -4,14 +4,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .captions import caption, leave_out, shuffled
+from .captions import NOTHING, caption, leave_out, shuffled
 from .knowledge import Known, all_of, parts_of
 from .phrases import PICTURE_REQUEST, place_phrase
 from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene
 
 REQUEST = f"Q: can we see it ? A: {PICTURE_REQUEST}"
-NUMBERS = ("nothing", "one", "two")
-NOTHING_THERE = "nothing"
+NUMBERS = (NOTHING, "one", "two")
 # How much the caption leaves out, how often a question asks what was told already, and how often one is of yes and no.
 _LEAVE_OUT, _ASKED_AGAIN, _YES_OR_NO = 0.5, 0.25, 0.3
 
@@ -78,7 +77,7 @@ def ask_all(known: Known) -> list[Round]:
             rounds.append(Round(f"where is the {thing.kind} ?", place_phrase(thing.place)))
     if all(thing.place is not None and thing.kind is not None for thing in known.things):
         there = {thing.place: f"a {thing.kind}" for thing in known.things}
-        rounds += [Round(f"what is {place_phrase(place)} ?", there.get(place, NOTHING_THERE)) for place in PLACES]
+        rounds += [Round(f"what is {place_phrase(place)} ?", there.get(place, NOTHING)) for place in PLACES]
     return rounds
 
 
@@ -128,4 +127,4 @@ def _yes(is_so: bool) -> str:
     return "yes" if is_so else "no"
 
 
-__all__ = ["NOTHING_THERE", "REQUEST", "Dialogue", "Round", "all_yes_or_no", "ask_all", "sample_dialogue"]
+__all__ = ["REQUEST", "Dialogue", "Round", "all_yes_or_no", "ask_all", "sample_dialogue"]

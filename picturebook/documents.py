@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from .captions import caption, describe, layout, leave_out, shuffled, tags
-from .dialogues import NOTHING_THERE, Dialogue, Round, ask_all
+from .captions import NOTHING, caption, describe, layout, leave_out, shuffled, tags
+from .dialogues import Dialogue, Round, ask_all
 from .knowledge import Known, all_of
 from .phrases import PICTURE_REQUEST
 from .scene import MOST_THINGS, Scene
@@ -105,7 +105,7 @@ def slot_questions(known: Known) -> list[Round]:
     for number in range(MOST_THINGS):
         for slot in SLOTS:
             there = number < len(known.things)
-            answer = (getattr(known.things[number], slot) or UNKNOWN) if there else NOTHING_THERE
+            answer = (getattr(known.things[number], slot) or UNKNOWN) if there else NOTHING
             rounds.append(Round(f"{_ORDINALS[number]} {slot} ?", answer))
     return rounds
 

@@ -26,6 +26,7 @@ from .training_loop import Schedule, remove_checkpoints, run_training
 from .word_tokenizer import NEWLINE, language_model_tokenizer
 
 STAGE = "language_model"
+# Texts whose numbers of words differ by less are of about one length.
 _ABOUT = 16
 _POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER, _DESCRIPTION_WEIGHT = 320, 16, 24, 5.0
 # How loud words and positions are at first, and how loud words are in the end.
@@ -47,7 +48,7 @@ def train_language_model(
     could as well be others.
 
     Args:
-        event_steps (`int`): For so many steps most documents are events among two things.
+        event_steps (`int`): For so many steps all documents are events among two things.
     """
     tokenizer = language_model_tokenizer()
     torch.manual_seed(seed)
@@ -59,8 +60,6 @@ def train_language_model(
         )
     )  # fmt: skip
     begin(model)
-    # For heads as narrow as these, torch's fused attention takes ten times as long backwards on a CPU in bfloat16.
-    model.set_attn_implementation("eager")
     wrapped = _NextWord(model)
     batches = _Batches(tokenizer, schedule.batch_size, event_steps, seed)
 
@@ -70,7 +69,6 @@ def train_language_model(
         return wrapped(ids.to(model.device), mask.to(model.device), weights.to(model.device))
 
     seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed)
-    model.set_attn_implementation("sdpa")
     quieten(model)
 
     def write(folder: Path) -> None:

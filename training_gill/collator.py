@@ -32,8 +32,8 @@ class CaptionedPictureCollator:
     of the two examples alone, so that it is the same whatever process, worker or run draws it.
 
     With `context`, up to so many captions of other examples stand before an example's own in the text pass, without
-    `[IMG]` and without being predicted; how many, and whose, is drawn as the coin is. Captions that are all alike are
-    otherwise learnt by the places of their words, and what `[IMG]` reads after a longer prompt is noise.
+    `[IMG]` and without being predicted; how many is drawn as the coin is, whose from the batch. Captions that are all
+    alike are otherwise learnt by the places of their words, and what `[IMG]` reads after a longer prompt is noise.
 
     An example that cannot be read is left out of the batch; its name and why go into `skipped`.
 
@@ -160,21 +160,22 @@ class CaptionedPictureCollator:
         ids, fields = read[number]
         later = len(self.processor.img_token_ids) - 1
         labels = ids[: len(ids) - later] + [-100] * later
-        before = self._context(number, read, fields["index"]) if self.context else []
-        if not before:
-            return ids, labels
-        bos = self.processor.tokenizer.bos_token_id
-        begins = ids[:1] if ids[0] == bos else []
-        return begins + before + ids[len(begins) :], [-100] * (len(begins) + len(before)) + labels[len(begins) :]
+        before = self._context(number, read, fields["index"])
+        # A row has one BOS, its first token.
+        at = int(ids[0] == self.processor.tokenizer.bos_token_id)
+        return ids[:at] + before + ids[at:], [-100] * (at + len(before)) + labels[at:] if before else labels
 
     def _context(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]], index: int) -> list[int]:
         """Ids of other captions of the batch, each with its separator, without BOS and `[IMG]`."""
+        if not self.context:
+            return []
         bos, r = self.processor.tokenizer.bos_token_id, len(self.processor.img_token_ids)
-        ids: list[int] = []
-        for at in range(int(self._coin([index], "context") * (self.context + 1))):
-            other, _ = read[int(self._coin([index, at], "whose context") * len(read))]
-            ids += [one for one in other[:-r] if one != bos] + self._separator
-        return ids
+        others = [ids for ids, _ in (*read[:number], *read[number + 1 :])]
+        before: list[int] = []
+        for at in range(int(self._coin([index], "context") * (self.context + 1)) if others else 0):
+            other = others[int(self._coin([index, at], "whose context") * len(others))]
+            before += [one for one in other[:-r] if one != bos] + self._separator
+        return before
 
     def _pack(
         self, rows: list[tuple[list[int], list[int]]], read: Sequence[tuple[Any, dict[str, Any]]], which: str
