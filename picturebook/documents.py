@@ -12,17 +12,20 @@ import numpy as np
 from .captions import NOTHING, caption, describe, layout, leave_out, shuffled, tags
 from .dialogues import Dialogue, Round, ask_all
 from .knowledge import Known, all_of
+from .library import is_ordinary
 from .phrases import PICTURE_REQUEST
 from .scene import MOST_THINGS, Scene
 from .splits import dialogue_in, scene_in, story_in, stream
 from .stories import LEAVE_OUT, Story
 
 # How often each kind of document is drawn, and what happens within it.
-SHARES = {"captions": 0.1, "shown": 0.1, "event": 0.1, "story": 0.5, "dialogue": 0.2}
+SHARES = {"captions": 0.15, "shown": 0.1, "event": 0.1, "story": 0.45, "dialogue": 0.2}
 # What a model reads first, that has yet to learn which of two things a name means.
 EVENTS_FIRST = {"event": 1.0}
 _TELLS_ALL, _HAS_STAND_INS, _DESCRIBED_BETWEEN, _ASKED, _SEEN = 0.4, 0.6, 0.3, 0.25, 0.35
+_REMARKED, _TWICE, _AT_ONCE, _ANOTHER = 0.5, 0.25, 0.5, 0.3
 UNKNOWN = "unknown"
+REMARK = "is it there ?"
 SLOTS = ("kind", "colour", "place")
 _ORDINALS = ("first", "second")
 
@@ -46,15 +49,28 @@ def document(split: str, generator: np.random.Generator, shares: Mapping[str, fl
         rounds = int(generator.integers(len(dialogue.rounds) + 1)) if generator.random() < 0.3 else len(dialogue.rounds)
         if generator.random() < _SEEN:
             return seen_dialogue_document(dialogue, rounds, generator)
-        return f"{dialogue.text(rounds)} {describe(dialogue.known[rounds])} ."
+        return f"{dialogue.text(rounds)} {_description(dialogue.known[rounds], generator)}"
     if what == "event":
         return event_document(split, generator)
+    if what == "captions":
+        return captions_document(split, generator)
     scene = scene_in(split, generator)
     known = shuffled(all_of(scene), generator)
-    if what == "shown":
-        return f"{_stand_in(scene, known, generator)} {caption(known, generator)} . {_described(known)}"
-    known = leave_out(known, generator, 0.3) if generator.random() < 0.3 else known
-    return " ".join([f"{caption(known, generator, 0.3)} .", *_asked(known, generator), _described(known)])
+    return f"{_stand_in(scene, known, generator)} {caption(known, generator)} . {_described(known, generator)}"
+
+
+def captions_document(split: str, generator: np.random.Generator) -> str:
+    """A caption and what it says in the plain form, which a colon alone may ask for; other captions before it at times.
+
+    What is asked for is always of the last one, wherever it stands.
+    """
+    parts: list[str] = []
+    while not parts or generator.random() < _ANOTHER:
+        known = shuffled(all_of(scene_in(split, generator)), generator)
+        known = leave_out(known, generator, 0.3) if generator.random() < 0.3 else known
+        said = caption(known, generator, 0.3)
+        parts.append(f"{said} : {describe(known)} ." if generator.random() < _AT_ONCE else f"{said} .")
+    return " ".join([*parts, *_asked(known, generator), _described(known, generator)])
 
 
 def story_document(story: Story, generator: np.random.Generator, stand_ins: bool) -> str:
@@ -68,7 +84,7 @@ def story_document(story: Story, generator: np.random.Generator, stand_ins: bool
         known, last = story.known(number, stand_ins), number == len(story.sentences) - 1
         parts.append(f"{sentence} .")
         if last or generator.random() < _DESCRIBED_BETWEEN:
-            parts += [*_asked(known, generator), _described(known)]
+            parts += [*_asked(known, generator), _described(known, generator, remarked=last)]
         if stand_ins and not last:
             shown = all_of(story.scenes[number], tuple(thing.kind or "" for thing in known.things))
             parts.append(_stand_in(story.scenes[number], shown, generator))
@@ -86,14 +102,16 @@ def event_document(split: str, generator: np.random.Generator) -> str:
             order = tuple(one.kind or "" for one in story.heard[number - 1].known.things)
             if len(order) == MOST_THINGS and set(order) & set(sentence.split()):
                 before = all_of(story.scenes[number - 1], order)
-                return f"{caption(before, generator)} . {sentence} . {_described(story.known(number, pictures=True))}"
+                described = _described(story.known(number, pictures=True), generator)
+                return f"{caption(before, generator)} . {sentence} . {described}"
 
 
 def seen_dialogue_document(dialogue: Dialogue, rounds: int, generator: np.random.Generator) -> str:
     """A dialogue whose opening is no caption, but the picture: what it shows stands there, and tells all."""
     known = shuffled(all_of(dialogue.scene), generator)
     shown = _stand_in(dialogue.scene, known, generator)
-    return f"{shown} {dialogue.text(rounds).removeprefix(f'{dialogue.opening} .').strip()} {describe(known)} ."
+    asked = dialogue.text(rounds).removeprefix(f"{dialogue.opening} .").strip()
+    return f"{shown} {asked} {_description(known, generator)}"
 
 
 def slot_questions(known: Known) -> list[Round]:
@@ -116,8 +134,18 @@ def _stand_in(scene: Scene, known: Known, generator: np.random.Generator) -> str
     return f"( {layout(scene) if form < 0.5 else tags(known) if form < 0.75 else describe(known)} )"
 
 
-def _described(known: Known) -> str:
-    return f"{PICTURE_REQUEST} {describe(known)} ."
+def _described(known: Known, generator: np.random.Generator, remarked: bool = True) -> str:
+    return f"{PICTURE_REQUEST} {_description(known, generator, remarked)}"
+
+
+def _description(known: Known, generator: np.random.Generator, remarked: bool = True) -> str:
+    """What is known in the plain form: twice at times, and at times with a remark whether there is a picture of it."""
+    said = describe(known)
+    if generator.random() < _TWICE:
+        said = f"{said} : {said}"
+    if not (remarked and known.complete and generator.random() < _REMARKED):
+        return f"{said} ."
+    return f"{said} . {REMARK} {'yes' if is_ordinary(known.scene()) else 'no'} ."
 
 
 def _asked(known: Known, generator: np.random.Generator) -> list[str]:

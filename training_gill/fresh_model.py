@@ -3,7 +3,14 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, GenerationConfig, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from modeling_gill.backbones_gill import load_backbones
@@ -41,6 +48,29 @@ def build_model(
     except (OSError, ImportError) as error:
         raise RecipeError(str(error)) from error
     return model, processor
+
+
+@torch.no_grad()
+def begin_img_rows_as(model: GillForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, token: str) -> None:
+    """Let every `[IMG]` row begin as the row of a token that the language model knows, as textual inversion does.
+
+    Args:
+        model ([`GillForConditionalGeneration`]): With its language model.
+        tokenizer: Of the language model.
+        token (`str`): Text of one token.
+
+    Raises:
+        RecipeError: the text is not one token.
+    """
+    ids = tokenizer(token, add_special_tokens=False).input_ids
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids[0] in model.config.img_token_ids:
+        raise RecipeError(
+            f"`initializer_token` must be one token of the language model, got {token!r}, which is "
+            f"{tokenizer.convert_ids_to_tokens(ids)}."
+        )
+    assert model.language_model is not None
+    row = model.language_model.get_input_embeddings().weight[ids[0]]
+    model.img_embeddings.weight.copy_(row.expand_as(model.img_embeddings.weight))
 
 
 def add_lora(model: GillForConditionalGeneration, fields: dict[str, Any], seed: int) -> None:
@@ -120,6 +150,8 @@ def _fresh(choices: ModelChoices, dtype: torch.dtype, seed: int) -> tuple[GillFo
     torch.manual_seed(seed)
     model = GillForConditionalGeneration(config, defer_backbones=True)
     model.attach_backbones(*load_backbones(config, dtype))
+    if choices.initializer_token is not None:
+        begin_img_rows_as(model, tokenizer, choices.initializer_token)
     model.generation_config = _generation_config(text_config, tokenizer)
     image_processor = load_part(AutoImageProcessor, "vision_model", vision, vision_revision)
     processor = GillProcessor(image_processor, tokenizer, config.num_visual_tokens, img_tokens)

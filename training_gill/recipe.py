@@ -41,6 +41,9 @@ class ModelChoices:
     mapper_type: str = _option("gill_mapper", f"One of {', '.join(MAPPER_TYPES)}, or none to retrieve only.")
     num_img_tokens: int = _option(8, "Number of [IMG] tokens (r).")
     img_tokens: str | None = _option(None, "Their names, separated by commas; by default [IMG0],[IMG1],...")
+    initializer_token: str | None = _option(
+        None, "A token of the language model that all [IMG] rows begin as, e.g. picture; by default they are random."
+    )
     img_logit_scaling: str = _option("absolute", "What a scale on the logit of [IMG0] does: absolute, or signed.")
     num_visual_tokens: int = _option(4, "Embeddings that a picture read takes (k).")
     retrieval_dim: int = _option(256, "Width of the space that retrieval compares in (p).")

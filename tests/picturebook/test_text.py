@@ -9,8 +9,9 @@ import pytest
 from picturebook.captions import parse_caption
 from picturebook.data import PairMixture, sample_pairs
 from picturebook.dialogues import Round, all_yes_or_no, ask_all, sample_dialogue
-from picturebook.documents import document, documents, slot_questions, story_document
+from picturebook.documents import REMARK, captions_document, document, documents, slot_questions, story_document
 from picturebook.knowledge import Known, KnownThing, all_of
+from picturebook.library import is_ordinary
 from picturebook.phrases import words_of
 from picturebook.scene import Scene, Thing
 from picturebook.splits import SPLITS, TRAIN, dialogues, scene_in, stories, stream
@@ -79,16 +80,35 @@ def test_descriptions_in_documents_are_of_the_present_state() -> None:
     for story in stories(TRAIN, 60):
         for stand_ins in (False, True):
             text = story_document(story, generator, stand_ins)
-            described = re.findall(r"picture : ([^.]*) \.", text)
+            described = re.findall(r"picture : ([^.:]*) [.:]", text)
             found = parse_caption(described[-1])
             assert found == story.known(4, pictures=stand_ins)
             assert found is not None and found.fits(story.scenes[-1]) and found.complete >= stand_ins
             assert text.count("(") == (4 if stand_ins else 0)
 
 
+def test_a_colon_says_again_what_the_last_caption_said_and_remarks_are_true() -> None:
+    generator = np.random.default_rng(2)
+    seen = {"yes": 0, "no": 0}
+    for text in (captions_document(TRAIN, generator) for _ in range(300)):
+        told = None
+        for sentence in text.removesuffix(" .").split(" . "):
+            if sentence.startswith(REMARK):
+                assert told is not None
+                answer = sentence.removeprefix(REMARK).strip()
+                assert answer == ("yes" if is_ordinary(told.scene()) else "no")
+                seen[answer] += 1
+            elif "?" not in sentence:
+                said, *again = [parse_caption(part) for part in sentence.removeprefix("picture : ").split(" : ")]
+                assert said is not None and all(one == said for one in again)
+                assert not sentence.startswith("picture :") or said == told
+                told = said
+    assert min(seen.values()) > 10
+
+
 def test_every_description_is_a_caption() -> None:
     generator = np.random.default_rng(1)
     for _ in range(300):
         text = document(TRAIN, generator)
-        described = re.findall(r"picture : ([^.]*) \.", text)
+        described = re.findall(r"picture : ([^.:]*) [.:]", text)
         assert described and all(parse_caption(one) is not None for one in described), text

@@ -17,6 +17,7 @@ from modeling_gill import GillForConditionalGeneration, GillProcessor
 from pipeline_gill import GillPipeline
 from tests.hub_fixtures import run_python
 from training_gill import precompute, small_data
+from training_gill.fresh_model import build_model
 from training_gill.img_row_scale import mean_frozen_norm
 from training_gill.keyed_arrays import CacheError
 from training_gill.recipe import RecipeError
@@ -177,6 +178,19 @@ def test_retrieval_alone_trains_without_cache_or_generator(recipe_file, recipe_w
     recipe = recipe_with(img_tokens="[RET]", num_img_tokens=1, img_logit_scaling="signed")
     train(recipe)
     assert GillPipeline.from_pretrained(recipe.training.output_dir).unet is None
+
+
+def test_img_rows_begin_as_the_token_that_the_recipe_names(recipe_with):
+    model, processor = build_model(recipe_with(initializer_token=".").model, torch.float32, seed=0)
+    (token,) = processor.tokenizer(".", add_special_tokens=False).input_ids
+    row = model.language_model.get_input_embeddings().weight[token]
+    assert torch.equal(model.img_embeddings.weight, row.expand(model.config.num_img_tokens, -1))
+
+
+@pytest.mark.parametrize("token", ["", ". .", "[IMG0]"])
+def test_img_rows_cannot_begin_as_what_is_not_one_token(token, recipe_with):
+    with pytest.raises(RecipeError, match="`initializer_token` must be one token"):
+        build_model(recipe_with(initializer_token=token).model, torch.float32, seed=0)
 
 
 # --- bad data --------------------------------------------------------------------------------------------------------
