@@ -1,5 +1,6 @@
 """Pictures of scenes, 32 x 32 pixels."""
 
+import base64
 import io
 from collections.abc import Sequence
 
@@ -78,4 +79,9 @@ def png_bytes(picture: np.ndarray, factor: int = 1) -> bytes:
     return file.getvalue()
 
 
-__all__ = ["CORNERS", "JITTER", "contact_sheet", "draw", "enlarge", "png_bytes", "put"]
+def data_uri(picture: np.ndarray) -> str:
+    """A picture as the `src` of a page that everything is inside of."""
+    return f"data:image/png;base64,{base64.b64encode(png_bytes(picture)).decode()}"
+
+
+__all__ = ["CORNERS", "JITTER", "contact_sheet", "data_uri", "draw", "enlarge", "png_bytes", "put"]

@@ -240,6 +240,17 @@ def descriptions_of(ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> to
     return (begun > 0) & (last_colon > last_stop)
 
 
+def words_ahead(ids: torch.Tensor, places: torch.Tensor, number: int, padding: int) -> torch.Tensor:
+    """The words that follow each place, `(places, number)`; padding where the text has ended.
+
+    Args:
+        ids: `(texts, length)`.
+        places: bool `(texts, length)`.
+    """
+    following = nn.functional.pad(ids, (0, number), value=padding).unfold(1, number, 1)[:, 1:]
+    return following[places]
+
+
 class _Words(nn.Module):
     """The model with its losses: cross-entropy of the next word, each word with a weight of its own, and of all words
     of a description at the colon before it."""
@@ -255,11 +266,11 @@ class _Words(nn.Module):
         logits = self.model.lm_head(states)[:, :-1].float()
         losses = nn.functional.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none")
         next_word = (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
-        rows, places = (input_ids == self._colon).nonzero(as_tuple=True)
-        padded = nn.functional.pad(input_ids, (0, _WORDS_AHEAD), value=self._padding)
-        ahead = padded[rows[:, None], places[:, None] + torch.arange(1, _WORDS_AHEAD + 1, device=rows.device)]
+        colons = input_ids == self._colon
         return next_word + nn.functional.cross_entropy(
-            self.at_once(states[rows, places]).float().flatten(0, 1), ahead.flatten(), ignore_index=self._padding
+            self.at_once(states[colons]).float().flatten(0, 1),
+            words_ahead(input_ids, colons, _WORDS_AHEAD, self._padding).flatten(),
+            ignore_index=self._padding,
         )
 
     def at_once(self, states: torch.Tensor) -> torch.Tensor:
@@ -299,4 +310,5 @@ __all__ = [
     "scene_said",
     "train_language_model",
     "with_stand_ins",
+    "words_ahead",
 ]

@@ -1,16 +1,12 @@
 """One HTML page of the tables, with the pictures of the first stories below. Everything is inside of it."""
 
-import base64
 import html
 from collections.abc import Sequence
 
-import numpy as np
-
-from .drawing import png_bytes
 from .reader import read, right
 from .story_table import DrawnStories
 from .table import Table
-from .world_page import STYLE
+from .world_page import STYLE, render_figure
 
 _SHOWN = 10
 _MORE_STYLE = """
@@ -52,24 +48,15 @@ def _render_table(table: Table) -> str:
 def _render_story(stories: DrawnStories, number: int) -> str:
     story, pictures = stories.stories[number]
     told = "".join(
-        _figure(picture, f"{sentence} .") for picture, sentence in zip(pictures, story.sentences, strict=True)
+        render_figure(picture, f"{sentence} .") for picture, sentence in zip(pictures, story.sentences, strict=True)
     )
     drawn = ""
     for name, some in stories.drawn.by_system.items():
         picture = some[number : number + 1]
         is_right = bool(right(read(picture), [stories.drawn.scenes[number]])["scene"][0])
         said = stories.texts.get(name)
-        drawn += _figure(picture[0], name, said[number] if said else "", "right" if is_right else "wrong")
+        drawn += render_figure(picture[0], name, said[number] if said else "", css="right" if is_right else "wrong")
     return f'<article><div class="row">{told}</div><p></p><div class="row">{drawn}</div></article>\n'
-
-
-def _figure(picture: np.ndarray, caption: str, note: str = "", css: str = "") -> str:
-    source = base64.b64encode(png_bytes(picture)).decode()
-    small = f"<small>{html.escape(note)}</small>" if note else ""
-    return (
-        f'<figure class="{css}"><img alt="{html.escape(caption)}" src="data:image/png;base64,{source}">'
-        f"<figcaption>{html.escape(caption)}{small}</figcaption></figure>"
-    )
 
 
 __all__ = ["render_tables"]

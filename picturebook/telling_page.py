@@ -1,14 +1,14 @@
 """One HTML page with stories, dialogues, pictures and decisions; everything is inside of it."""
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 
 from PIL import Image
 
 from pipeline_gill import GillPicture
 
+from .drawing import data_uri
+from .pixels import from_images
 from .telling import Answered, Panel
 
 _STYLE = """
@@ -82,7 +82,7 @@ def _render_dialogue(answered: Answered) -> str:
     said = "".join(
         f'<p class="{"asked" if line.startswith("Q:") else ""}">{html.escape(line)}</p>'
         if isinstance(line, str)
-        else f'<img class="seen" alt="picture that the dialogue is about" src="{_data_uri(line)}">'
+        else f'<img class="seen" alt="picture that the dialogue is about" src="{_source(line)}">'
         for line in answered.lines
     )
     figure = _render_picture(answered.picture, "", answered.written, answered.is_right)
@@ -96,7 +96,7 @@ def _render_picture(picture: GillPicture | None, told: str, written: str, is_rig
     chance = f", {100 * chances[picture.decision]:.0f} % sure" if picture.decision in chances else ""
     mark = "" if is_right else '<small class="wrong">not what was told</small>'
     return (
-        f'<figure class="{picture.source}"><img alt="{html.escape(written)}" src="{_data_uri(picture.image)}">'
+        f'<figure class="{picture.source}"><img alt="{html.escape(written)}" src="{_source(picture.image)}">'
         f'<figcaption>{told}<span class="badge">{picture.source}{chance}</span>'
         f"<small>GILL: {html.escape(written)}</small>{mark}</figcaption></figure>"
     )
@@ -108,10 +108,8 @@ def _sentence(words: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _data_uri(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+def _source(image: Image.Image) -> str:
+    return data_uri(from_images([image])[0])
 
 
 __all__ = ["render_page"]

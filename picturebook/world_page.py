@@ -1,6 +1,5 @@
 """One HTML page to look at the world: its things, stories with pictures, dialogues. Everything is inside of it."""
 
-import base64
 import html
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ import numpy as np
 from .captions import describe
 from .data import draw_all
 from .dialogues import Dialogue
-from .drawing import draw, png_bytes
+from .drawing import data_uri, draw
 from .library import is_ordinary
 from .phrases import BACKGROUND_PHRASES
 from .reader import read
@@ -64,14 +63,14 @@ def _render_things() -> str:
     for number, kind in enumerate(KINDS):
         colour, background = COLOURS[number % len(COLOURS)], BACKGROUNDS[number % len(BACKGROUNDS)]
         picture = draw(Scene((Thing(kind, colour, ("left", "right", "top", "bottom")[number // 2]),), background))
-        figures.append(_figure(picture, f"{colour} {kind}", BACKGROUND_PHRASES[background]))
+        figures.append(render_figure(picture, f"{colour} {kind}", BACKGROUND_PHRASES[background]))
     return f'<article><div class="row things">{"".join(figures)}</div></article>\n'
 
 
 def _render_story(story: Story, pictures: np.ndarray) -> str:
     seen = read(pictures).scenes()
     figures = [
-        _figure(
+        render_figure(
             picture, f"{sentence} .", f"told: {describe(heard.known)}",
             "reader: " + (found.key if found is not None else "not sure"),
         )
@@ -87,17 +86,22 @@ def _render_dialogue(dialogue: Dialogue, generator: np.random.Generator) -> str:
     lines = dialogue.text().replace(" Q:", "\nQ:").splitlines()
     said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     picture = draw_all([dialogue.scene], generator)[0]
-    figure = _figure(picture, describe(dialogue.known[-1]))
+    figure = render_figure(picture, describe(dialogue.known[-1]))
     return f'<article class="dialogue">{figure}<div>{said}</div></article>\n'
 
 
-def _figure(picture: np.ndarray, caption: str, *notes: str) -> str:
-    source = base64.b64encode(png_bytes(picture)).decode()
-    below = "".join(f"<small>{html.escape(note)}</small>" for note in notes)
+def render_figure(picture: np.ndarray, caption: str, *notes: str, css: str = "") -> str:
+    """A picture with its caption and, smaller, notes below.
+
+    Args:
+        picture: uint8 `(32, 32, 3)`.
+        css (`str`): Its class.
+    """
+    below = "".join(f"<small>{html.escape(note)}</small>" for note in notes if note)
     return (
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{source}">'
+        f'<figure class="{css}"><img alt="{html.escape(caption)}" src="{data_uri(picture)}">'
         f"<figcaption>{html.escape(caption)}{below}</figcaption></figure>"
     )
 
 
-__all__ = ["STYLE", "render_world"]
+__all__ = ["STYLE", "render_figure", "render_world"]

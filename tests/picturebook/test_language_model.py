@@ -8,7 +8,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from picturebook.captions import layout, parse_caption
 from picturebook.documents import event_document
-from picturebook.language_model import begin, descriptions_of, quieten, scene_said, with_stand_ins
+from picturebook.language_model import begin, descriptions_of, quieten, scene_said, with_stand_ins, words_ahead
 from picturebook.scene import Scene, Thing, scene_of_key
 from picturebook.splits import TEST, TRAIN, stories, stream
 from picturebook.word_tokenizer import language_model_tokenizer
@@ -83,6 +83,14 @@ def test_words_first_attend_to_what_is_near_and_to_where_they_stood_before(model
     words[30] = words[10]
     attention = model(words[None], output_attentions=True).attentions[0][0, 0, 30]
     assert attention[10] > 2 * attention[11:20].max() and attention[20:30].mean() > attention[:10].mean()
+
+
+def test_at_a_colon_all_that_follows_is_to_be_said_at_once() -> None:
+    tokenizer = language_model_tokenizer()
+    texts = ["a house . picture : a red house at night .", "a house : a house ."]
+    ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
+    ahead = words_ahead(ids, ids == tokenizer.convert_tokens_to_ids(":"), 7, tokenizer.pad_token_id)
+    assert [tokenizer.decode(one, skip_special_tokens=True) for one in ahead] == ["a red house at night .", "a house ."]
 
 
 def test_an_event_among_two_things_says_which_it_happens_to() -> None:
