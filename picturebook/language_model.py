@@ -7,10 +7,11 @@ looking for what is alike, and many events among two things at first.
 What GILL then needs is a state that holds the whole picture, as it reads pictures off states at `[IMG]`. A model that
 learns the next word alone finds one word after the other; so this one learns to say, from its state at the colon that
 asks for a description, all of its words at once (several words ahead, as of Gloeckle et al., 2024, and as there by a
-linear layer that is thrown away).
+linear layer that is thrown away), and in the end also what is where.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -23,11 +24,11 @@ from .captions import layout, parse_caption
 from .documents import EVENTS_FIRST, SHARES, document
 from .drawing import draw
 from .phrases import PICTURE_REQUEST, STOP
-from .scene import Scene, SceneError
+from .scene import PLACES, Scene, SceneError
 from .splits import TRAIN, VALIDATION, dialogues, stories, stream
 from .stage import Place
 from .stories import Story
-from .training_loop import Schedule, remove_checkpoints, run_training
+from .training_loop import LossOfStep, Part, Schedule, remove_checkpoints, run_parts
 from .word_tokenizer import NEWLINE, language_model_tokenizer
 
 STAGE = "language_model"
@@ -36,6 +37,8 @@ _ABOUT = 16
 _POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER, _DESCRIPTION_WEIGHT = 320, 16, 24, 5.0
 # As many words as the longest description with its full stop and a remark.
 _WORDS_AHEAD = 22
+# Words that say what is where.
+_LAYOUT = 1 + 2 * len(PLACES)
 # How loud words and positions are at first, and how loud words are in the end.
 _LOUDNESS, _USUAL_LOUDNESS = 0.3, 0.1
 # How many times as long the longest of a position's waves is as the shortest, which repeats after six words.
@@ -46,16 +49,30 @@ _FIRST_GAIN = 0.17
 _ALIKE = 0.06
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of training.
+
+    Attributes:
+        schedule: How long.
+        event_steps: For so many steps at its begin all documents are events among two things.
+        layouts: Whether the state at a colon also learns to say what is where, see [`layout`]. A description tells of
+            things in an order that no picture shows; retrieval compares by linear maps alone, and finds what both
+            sides hold place by place.
+    """
+
+    schedule: Schedule
+    event_steps: int = 0
+    layouts: bool = False
+
+
 def train_language_model(
-    place: Place, schedule: Schedule, width: int, layers: int, event_steps: int, measured: int, seed: int = 0
+    place: Place, phases: Sequence[Phase], width: int, layers: int, measured: int, seed: int = 0
 ) -> None:
     """Train on [`documents`], measure how well it describes the present state, and save it with its tokenizer.
 
     Words of descriptions weigh more than others: they follow from what was told, where most other words of a story
-    could as well be others.
-
-    Args:
-        event_steps (`int`): For so many steps all documents are events among two things.
+    could as well be others. After each phase the model is made quiet, see [`quieten`].
     """
     tokenizer = language_model_tokenizer()
     torch.manual_seed(seed)
@@ -67,17 +84,14 @@ def train_language_model(
         )
     )  # fmt: skip
     begin(model)
-    wrapped = _Words(model, tokenizer)
-    batches = _Batches(tokenizer, schedule.batch_size, event_steps, seed)
-
-    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
-        ids, mask = batches[step]
-        weights = mask.float() * (1 + (_DESCRIPTION_WEIGHT - 1) * descriptions_of(ids, tokenizer).float())
-        return wrapped(ids.to(model.device), mask.to(model.device), weights.to(model.device))
-
-    seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed)
-    at_once = measure_at_once(wrapped, tokenizer, measured, seed)
-    quieten(model)
+    seconds, at_once = 0.0, {}  # type: float, dict[str, float]
+    for number, phase in enumerate(phases, start=1):
+        words = _Words(model, tokenizer)
+        batches = _Batches(tokenizer, phase.schedule.batch_size, phase.event_steps, seed, number)
+        part = Part(phase.schedule, _loss_of_step(words, batches, phase))
+        seconds += run_parts(f"{STAGE}, phase {number}", words, [part], place.checkpoints(STAGE) / str(number), seed)
+        at_once = measure_at_once(words, tokenizer, measured, seed)
+        quieten(model)
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -92,6 +106,17 @@ def train_language_model(
         | at_once,
     )
     remove_checkpoints(place.checkpoints(STAGE))
+
+
+def _loss_of_step(words: "_Words", batches: "_Batches", phase: Phase) -> LossOfStep:
+    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+        ids, mask, layouts = batches[step]
+        tokenizer, device = batches.tokenizer, words.model.device
+        weights = mask.float() * (1 + (_DESCRIPTION_WEIGHT - 1) * descriptions_of(ids, tokenizer).float())
+        batch = [one.to(device) for one in (ids, mask, weights)]
+        return words(*batch, layouts.to(device) if phase.layouts else None)
+
+    return loss_of_step
 
 
 @torch.no_grad()
@@ -144,21 +169,25 @@ class _Batches:
     Of about one length only: events of one kind are of one length, and a batch of one kind teaches little.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int, event_steps: int, seed: int) -> None:
-        self._tokenizer, self._size, self._event_steps, self._seed = tokenizer, size, event_steps, seed
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, size: int, event_steps: int, seed: int, phase: int = 1
+    ) -> None:
+        self.tokenizer, self._size, self._event_steps, self._seed = tokenizer, size, event_steps, seed
+        self._purpose = "documents" if phase == 1 else f"documents of phase {phase}"
         self._group, self._ready = -1, []  # type: int, list[list[str]]
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids and attention mask `(texts, length)`, and [`layouts_of`] the texts."""
         group, at = divmod(number, _BATCHES_SORTED)
         if group != self._group:
-            generator = stream(self._seed, TRAIN, f"documents {group}")
+            generator = stream(self._seed, TRAIN, f"{self._purpose} {group}")
             shares = EVENTS_FIRST if group * _BATCHES_SORTED < self._event_steps else SHARES
             texts = [document(TRAIN, generator, shares) + NEWLINE for _ in range(self._size * _BATCHES_SORTED)]
             texts.sort(key=lambda text: text.count(" ") // _ABOUT)
             cut = [texts[begin : begin + self._size] for begin in range(0, len(texts), self._size)]
             self._group, self._ready = group, [cut[place] for place in generator.permutation(len(cut))]
-        tokens = self._tokenizer(self._ready[at], padding=True, padding_side="right", return_tensors="pt")
-        return tokens.input_ids, tokens.attention_mask
+        tokens = self.tokenizer(self._ready[at], padding=True, padding_side="right", return_tensors="pt")
+        return tokens.input_ids, tokens.attention_mask, layouts_of(self._ready[at], self.tokenizer)
 
 
 def measure_language_model(
@@ -251,31 +280,50 @@ def words_ahead(ids: torch.Tensor, places: torch.Tensor, number: int, padding: i
     return following[places]
 
 
+def layouts_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """What is where after each colon of the texts, `(colons, words of a layout)`; padding where not all is told."""
+    found = []
+    for text in texts:
+        words = text.split()
+        for place in (at for at, word in enumerate(words) if word == ":"):
+            ends = (at for at in range(place + 1, len(words)) if words[at] in (":", STOP))
+            scene = scene_said(" ".join(words[place + 1 : next(ends, len(words))]))
+            found.append(tokenizer(layout(scene)).input_ids if scene else [tokenizer.pad_token_id] * _LAYOUT)
+    return torch.tensor(found)
+
+
 class _Words(nn.Module):
-    """The model with its losses: cross-entropy of the next word, each word with a weight of its own, and of all words
-    of a description at the colon before it."""
+    """The model with its losses: cross-entropy of the next word, each word with a weight of its own, and, at a colon,
+    of all words of the description that follows and of what is where."""
 
     def __init__(self, model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model = model
         self.ahead = nn.Linear(model.config.hidden_size, _WORDS_AHEAD * model.config.vocab_size)
+        self.layout = nn.Linear(model.config.hidden_size, _LAYOUT * model.config.vocab_size)
         self._colon, self._padding = tokenizer.convert_tokens_to_ids(":"), tokenizer.pad_token_id
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        states = self.model.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor, layouts: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The loss; shapes as of [`_Batches`], `weights` as `mask`."""
+        states = self.model.model(input_ids=ids, attention_mask=mask).last_hidden_state
         logits = self.model.lm_head(states)[:, :-1].float()
-        losses = nn.functional.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none")
-        next_word = (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
-        colons = input_ids == self._colon
-        return next_word + nn.functional.cross_entropy(
-            self.at_once(states[colons]).float().flatten(0, 1),
-            words_ahead(input_ids, colons, _WORDS_AHEAD, self._padding).flatten(),
-            ignore_index=self._padding,
+        losses = nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        loss = (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
+        colons = ids == self._colon
+        loss = loss + self._cross_entropy(
+            self.ahead(states[colons]), words_ahead(ids, colons, _WORDS_AHEAD, self._padding)
         )
+        return loss if layouts is None else loss + self._cross_entropy(self.layout(states[colons]), layouts)
 
     def at_once(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits `(places, words ahead, words)` of states `(places, width)`."""
-        return self.ahead(states).unflatten(-1, (_WORDS_AHEAD, -1))
+        """The words ahead that states `(places, width)` hold, `(places, words)`."""
+        return self.ahead(states).unflatten(-1, (_WORDS_AHEAD, -1)).argmax(-1)
+
+    def _cross_entropy(self, logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        each = logits.float().reshape(words.numel(), -1)
+        return nn.functional.cross_entropy(each, words.flatten(), ignore_index=self._padding)
 
 
 @torch.no_grad()
@@ -292,7 +340,7 @@ def measure_at_once(
             texts = [" ".join(f"{one} ." for one in story.sentences[:sentences]) for story in some]
             prompts = [f"{text} {PICTURE_REQUEST}" for text in texts]
             tokens = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
-            said = words.at_once(words.model.model(**tokens).last_hidden_state[:, -1]).argmax(-1)
+            said = words.at_once(words.model.model(**tokens).last_hidden_state[:, -1])
             for ids, story in zip(said.tolist(), some, strict=True):
                 text = tokenizer.decode(ids).partition(".")[0].strip()
                 found.append(scene_said(text) == story.scenes[sentences - 1])
@@ -302,9 +350,11 @@ def measure_at_once(
 
 __all__ = [
     "STAGE",
+    "Phase",
     "begin",
     "described_scenes",
     "descriptions_of",
+    "layouts_of",
     "measure_language_model",
     "quieten",
     "scene_said",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from . import clip, generator
+from . import clip, generator, language_model
 from .data import PairMixture
 from .training_loop import Schedule
 
@@ -14,7 +14,6 @@ class Settings:
     Attributes:
         autoencoder_widths, generator_widths: Channels of each level.
         clip_width, clip_layers: Of either tower.
-        language_model_event_steps: See `train_language_model`.
         language_model_width, language_model_layers: Of the OPT.
         pairs: Pictures with captions that the adapters are trained on.
         pair_mixture: What these pairs are like.
@@ -30,8 +29,7 @@ class Settings:
     clip: tuple[clip.Phase, ...]
     clip_width: int
     clip_layers: int
-    language_model: Schedule
-    language_model_event_steps: int
+    language_model: tuple[language_model.Phase, ...]
     language_model_width: int
     language_model_layers: int
     generator: tuple[generator.Phase, ...]
@@ -57,8 +55,10 @@ FULL = Settings(
     ),
     clip_width=128,
     clip_layers=3,
-    language_model=Schedule(4_600, 64, 1.5e-3, warmup=150, decay=0.5, bf16=True),
-    language_model_event_steps=1_008,
+    language_model=(
+        language_model.Phase(Schedule(4_600, 64, 1.5e-3, warmup=150, decay=0.5, bf16=True), event_steps=1_008),
+        language_model.Phase(Schedule(800, 64, 8e-4, warmup=50, decay=0.9, bf16=True), layouts=True),
+    ),
     language_model_width=192,
     language_model_layers=6,
     generator=(
@@ -67,7 +67,7 @@ FULL = Settings(
     ),
     generator_widths=(64, 96),
     pairs=30_000,
-    pair_mixture=PairMixture(one_thing=0.2, plain=0.85, left_out=0.0),
+    pair_mixture=PairMixture(one_thing=0.2, plain=1.0, left_out=0.0),
     adapters={},
     one_thing_asked=False,
     decision_prompts=2_400,
@@ -80,8 +80,7 @@ FAST = Settings(
     clip=(clip.Phase(Schedule(400, 64, 2e-3, warmup=20, decay=0.7), alike=2),),
     clip_width=64,
     clip_layers=2,
-    language_model=Schedule(700, 32, 4e-3, warmup=20, decay=0.7, bf16=True),
-    language_model_event_steps=0,
+    language_model=(language_model.Phase(Schedule(700, 32, 4e-3, warmup=20, decay=0.7, bf16=True), layouts=True),),
     language_model_width=96,
     language_model_layers=3,
     generator=(generator.Phase(Schedule(600, 32, 3e-3, warmup=20, decay=0.5, ema=0.98), easy_steps=600, jitter=False),),

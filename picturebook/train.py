@@ -32,7 +32,7 @@ STAGES: dict[str, Stage] = {
     ),
     language_model.STAGE: lambda place, settings, seed: language_model.train_language_model(
         place, settings.language_model, settings.language_model_width, settings.language_model_layers,
-        settings.language_model_event_steps, settings.measured, seed,
+        settings.measured, seed,
     ),
     adapters.STAGE: adapters.train_adapters,
     repository.STAGE: repository.write_repository,

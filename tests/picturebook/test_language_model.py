@@ -8,7 +8,15 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from picturebook.captions import layout, parse_caption
 from picturebook.documents import event_document
-from picturebook.language_model import begin, descriptions_of, quieten, scene_said, with_stand_ins, words_ahead
+from picturebook.language_model import (
+    begin,
+    descriptions_of,
+    layouts_of,
+    quieten,
+    scene_said,
+    with_stand_ins,
+    words_ahead,
+)
 from picturebook.scene import Scene, Thing, scene_of_key
 from picturebook.splits import TEST, TRAIN, stories, stream
 from picturebook.word_tokenizer import language_model_tokenizer
@@ -91,6 +99,19 @@ def test_at_a_colon_all_that_follows_is_to_be_said_at_once() -> None:
     ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
     ahead = words_ahead(ids, ids == tokenizer.convert_tokens_to_ids(":"), 7, tokenizer.pad_token_id)
     assert [tokenizer.decode(one, skip_special_tokens=True) for one in ahead] == ["a red house at night .", "a house ."]
+
+
+def test_at_a_colon_it_is_to_be_said_what_is_where_if_all_of_it_is_told() -> None:
+    tokenizer = language_model_tokenizer()
+    texts = [
+        "a red house : a red house . picture : a red house on the left at night : a red house on the left at night .",
+        "Q: can we see it ? A: picture : a red house on the left at sea . is it there ? no .",
+    ]
+    assert [tokenizer.decode(one, skip_special_tokens=True) for one in layouts_of(texts, tokenizer)] == [
+        "", *2 * ["night red house" + 6 * " nothing"], "sea red house" + 6 * " nothing"
+    ]  # fmt: skip
+    ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
+    assert len(layouts_of(texts, tokenizer)) == int((ids == tokenizer.convert_tokens_to_ids(":")).sum())
 
 
 def test_an_event_among_two_things_says_which_it_happens_to() -> None:
