@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 .PHONY: demo test lint types unit clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m demo --out $(OUT)
+	$(BIN)/python -m picturebook.show --out $(OUT)
 
 test: lint types unit
 

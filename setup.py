@@ -17,12 +17,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(exclude=["tests", "tests.*", "benchmarks", "demo"]),
+    packages=find_packages(exclude=["tests", "tests.*", "benchmarks"]),
     include_package_data=True,
     package_data={
         "hub_card": ["*.md", "*.jinja", "*.md.jinja"],
         "training_gill": ["recipes/*.yaml"],
-        "picturebook": ["adapters.yaml"],
+        "picturebook": ["adapters.yaml", "checkpoint/**/*"],
     },
     install_requires=[
         "torch>=2.6",

@@ -20,6 +20,7 @@ from .generator import GUIDANCE_SCALE, INFERENCE_STEPS, noise_seeds, plain_capti
 from .language_model import scene_said
 from .pixels import from_images, to_images
 from .reader import rates
+from .reading import fit_visual_projection, store_visual_projection
 from .scene import Scene
 from .settings import Settings
 from .splits import TRAIN, VALIDATION, scene_in, stream
@@ -32,8 +33,29 @@ _RECIPE = Path(__file__).with_name("adapters.yaml")
 
 
 def train_adapters(place: Place, settings: Settings, seed: int = 0) -> None:
-    """Write pairs, compute what never changes, train, measure. `DIR/adapters` is a repository that names the folders
-    of the frozen models."""
+    """Write pairs, compute what never changes, train, fit how pictures are read, measure.
+
+    `DIR/adapters` is a repository that names the folders of the frozen models.
+    """
+    work = place.checkpoints(STAGE)
+    trained = work / "trained"
+    if not trained.exists():
+        partial = work / "trained.partial"
+        _train(partial, place, settings, seed)
+        partial.rename(trained)
+    pipe = load_pipeline(trained)
+    fit_visual_projection(pipe.model, pipe.processor, seed)
+
+    def write(folder: Path) -> None:
+        shutil.copytree(trained, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
+        store_visual_projection(pipe.model, folder)
+
+    place.write_folder(STAGE, write)
+    place.write_figures(STAGE, measure_adapters(pipe, place, settings.measured, seed))
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _train(folder: Path, place: Place, settings: Settings, seed: int) -> None:
     work = place.checkpoints(STAGE)
     pairs, cache = work / "pairs", work / "cache"
     names = {
@@ -59,16 +81,9 @@ def train_adapters(place: Place, settings: Settings, seed: int = 0) -> None:
             raise RuntimeError("What is computed once for the adapters could not be.")
     entries = {
         **names, "train_data": str(pairs), "validation_data": str(pairs), "cache": str(cache),
-        "output_dir": str(place.folder(STAGE)), "seed": seed, **settings.adapters,
+        "output_dir": str(folder), "seed": seed, **settings.adapters,
     }  # fmt: skip
-    options = [word for name, value in entries.items() for word in (f"--{name}", str(value))]
-    measured = train(read_recipe([str(_RECIPE), *options]))
-    for checkpoint in place.folder(STAGE).glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    pipe = load_pipeline(place.folder(STAGE))
-    losses = {name.removeprefix("eval_"): value for name, value in measured.items() if name.endswith("loss")}
-    place.write_figures(STAGE, {"losses": losses, **measure_adapters(pipe, place, settings.measured, seed)})
-    shutil.rmtree(work, ignore_errors=True)
+    train(read_recipe([str(_RECIPE), *(word for name, value in entries.items() for word in (f"--{name}", str(value)))]))
 
 
 def load_pipeline(folder: Path) -> GillPipeline:

@@ -1,6 +1,6 @@
-"""Tell picture stories, answer dialogues, and write the page: `python -m picturebook.show --model DIR/gill --out DIR`.
+"""Tell picture stories, answer dialogues, and write the page: `python -m picturebook.show --out DIR`.
 
-Stories and dialogues are of the test split, as they come.
+Stories and dialogues are of the test split, as they come, but for those that leave something untold.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import torch
 
 from .adapters import load_pipeline
 from .data import draw_all
+from .embed import CHECKPOINT
 from .splits import TEST, dialogues, stories, stream
 from .telling import ask, tell
 from .telling_page import render_page
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demonstration and say where the page is."""
     parser = argparse.ArgumentParser(prog="picturebook.show", description="Tell picture stories on one page.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--model", type=Path, required=True, help="GILL repository, as picturebook.train makes it")
+    parser.add_argument("--model", type=Path, default=CHECKPOINT, help="GILL repository (default: the embedded one)")
     parser.add_argument("--seed", type=int, default=0, help="another seed tells other stories (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     args = parser.parse_args(arguments)
@@ -36,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pipe = load_pipeline(args.model)
     except (OSError, ValueError) as error:
         sys.exit(f"show: {args.model} cannot be loaded: {error}")
-    # Of the test split: nothing of this was seen in training. Taken as they come.
-    told = tell(pipe, stories(TEST, _STORIES, args.seed), args.seed)
+    # Of the test split: nothing of this was seen in training. Stories that leave nothing out, so that it is known what
+    # each picture must show, and otherwise as they come.
+    told = tell(pipe, stories(TEST, _STORIES, args.seed, 0.0), args.seed)
     asked = [one for one in dialogues(TEST, _LOOKED_THROUGH, args.seed) if one.known[-1].complete][:_DIALOGUES]
     pictures = draw_all([one.scene for one in asked], stream(args.seed, TEST, "pictures of dialogues"))
     answered = ask(pipe, asked, pictures, args.seed)

@@ -1,4 +1,4 @@
-"""The paper's tables in miniature: `python -m picturebook.tables --model DIR/gill --out TABLES`.
+"""The paper's tables in miniature: `python -m picturebook.tables --out DIR`.
 
 Prints them and writes `tables.md`, `tables.json` and `index.html`, a page with the pictures. Test items were never seen
 in training, nor in choosing how to train.
@@ -16,6 +16,7 @@ import transformers
 
 from .adapters import load_pipeline
 from .decision_table import answer_decision_items, decision_table
+from .embed import CHECKPOINT
 from .story_table import caption_table, draw_captions, draw_stories, story_table
 from .tables_page import render_tables
 
@@ -61,7 +62,7 @@ def make_tables(pipe: Any, out: Path, items: int, seed: int) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("picturebook.tables", description="Measure GILL in the picture book's world.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--model", type=Path, required=True, help="GILL repository, as picturebook.train makes it")
+    parser.add_argument("--model", type=Path, default=CHECKPOINT, help="GILL repository (default: the embedded one)")
     parser.add_argument("--items", type=int, default=ITEMS, help="test items of each table (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the test items and of the noise (default: 0)")
     return parser

@@ -1,0 +1,63 @@
+"""How GILL reads pictures in this world: its visual tokens say, as the language model's text does, what is where.
+
+Trained on the captioning loss alone, visual tokens become thirty times as loud as words: captions right behind a
+picture come out well, but no layer can treat such tokens as words, and a story that goes on behind a picture is lost.
+So the projection is fitted in closed form, by least squares over single pairs of a picture and a caption that tells all
+of it, to the words that stand for a picture in that text.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from modeling_gill import GillForConditionalGeneration, GillProcessor
+
+from .captions import layout
+from .data import PairMixture, sample_pairs
+from .pixels import to_images
+from .splits import TRAIN, stream
+
+_PAIRS, _BATCH, _RIDGE = 6_000, 500, 1e-3
+_WEIGHT, _BIAS = "visual_projection.weight", "visual_projection.bias"
+
+
+@torch.no_grad()
+def fit_visual_projection(model: GillForConditionalGeneration, processor: GillProcessor, seed: int) -> None:
+    """Fit the visual projection of a model in place.
+
+    Args:
+        model ([`GillForConditionalGeneration`]): With both backbones; it takes as many visual tokens a picture as stand
+            for one in the language model's text.
+    """
+    words = model.language_model.get_input_embeddings().weight
+    features, targets = [], []
+    for number in range(_PAIRS // _BATCH):
+        mixture = PairMixture(one_thing=0.2, plain=1.0, left_out=0.0)
+        pairs = sample_pairs(TRAIN, _BATCH, stream(seed, TRAIN, f"pairs to read {number}"), mixture)
+        values = processor.image_processor(images=to_images(pairs.pictures), return_tensors="pt")["pixel_values"]
+        features.append(model.get_image_features(values.to(model.device, model.dtype)).double())
+        ids = processor.tokenizer([f"( {layout(scene)} )" for scene in pairs.scenes], return_tensors="pt").input_ids
+        targets.append(words[ids.to(words.device)].flatten(1).double())
+    seen, said = torch.cat(features), torch.cat(targets)
+    seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
+    ridge = _RIDGE * torch.eye(seen.shape[1], dtype=seen.dtype, device=seen.device)
+    fitted = torch.linalg.solve(seen.T @ seen + ridge, seen.T @ said)
+    model.visual_projection.weight.copy_(fitted[:-1].T)
+    model.visual_projection.bias.copy_(fitted[-1])
+
+
+def store_visual_projection(model: GillForConditionalGeneration, folder: Path) -> None:
+    """Put a model's visual projection into the weights of a repository, and leave all else there as it is."""
+    path = folder / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, weight in ((_WEIGHT, model.visual_projection.weight), (_BIAS, model.visual_projection.bias)):
+        weights[name] = weight.detach().to(weights[name]).contiguous()
+    partial = path.with_suffix(".partial")
+    save_file(weights, partial, metadata=metadata)
+    partial.rename(path)
+
+
+__all__ = ["fit_visual_projection", "store_visual_projection"]

@@ -1,0 +1,92 @@
+"""The embedded checkpoint: what a fresh clone answers."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from picturebook.adapters import load_pipeline
+from picturebook.data import draw_all
+from picturebook.embed import CHECKPOINT
+from picturebook.pixels import from_images, to_images
+from picturebook.reader import read
+from picturebook.scene import scene_of_key
+from picturebook.splits import TEST, stream
+from pipeline_gill import GillPipeline
+
+
+@pytest.fixture(scope="module")
+def pipe() -> GillPipeline:
+    return load_pipeline(CHECKPOINT)
+
+
+def seen(image: Image.Image) -> str:
+    (scene,) = read(from_images([image])).scenes()
+    return "unclear" if scene is None else scene.key
+
+
+def test_it_takes_at_most_thirty_megabytes_and_its_weights_are_halved() -> None:
+    files = [path for path in CHECKPOINT.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 30e6
+    weights = [weight for path in files if path.suffix == ".safetensors" for weight in load_file(path).values()]
+    assert {weight.dtype for weight in weights if weight.is_floating_point()} == {torch.float16}
+
+
+def test_nothing_in_it_names_the_machine_that_made_it() -> None:
+    for path in CHECKPOINT.rglob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r'"/[a-z]', text), path
+
+
+def test_it_loads_without_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    assert load_pipeline(CHECKPOINT).retrieval_set is not None
+
+
+def test_a_story_changes_what_is_drawn(pipe: GillPipeline) -> None:
+    out = pipe(
+        "a red house on the left at night . then it turns blue . picture :", generator=torch.Generator().manual_seed(0)
+    )
+    assert out.texts[0].strip().startswith("a blue house on the left at night")
+    assert seen(out.pictures[0][0].image) == "night/left-blue-house"
+
+
+def test_what_is_ordinary_is_found_and_what_is_not_is_drawn(pipe: GillPipeline) -> None:
+    asked = ["a red house on the left and a green tree on the right by day",
+             "a purple cat on the left and a pink car on the right at sea"]  # fmt: skip
+    out = pipe(asked, generator=[torch.Generator().manual_seed(0) for _ in asked])
+    assert [pictures[0].source for pictures in out.pictures] == ["retrieved", "generated"]
+    assert [seen(pictures[0].image) for pictures in out.pictures] == [
+        "day/left-red-house/right-green-tree", "sea/left-purple-cat/right-pink-car"
+    ]  # fmt: skip
+
+
+def test_it_sees(pipe: GillPipeline) -> None:
+    scene = scene_of_key("snow/left-yellow-boat/top-blue-cat")
+    (picture,) = to_images(draw_all([scene], stream(0, TEST, "seen")))
+    out = pipe(
+        [[picture, "then night falls . picture :"]], decision="generate", generator=torch.Generator().manual_seed(0)
+    )
+    assert seen(out.pictures[0][0].image) == "night/left-yellow-boat/top-blue-cat"
+
+
+def test_pictures_may_be_given_enlarged(pipe: GillPipeline) -> None:
+    scene = scene_of_key("snow/left-yellow-boat/top-blue-cat")
+    (picture,) = to_images(draw_all([scene], stream(0, TEST, "seen")))
+    prompts = [[one, "picture :"] for one in (picture, picture.resize((256, 256), Image.Resampling.NEAREST))]
+    small, large = (pipe([prompt], decision="retrieve").texts[0] for prompt in prompts)
+    assert small == large
+
+
+def test_it_is_what_a_folder_of_a_hub_repository_is(pipe: GillPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path, self_contained=True)
+    again = load_pipeline(tmp_path)
+    prompt = "a red house on the left at night . picture :"
+    one, other = (each(prompt, decision="retrieve").pictures[0][0].index for each in (pipe, again))
+    assert one == other
