@@ -87,8 +87,7 @@ def train_language_model(
     seconds, at_once = 0.0, {}  # type: float, dict[str, float]
     for number, phase in enumerate(phases, start=1):
         words = _Words(model, tokenizer)
-        batches = _Batches(tokenizer, phase.schedule.batch_size, phase.event_steps, seed, number)
-        part = Part(phase.schedule, _loss_of_step(words, batches, phase))
+        part = Part(phase.schedule, _loss_of_step(words, _Batches(tokenizer, phase, number, seed)))
         seconds += run_parts(f"{STAGE}, phase {number}", words, [part], place.checkpoints(STAGE) / str(number), seed)
         at_once = measure_at_once(words, tokenizer, measured, seed)
         quieten(model)
@@ -108,13 +107,13 @@ def train_language_model(
     remove_checkpoints(place.checkpoints(STAGE))
 
 
-def _loss_of_step(words: "_Words", batches: "_Batches", phase: Phase) -> LossOfStep:
+def _loss_of_step(words: "_Words", batches: "_Batches") -> LossOfStep:
     def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
         ids, mask, layouts = batches[step]
         tokenizer, device = batches.tokenizer, words.model.device
         weights = mask.float() * (1 + (_DESCRIPTION_WEIGHT - 1) * descriptions_of(ids, tokenizer).float())
         batch = [one.to(device) for one in (ids, mask, weights)]
-        return words(*batch, layouts.to(device) if phase.layouts else None)
+        return words(*batch, None if layouts is None else layouts.to(device))
 
     return loss_of_step
 
@@ -169,25 +168,24 @@ class _Batches:
     Of about one length only: events of one kind are of one length, and a batch of one kind teaches little.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, size: int, event_steps: int, seed: int, phase: int = 1
-    ) -> None:
-        self.tokenizer, self._size, self._event_steps, self._seed = tokenizer, size, event_steps, seed
-        self._purpose = "documents" if phase == 1 else f"documents of phase {phase}"
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, phase: Phase, number: int, seed: int) -> None:
+        self.tokenizer, self._phase, self._size, self._seed = tokenizer, phase, phase.schedule.batch_size, seed
+        self._purpose = "documents" if number == 1 else f"documents of phase {number}"
         self._group, self._ready = -1, []  # type: int, list[list[str]]
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Ids and attention mask `(texts, length)`, and [`layouts_of`] the texts."""
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Ids and attention mask `(texts, length)`, and [`layouts_of`] the texts where the phase asks for them."""
         group, at = divmod(number, _BATCHES_SORTED)
         if group != self._group:
             generator = stream(self._seed, TRAIN, f"{self._purpose} {group}")
-            shares = EVENTS_FIRST if group * _BATCHES_SORTED < self._event_steps else SHARES
+            shares = EVENTS_FIRST if group * _BATCHES_SORTED < self._phase.event_steps else SHARES
             texts = [document(TRAIN, generator, shares) + NEWLINE for _ in range(self._size * _BATCHES_SORTED)]
             texts.sort(key=lambda text: text.count(" ") // _ABOUT)
             cut = [texts[begin : begin + self._size] for begin in range(0, len(texts), self._size)]
             self._group, self._ready = group, [cut[place] for place in generator.permutation(len(cut))]
         tokens = self.tokenizer(self._ready[at], padding=True, padding_side="right", return_tensors="pt")
-        return tokens.input_ids, tokens.attention_mask, layouts_of(self._ready[at], self.tokenizer)
+        layouts = layouts_of(self._ready[at], self.tokenizer) if self._phase.layouts else None
+        return tokens.input_ids, tokens.attention_mask, layouts
 
 
 def measure_language_model(
