@@ -45,6 +45,7 @@ def test_every_stage_beats_chance_clearly(figures: dict) -> None:
     assert figures["language_model"]["right_after_3"] > 0.1
     assert figures["adapters"]["right_pictures_two_things"]["background"] > 0.7  # 1 in 4
     assert figures["gill"]["right_background_retrieved"] > 0.7  # 1 in 4
+    assert figures["gill"]["right_retrieved"] > 0.01  # 1 in 320
 
 
 def test_the_last_stage_counts_its_labels(figures: dict) -> None:
