@@ -12,6 +12,9 @@ from modeling_gill.image_loading_gill import PictureError, load_picture
 from .picture_feature_cache import PictureFeatureCache
 from .text_targets_cache import TextTargetsCache
 
+# How often a caption stands behind the request for it.
+_REQUESTED = 0.5
+
 
 class UnreadableExample(ValueError):
     """An example that cannot be trained on; the message names it and says why."""
@@ -34,6 +37,8 @@ class CaptionedPictureCollator:
     With `context`, up to so many captions of other examples stand before an example's own in the text pass, without
     `[IMG]` and without being predicted; how many is drawn as the coin is, whose from the batch. Captions that are all
     alike are otherwise learnt by the places of their words, and what `[IMG]` reads after a longer prompt is noise.
+    With `context_pictures`, pictures stand behind some of them, as they do in prompts; such batches are for
+    `AdapterTrainingStep` alone. With `request`, every other caption stands behind it, as an answer does.
 
     An example that cannot be read is left out of the batch; its name and why go into `skipped`.
 
@@ -43,6 +48,8 @@ class CaptionedPictureCollator:
         packing (`float`, defaults to 0.5): Probability that a pair shares a row; 0 never, 1 always.
         context (`int`, defaults to 0): At most so many other captions stand before an example's.
         context_separator (`str`, defaults to a newline): What ends each of them.
+        context_pictures (`float`, defaults to 0): Probability that its picture stands behind one of them.
+        request (`str`, defaults to none): What stands right before a caption half of the time.
         seed (`int`, defaults to 0): Of the coin.
         text_targets ([`TextTargetsCache`], *optional*): Where `target_conditioning` comes from.
         picture_features ([`PictureFeatureCache`], *optional*): Where `image_features` come from; pictures are then
@@ -63,6 +70,8 @@ class CaptionedPictureCollator:
         picture_features: PictureFeatureCache | None = None,
         context: int = 0,
         context_separator: str = "\n",
+        context_pictures: float = 0.0,
+        request: str = "",
     ) -> None:
         if context < 0:
             raise ValueError(f"`context` is a number of captions, got {context}.")
@@ -71,8 +80,9 @@ class CaptionedPictureCollator:
                 f"`max_length` is {max_length}, which leaves no room for a caption beside the "
                 f"{len(processor.img_token_ids)} `[IMG]` tokens; expected at least {len(processor.img_token_ids) + 2}."
             )
-        if not 0 <= packing <= 1:
-            raise ValueError(f"`packing` is a probability, got {packing}.")
+        for name, value in (("packing", packing), ("context_pictures", context_pictures)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{name}` is a probability, got {value}.")
         self.processor = processor
         self.max_length = max_length
         self.packing = packing
@@ -80,7 +90,11 @@ class CaptionedPictureCollator:
         self.text_targets = text_targets
         self.picture_features = picture_features
         self.context = context
-        self._separator = processor.tokenizer(context_separator, add_special_tokens=False).input_ids
+        self.context_pictures = context_pictures
+        self._separator, self._request = (
+            processor.tokenizer(text, add_special_tokens=False).input_ids if text else []
+            for text in (context_separator, request)
+        )
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
@@ -91,7 +105,8 @@ class CaptionedPictureCollator:
 
         Returns:
             `dict`: `index` `(pictures,)`; `input_ids`, `attention_mask`, `labels` `(rows, tokens)`; `pixel_values` or
-            `image_features`; `target_conditioning` where there are targets; `skipped`, a list of messages.
+            `image_features`; `target_conditioning` where there are targets; `skipped`, a list of messages; and with
+            `context_pictures` numbers `(pictures in text rows,)` of the batch's pictures, in reading order.
         """
         read, skipped = [], []
         for example in examples:
@@ -100,7 +115,10 @@ class CaptionedPictureCollator:
             except UnreadableExample as error:
                 skipped.append(str(error))
         captioning = self._pack([self._captioning_row(ids) for ids, _ in read], read, "captioning")
-        text = self._pack([self._text_row(number, read) for number in range(len(read))], read, "text")
+        contexts = [self._context(number, read) for number in range(len(read))]
+        text = self._pack(
+            [self._text_row(ids, before) for (ids, _), (before, _) in zip(read, contexts, strict=True)], read, "text"
+        )
         rows = captioning + text
         longest = max((len(ids) for ids, _ in rows), default=1)
         pad = self.processor.tokenizer.pad_token_id
@@ -114,6 +132,8 @@ class CaptionedPictureCollator:
             values = [fields[name] for _, fields in read if name in fields]
             if values:
                 batch[name] = torch.stack(values)
+        if self.context_pictures:
+            batch["context_pictures"] = torch.tensor([one for _, shown in contexts for one in shown], dtype=torch.long)
         batch["skipped"] = skipped
         return batch
 
@@ -156,26 +176,30 @@ class CaptionedPictureCollator:
         caption = ids[: -len(self.processor.img_token_ids)]
         return [self.processor.image_token_id] * k + caption, [-100] * k + caption
 
-    def _text_row(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]]) -> tuple[list[int], list[int]]:
-        ids, fields = read[number]
+    def _text_row(self, ids: list[int], before: list[int]) -> tuple[list[int], list[int]]:
         later = len(self.processor.img_token_ids) - 1
         labels = ids[: len(ids) - later] + [-100] * later
-        before = self._context(number, read, fields["index"])
         # A row has one BOS, its first token.
         at = int(ids[0] == self.processor.tokenizer.bos_token_id)
         return ids[:at] + before + ids[at:], [-100] * (at + len(before)) + labels[at:] if before else labels
 
-    def _context(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]], index: int) -> list[int]:
-        """Ids of other captions of the batch, each with its separator, without BOS and `[IMG]`."""
-        if not self.context:
-            return []
+    def _context(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]]) -> tuple[list[int], list[int]]:
+        """Ids of other captions of the batch, each with its separator, without BOS and `[IMG]`, and of the request; and
+        whose pictures stand among them."""
         bos, r = self.processor.tokenizer.bos_token_id, len(self.processor.img_token_ids)
-        others = [ids for ids, _ in (*read[:number], *read[number + 1 :])]
+        index = read[number][1]["index"]
+        others = [other for other in range(len(read)) if other != number]
         before: list[int] = []
+        shown: list[int] = []
         for at in range(int(self._coin([index], "context") * (self.context + 1)) if others else 0):
             other = others[int(self._coin([index, at], "whose context") * len(others))]
-            before += [one for one in other[:-r] if one != bos] + self._separator
-        return before
+            before += [one for one in read[other][0][:-r] if one != bos] + self._separator
+            if self._coin([index, at], "its picture") < self.context_pictures:
+                before += [self.processor.image_token_id] * self.processor.num_visual_tokens
+                shown.append(other)
+        if self._request and self._coin([index], "request") < _REQUESTED:
+            before += self._request
+        return before, shown
 
     def _pack(
         self, rows: list[tuple[list[int], list[int]]], read: Sequence[tuple[Any, dict[str, Any]]], which: str

@@ -78,6 +78,8 @@ class DataChoices:
     packing: float = _option(0.5, "Probability that two examples share a row.")
     context: int = _option(0, "At most so many captions of other examples stand before a caption that [IMG] follows.")
     context_separator: str = _option("\n", "What ends each of them.")
+    context_pictures: float = _option(0.0, "Probability that its picture stands behind one of them.")
+    request: str = _option("", "What stands right before a caption that [IMG] follows, half of the time.")
     max_unreadable: int = _option(1000, "Examples that may be left out, as they cannot be read, before the run ends.")
 
 

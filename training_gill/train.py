@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,10 @@ def train(recipe: Recipe) -> dict[str, float]:
     gill, processor = build_model(recipe.model, dtype, args.seed)
     try:
         step = AdapterTrainingStep(gill, recipe.losses.weights())
-        collator = build_collator(recipe, gill, processor, recipe.data.packing, recipe.data.context)
+        collator = build_collator(recipe, gill, processor)
         # So that measurements are those of single examples, whatever training packs and puts before them.
-        eval_collator = build_collator(recipe, gill, processor, packing=0.0, context=0)
+        alone = replace(recipe.data, packing=0.0, context=0, context_pictures=0.0, request="")
+        eval_collator = build_collator(replace(recipe, data=alone), gill, processor)
     except (CacheError, RecipeError):
         raise
     except ValueError as error:
@@ -128,7 +130,7 @@ def open_validation_data(recipe: Recipe) -> CaptionedPictures | CaptionedPicture
 
 
 def build_collator(
-    recipe: Recipe, gill: GillForConditionalGeneration, processor: GillProcessor, packing: float, context: int
+    recipe: Recipe, gill: GillForConditionalGeneration, processor: GillProcessor
 ) -> CaptionedPictureCollator:
     """The collator of a recipe, its caches checked against the model.
 
@@ -151,9 +153,10 @@ def build_collator(
     if cache is not None and PictureFeatureCache.exists(Path(cache)):
         features = PictureFeatureCache(Path(cache))
         features.check(config.vision_model_id, config.vision_model_revision, config.vision_dim)
+    data = recipe.data
     return CaptionedPictureCollator(
-        processor, recipe.data.max_length, packing, recipe.training.seed, targets, features, context,
-        recipe.data.context_separator,
+        processor, data.max_length, data.packing, recipe.training.seed, targets, features, data.context,
+        data.context_separator, data.context_pictures, data.request,
     )  # fmt: skip
 
 

@@ -130,7 +130,7 @@ class GillTrainer(Trainer):
         config = self.gill.config
         counts = torch.zeros(4, dtype=torch.float64)
         for batch in batch_samples:
-            reads = (batch["input_ids"] == config.image_token_id).any(1)
+            reads = ~(batch["input_ids"] == config.img_token_ids[0]).any(1)
             predicted = (batch["labels"][:, 1:] != -100).sum(1)
             counts += torch.tensor(
                 [float(predicted[reads].sum()), float(predicted[~reads].sum()), float(len(batch["index"])), 0.0],

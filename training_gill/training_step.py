@@ -97,6 +97,7 @@ class AdapterTrainingStep(nn.Module):
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         target_conditioning: torch.Tensor | None = None,
+        context_pictures: torch.Tensor | None = None,
         totals: BatchTotals | None = None,
         **unused: Any,
     ) -> dict[str, torch.Tensor]:
@@ -105,13 +106,16 @@ class AdapterTrainingStep(nn.Module):
 
         Args:
             input_ids, attention_mask, labels (`torch.LongTensor` of shape `(rows, tokens)`):
-                As in [`GillForConditionalGeneration.forward`], padded on the right; rows that hold placeholders are
-                those of the captioning pass.
+                As in [`GillForConditionalGeneration.forward`], padded on the right; rows without `[IMG]` are those of
+                the captioning pass.
             pixel_values (`torch.FloatTensor` of shape `(pictures, channels, height, width)`, *optional*),
             image_features (`torch.FloatTensor` of shape `(pictures, v)`, *optional*):
                 One of both: the pictures in reading order of the captioning rows, which is that of the `[IMG]` runs
                 of the text rows.
             target_conditioning (`torch.FloatTensor` of shape `(pictures, L, c)`, *optional*): See there.
+            context_pictures (`torch.LongTensor` of shape `(pictures in text rows,)`, *optional*): Which of the
+                pictures stand there, in reading order. They are read without a graph, as all that stands before
+                `[IMG]`.
             totals (`BatchTotals`, *optional*): By default this batch's own counts.
 
         Returns:
@@ -124,7 +128,7 @@ class AdapterTrainingStep(nn.Module):
             with torch.no_grad():
                 assert pixel_values is not None
                 image_features = gill.get_image_features(pixel_values)
-        reads = (input_ids == gill.config.image_token_id).any(1)
+        reads = ~(input_ids == gill.config.img_token_ids[0]).any(1)
         sums: dict[str, torch.Tensor] = {}
         out: dict[str, torch.Tensor] = {}
         if self.weights.captioning:
@@ -132,7 +136,8 @@ class AdapterTrainingStep(nn.Module):
             self._captioning(rows, image_features, sums, out)
         if self.weights.language or self.weights.contrastive or self.weights.conditioning:
             rows = _Rows(input_ids[~reads], attention_mask[~reads], labels[~reads])
-            states = self._text(rows, sums, out)
+            shown = None if context_pictures is None else self._read_pictures(image_features[context_pictures])
+            states = self._text(rows, shown, sums, out)
             if states is not None:
                 self._pictures(states, image_features, target_conditioning, sums, out)
         total = self._weighted_total(sums, out, totals)
@@ -146,9 +151,7 @@ class AdapterTrainingStep(nn.Module):
         self, rows: "_Rows", image_features: torch.Tensor, sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor]
     ) -> None:
         gill, config = self.gill, self.gill.config
-        weight = gill.visual_projection.weight
-        visual = gill.visual_projection(image_features.to(weight.device, weight.dtype))
-        visual = visual.reshape(-1, config.num_visual_tokens, config.embedding_dim)
+        visual = self._read_pictures(image_features)
         per_row = (rows.ids == config.image_token_id).sum(1) // config.num_visual_tokens
         first = per_row.cumsum(0) - per_row
         for group in length_groups(rows.lengths):
@@ -162,14 +165,24 @@ class AdapterTrainingStep(nn.Module):
             targets = part.labels.masked_fill(part.labels == config.image_token_id, -100)[:, 1:]
             self._add_cross_entropy("captioning", states[:, :-1], targets, sums, out)
 
-    def _text(self, rows: "_Rows", sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor]) -> torch.Tensor | None:
-        """Cross-entropy of the captions, and the states `(pictures, r, d)` at all `[IMG]` runs in reading order."""
+    def _text(
+        self, rows: "_Rows", shown: torch.Tensor | None, sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor]
+    ) -> torch.Tensor | None:
+        """Cross-entropy of the captions, and the states `(pictures, r, d)` at all `[IMG]` runs in reading order.
+
+        Args:
+            shown: Embeddings `(pictures, k, d)` of the pictures in these rows, in reading order.
+        """
         gill, config = self.gill, self.gill.config
         wants_states = bool(self.weights.contrastive or self.weights.conditioning)
         first_img, count = config.img_token_ids[0], config.num_img_tokens
         begins = (rows.ids == first_img).int().argmax(1).tolist()
         found: list[torch.Tensor] = []
         places: list[torch.Tensor] = []  # row * tokens + column of each run, to put them into reading order
+        # Which of the embeddings shown stands at each token, -1 for none.
+        placeholders = rows.ids == config.image_token_id
+        numbers = (placeholders.flatten().cumsum(0) - 1).view_as(rows.ids).masked_fill(~placeholders, -1)
+        visual = None if shown is None else shown.detach().flatten(0, 1)
         for group in _groups_of_text(rows.lengths, begins, count):
             part = rows.take(group)
             begin = torch.tensor([begins[row] for row in group], device=part.ids.device)
@@ -178,6 +191,7 @@ class AdapterTrainingStep(nn.Module):
             prefix_mask = (column < begin[:, None]).to(part.mask.dtype)
             with nullcontext() if self.has_lora else torch.no_grad():
                 embeds = gill.embed_tokens(part.ids[:, :longest].where(prefix_mask.bool(), part.ids[:, :1]))
+                _show(embeds, numbers[group, :longest].masked_fill(~prefix_mask.bool(), -1), visual)
                 prefix = gill._run_language_model(embeds, None, use_cache=wants_states)
             if self.weights.language:
                 after = torch.arange(1, longest + 1, device=part.ids.device)
@@ -190,9 +204,12 @@ class AdapterTrainingStep(nn.Module):
             length = torch.tensor([rows.lengths[row] for row in group], device=begin.device)
             suffix_column = begin[:, None] + torch.arange(int((length - begin).max()), device=begin.device)
             inside = suffix_column < length[:, None]
-            suffix_ids = part.ids.gather(1, suffix_column.clamp(max=part.ids.shape[1] - 1))
+            clamped = suffix_column.clamp(max=part.ids.shape[1] - 1)
+            suffix_ids = part.ids.gather(1, clamped)
+            suffix_embeds = gill.embed_tokens(suffix_ids)
+            _show(suffix_embeds, numbers[group].gather(1, clamped).masked_fill(~inside, -1), visual)
             states = gill._run_language_model(
-                gill.embed_tokens(suffix_ids),
+                suffix_embeds,
                 torch.cat([prefix_mask, inside.to(prefix_mask.dtype)], dim=1),
                 past_key_values=prefix.past_key_values,
                 use_cache=True,
@@ -234,6 +251,12 @@ class AdapterTrainingStep(nn.Module):
             out["conditioning_count"] = mean.new_tensor(float(pictures)).detach()
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _read_pictures(self, image_features: torch.Tensor) -> torch.Tensor:
+        """Embeddings `(pictures, k, d)` that stand for pictures."""
+        projection, config = self.gill.visual_projection, self.gill.config
+        visual = projection(image_features.to(projection.weight.device, projection.weight.dtype))
+        return visual.reshape(-1, config.num_visual_tokens, config.embedding_dim)
 
     def _add_cross_entropy(
         self,
@@ -308,6 +331,13 @@ class _Rows:
     def take(self, group: list[int]) -> "_Rows":
         longest = max(self.lengths[row] for row in group)
         return _Rows(self.ids[group, :longest], self.mask[group, :longest], self.labels[group, :longest])
+
+
+def _show(embeds: torch.Tensor, numbers: torch.Tensor, visual: torch.Tensor | None) -> None:
+    """Put pictures into embeddings `(rows, tokens, d)`, in place; `numbers` `(rows, tokens)` of `visual`, or -1."""
+    if visual is not None:
+        there = numbers >= 0
+        embeds[there] = visual[numbers[there]].to(embeds)
 
 
 def _groups_of_text(lengths: list[int], begins: list[int], count: int) -> Iterator[list[int]]:

@@ -86,6 +86,33 @@ def test_other_captions_stand_before_a_caption_and_are_neither_drawn_nor_predict
     assert torch.equal(collator(examples)["input_ids"], batch["input_ids"])
 
 
+def test_pictures_stand_behind_other_captions_and_the_request_before_its_own(golden_processor, golden_cases, pictures):
+    examples = examples_of(golden_cases["train"][1], pictures)
+    collator = CaptionedPictureCollator(
+        golden_processor, 32, packing=0.0, context=4, context_separator="\n", context_pictures=0.5, request="draw"
+    )
+    batch = collator(examples)
+    placeholder, k = golden_processor.image_token_id, golden_processor.num_visual_tokens
+    bos, first_img = golden_processor.tokenizer.bos_token_id, golden_processor.img_token_ids[0]
+    text = (batch["input_ids"] == first_img).any(1)
+    rows = batch["input_ids"][text].tolist()
+    captions = {example["caption"]: example["index"] for example in examples}
+    shown, requested = [], 0
+    for number, row in enumerate(rows):
+        said = golden_processor.tokenizer.decode(row[row.index(bos) + 1 : row.index(first_img)])
+        *before, own = said.split("\n")
+        pictures_at_line_begin = [
+            line.count(golden_processor.tokenizer.decode([placeholder])) for line in [*before, own]
+        ]
+        bare = [line.replace(golden_processor.tokenizer.decode([placeholder]), "") for line in [*before, own]]
+        requested += bare[-1].startswith("draw")
+        assert captions[bare[-1].removeprefix("draw")] == number
+        assert pictures_at_line_begin[0] == 0 and {*pictures_at_line_begin} <= {0, k}
+        shown += [captions[line] for line, many in zip(bare[:-1], pictures_at_line_begin[1:], strict=True) if many]
+    assert shown and batch["context_pictures"].tolist() == shown
+    assert requested > 0
+
+
 def test_an_odd_example_keeps_a_row_to_itself(golden_processor, golden_cases, pictures):
     case = golden_cases["train"][1]
     batch = CaptionedPictureCollator(golden_processor, 32, packing=1.0)(examples_of(case, pictures)[:3])
@@ -149,7 +176,13 @@ def test_pictures_of_any_mode_are_read(golden_processor):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"max_length": 9}, "at least 10"), ({"packing": 1.5}, "1.5"), ({"context": -1}, "-1")]
+    ("options", "said"),
+    [
+        ({"max_length": 9}, "at least 10"),
+        ({"packing": 1.5}, "1.5"),
+        ({"context": -1}, "-1"),
+        ({"context_pictures": 1.5}, "1.5"),
+    ],
 )
 def test_sizes_that_cannot_be_are_refused(options, said, golden_processor):
     with pytest.raises(ValueError, match=said):

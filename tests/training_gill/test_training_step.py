@@ -126,6 +126,40 @@ def test_the_cheap_step_equals_the_plain_forward(packing, golden_repository, gol
     assert_same_gradients(found, gradients(gill), 1e-5)
 
 
+@pytest.mark.parametrize("packing", (0.0, 1.0))
+def test_pictures_that_stand_before_a_caption_are_read_as_the_plain_forward_reads_them(
+    packing, golden_repository, golden_processor, pictures
+):
+    gill = GillForConditionalGeneration.from_pretrained(golden_repository, dtype=torch.float64)
+    captions = ["a cat", "the sun over the sea and the house", "what is in this photo ?", "a red car on the beach"] * 3
+    rng = np.random.default_rng(0)
+    collator = CaptionedPictureCollator(golden_processor, 24, packing, context=3, context_pictures=0.5, request="draw")
+    batch = collator(
+        [
+            {"index": i, "name": "", "key": "", "image": pictures[i], "caption": c,
+             "target_conditioning": rng.standard_normal((77, 768))}
+            for i, c in enumerate(captions)
+        ]
+    )  # fmt: skip
+    shown = batch["context_pictures"]
+    assert len(shown) > 0 and len({*shown.tolist()}) > 1
+    # The plain forward counts such rows to captioning, as pictures stand in them.
+    step = AdapterTrainingStep(gill, LossWeights(captioning=0.0, language=0.0))
+    cheap = step(**batch)
+    cheap["loss"].backward()
+    found = gradients(gill)
+    gill.zero_grad()
+    features = gill.get_image_features(batch["pixel_values"])
+    plain = gill(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+        image_features=torch.cat([features, features[shown]]), target_image_features=features,
+        target_conditioning=batch["target_conditioning"],
+    )  # fmt: skip
+    plain.loss.backward()
+    assert float(cheap["loss"].detach()) == pytest.approx(float(plain.loss.detach()), rel=1e-5)
+    assert_same_gradients(found, gradients(gill), 1e-5)
+
+
 def test_only_adapters_get_gradients_and_frozen_models_stay_in_evaluation_mode(gill):
     step = AdapterTrainingStep(gill).train()
     trained = {name.split(".")[1] for name, weight in step.named_parameters() if weight.requires_grad}
