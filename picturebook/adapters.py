@@ -1,4 +1,4 @@
-"""GILL's adapters between the world's frozen models, trained by `training_gill` on single pairs of picture and caption.
+"""GILL's adapters between the world's frozen models, trained by `training_gill` on pairs of a picture and a caption.
 
 No story and no dialogue is trained on here, as in the paper: what GILL makes of them comes from the language model.
 """
@@ -11,6 +11,7 @@ import torch
 
 from pipeline_gill import GillPipeline
 from training_gill import precompute
+from training_gill.fresh_model import build_model
 from training_gill.recipe import read_recipe
 from training_gill.train import train
 
@@ -20,7 +21,7 @@ from .generator import GUIDANCE_SCALE, INFERENCE_STEPS, noise_seeds, plain_capti
 from .language_model import scene_said
 from .pixels import from_images, to_images
 from .reader import rates
-from .reading import fit_visual_projection, store_visual_projection
+from .reading import fit_visual_projection
 from .scene import Scene
 from .settings import Settings
 from .splits import TRAIN, VALIDATION, scene_in, stream
@@ -33,7 +34,7 @@ _RECIPE = Path(__file__).with_name("adapters.yaml")
 
 
 def train_adapters(place: Place, settings: Settings, seed: int = 0) -> None:
-    """Write pairs, compute what never changes, train, fit how pictures are read, measure.
+    """Write pairs, compute what never changes, fit how pictures are read, train all else, measure.
 
     `DIR/adapters` is a repository that names the folders of the frozen models.
     """
@@ -43,21 +44,18 @@ def train_adapters(place: Place, settings: Settings, seed: int = 0) -> None:
         partial = work / "trained.partial"
         _train(partial, place, settings, seed)
         partial.rename(trained)
-    pipe = load_pipeline(trained)
-    fit_visual_projection(pipe.model, pipe.processor, seed)
 
     def write(folder: Path) -> None:
         shutil.copytree(trained, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
-        store_visual_projection(pipe.model, folder)
 
     place.write_folder(STAGE, write)
-    place.write_figures(STAGE, measure_adapters(pipe, place, settings.measured, seed))
+    place.write_figures(STAGE, measure_adapters(load_pipeline(trained), place, settings.measured, seed))
     shutil.rmtree(work, ignore_errors=True)
 
 
 def _train(folder: Path, place: Place, settings: Settings, seed: int) -> None:
     work = place.checkpoints(STAGE)
-    pairs, cache = work / "pairs", work / "cache"
+    pairs, cache, reads = work / "pairs", work / "cache", work / "reads"
     names = {
         name: str(place.folder(stage).resolve())
         for name, stage in (
@@ -83,7 +81,15 @@ def _train(folder: Path, place: Place, settings: Settings, seed: int) -> None:
         **names, "train_data": str(pairs), "validation_data": str(pairs), "cache": str(cache),
         "output_dir": str(folder), "seed": seed, **settings.adapters,
     }  # fmt: skip
-    train(read_recipe([str(_RECIPE), *(word for name, value in entries.items() for word in (f"--{name}", str(value)))]))
+    options = [word for name, value in entries.items() for word in (f"--{name}", str(value))]
+    if not reads.exists():
+        model, processor = build_model(read_recipe([str(_RECIPE), *options]).model, torch.float32, seed)
+        fit_visual_projection(model, processor, seed)
+        partial = work / "reads.partial"
+        for part in (model, processor):
+            part.save_pretrained(partial)
+        partial.rename(reads)
+    train(read_recipe([str(_RECIPE), *options, "--start_from", str(reads)]))
 
 
 def load_pipeline(folder: Path) -> GillPipeline:

@@ -43,14 +43,21 @@ def tags(known: Known) -> str:
     return join_words(*(word or "" for word in words))
 
 
-def layout(scene: Scene) -> str:
+def layout(scene: Scene, name_places: bool = False) -> str:
     """What is where, two words a place, always in the same order: `night red house nothing nothing blue boat ...`.
 
     Each word of it depends on one thing alone that can be seen. So a linear map from what is seen, which is what GILL
     reads pictures by, can come to imitate every word; of a caption's words, none is at a fixed place.
+
+    Args:
+        name_places: Whether each place follows what is there, `night red house left nothing nothing right ...`. A
+            reader need not count then, and a small language model does not learn to.
     """
     there = {thing.place: f"{thing.colour} {thing.kind}" for thing in scene.things}
-    return join_words(scene.background, *(there.get(place, f"{NOTHING} {NOTHING}") for place in PLACES))
+    slots = (
+        join_words(there.get(place, f"{NOTHING} {NOTHING}"), place if name_places else "") for place in PLACES
+    )  # fmt: skip
+    return join_words(scene.background, *slots)
 
 
 def caption(known: Known, generator: np.random.Generator, plain: float = 0.5) -> str:

@@ -6,6 +6,7 @@ what it is told in these places, and the adapters have words whose effect pictur
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,10 +19,29 @@ from .scene import MOST_THINGS, Scene
 from .splits import dialogue_in, scene_in, story_in, stream
 from .stories import LEAVE_OUT, Story
 
-# How often each kind of document is drawn, and what happens within it.
-SHARES = {"captions": 0.15, "shown": 0.1, "event": 0.1, "story": 0.45, "dialogue": 0.2}
+
+@dataclass(frozen=True)
+class Mixture:
+    """Which documents are drawn.
+
+    Attributes:
+        shares: How often each kind is.
+        as_read: Whether all that stands for pictures says what is where, places named: the words that GILL's visual
+            tokens imitate. Else it is in several forms.
+    """
+
+    shares: Mapping[str, float] = field(
+        default_factory=lambda: {"captions": 0.15, "shown": 0.1, "event": 0.1, "story": 0.45, "dialogue": 0.2}
+    )
+    as_read: bool = False
+
+
+ALL_KINDS = Mixture()
 # What a model reads first, that has yet to learn which of two things a name means.
-EVENTS_FIRST = {"event": 1.0}
+EVENTS_FIRST = Mixture({"event": 1.0})
+# What it reads last, as pictures are all that it has yet to learn to read.
+AS_READ = Mixture({"captions": 0.15, "shown": 0.25, "event": 0.05, "story": 0.45, "dialogue": 0.1}, as_read=True)
+# What happens within documents, and how often.
 _TELLS_ALL, _HAS_STAND_INS, _DESCRIBED_BETWEEN, _ASKED, _SEEN = 0.4, 0.6, 0.3, 0.25, 0.35
 _REMARKED, _TWICE, _AT_ONCE, _ANOTHER = 0.5, 0.25, 0.5, 0.3
 UNKNOWN = "unknown"
@@ -37,18 +57,20 @@ def documents(split: str, seed: int) -> Iterator[str]:
         yield document(split, generator)
 
 
-def document(split: str, generator: np.random.Generator, shares: Mapping[str, float] = SHARES) -> str:
+def document(split: str, generator: np.random.Generator, mixture: Mixture = ALL_KINDS) -> str:
     """One document, of a kind drawn by its share."""
-    what = list(shares)[int(generator.choice(len(shares), p=list(shares.values())))]
+    kinds, as_read = list(mixture.shares), mixture.as_read
+    what = kinds[int(generator.choice(len(kinds), p=list(mixture.shares.values())))]
     if what == "story":
         tells_all = generator.random() < _TELLS_ALL
         story = story_in(split, generator, 0.0 if tells_all else LEAVE_OUT)
-        return story_document(story, generator, stand_ins=not tells_all and generator.random() < _HAS_STAND_INS)
+        stand_ins = not tells_all and generator.random() < _HAS_STAND_INS
+        return story_document(story, generator, stand_ins, as_read)
     if what == "dialogue":
         dialogue = dialogue_in(split, generator)
         rounds = int(generator.integers(len(dialogue.rounds) + 1)) if generator.random() < 0.3 else len(dialogue.rounds)
         if generator.random() < _SEEN:
-            return seen_dialogue_document(dialogue, rounds, generator)
+            return seen_dialogue_document(dialogue, rounds, generator, as_read)
         return f"{dialogue.text(rounds)} {_description(dialogue.known[rounds], generator)}"
     if what == "event":
         return event_document(split, generator)
@@ -56,7 +78,8 @@ def document(split: str, generator: np.random.Generator, shares: Mapping[str, fl
         return captions_document(split, generator)
     scene = scene_in(split, generator)
     known = shuffled(all_of(scene), generator)
-    return f"{_stand_in(scene, known, generator)} {caption(known, generator)} . {_described(known, generator)}"
+    shown = _stand_in(scene, known, generator, as_read)
+    return f"{shown} {caption(known, generator)} . {_described(known, generator)}"
 
 
 def captions_document(split: str, generator: np.random.Generator) -> str:
@@ -73,11 +96,12 @@ def captions_document(split: str, generator: np.random.Generator) -> str:
     return " ".join([*parts, *_asked(known, generator), _described(known, generator)])
 
 
-def story_document(story: Story, generator: np.random.Generator, stand_ins: bool) -> str:
+def story_document(story: Story, generator: np.random.Generator, stand_ins: bool, as_read: bool = False) -> str:
     """A story with its last state described, others sometimes, and questions sometimes.
 
     Args:
         stand_ins (`bool`): Whether what each picture but the last shows stands behind its sentence.
+        as_read (`bool`): See [`Mixture`].
     """
     parts = []
     for number, sentence in enumerate(story.sentences):
@@ -87,7 +111,7 @@ def story_document(story: Story, generator: np.random.Generator, stand_ins: bool
             parts += [*_asked(known, generator), _described(known, generator, remarked=last)]
         if stand_ins and not last:
             shown = all_of(story.scenes[number], tuple(thing.kind or "" for thing in known.things))
-            parts.append(_stand_in(story.scenes[number], shown, generator))
+            parts.append(_stand_in(story.scenes[number], shown, generator, as_read))
     return " ".join(parts)
 
 
@@ -106,10 +130,12 @@ def event_document(split: str, generator: np.random.Generator) -> str:
                 return f"{caption(before, generator)} . {sentence} . {described}"
 
 
-def seen_dialogue_document(dialogue: Dialogue, rounds: int, generator: np.random.Generator) -> str:
+def seen_dialogue_document(
+    dialogue: Dialogue, rounds: int, generator: np.random.Generator, as_read: bool = False
+) -> str:
     """A dialogue whose opening is no caption, but the picture: what it shows stands there, and tells all."""
     known = shuffled(all_of(dialogue.scene), generator)
-    shown = _stand_in(dialogue.scene, known, generator)
+    shown = _stand_in(dialogue.scene, known, generator, as_read)
     asked = dialogue.text(rounds).removeprefix(f"{dialogue.opening} .").strip()
     return f"{shown} {asked} {_description(known, generator)}"
 
@@ -128,10 +154,17 @@ def slot_questions(known: Known) -> list[Round]:
     return rounds
 
 
-def _stand_in(scene: Scene, known: Known, generator: np.random.Generator) -> str:
+def _stand_in(scene: Scene, known: Known, generator: np.random.Generator, as_read: bool) -> str:
     """What stands for a picture: what is where, or bare words, or a caption."""
+    if as_read:
+        return stand_in(scene)
     form = generator.random()
     return f"( {layout(scene) if form < 0.5 else tags(known) if form < 0.75 else describe(known)} )"
+
+
+def stand_in(scene: Scene) -> str:
+    """The words for a picture that GILL's visual tokens imitate."""
+    return f"( {layout(scene, name_places=True)} )"
 
 
 def _described(known: Known, generator: np.random.Generator, remarked: bool = True) -> str:
@@ -157,14 +190,17 @@ def _asked(known: Known, generator: np.random.Generator) -> list[str]:
 
 
 __all__ = [
+    "ALL_KINDS",
+    "AS_READ",
     "EVENTS_FIRST",
-    "SHARES",
     "SLOTS",
     "UNKNOWN",
+    "Mixture",
     "document",
     "documents",
     "event_document",
     "seen_dialogue_document",
     "slot_questions",
+    "stand_in",
     "story_document",
 ]

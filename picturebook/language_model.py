@@ -21,7 +21,7 @@ from torch import nn
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
 
 from .captions import layout, parse_caption
-from .documents import EVENTS_FIRST, SHARES, document
+from .documents import ALL_KINDS, EVENTS_FIRST, Mixture, document, stand_in
 from .drawing import draw
 from .phrases import PICTURE_REQUEST, STOP
 from .scene import PLACES, Scene, SceneError
@@ -55,6 +55,7 @@ class Phase:
 
     Attributes:
         schedule: How long.
+        mixture: Of documents.
         event_steps: For so many steps at its begin all documents are events among two things.
         layouts: Whether the state at a colon also learns to say what is where, see [`layout`]. A description tells of
             things in an order that no picture shows; retrieval compares by linear maps alone, and finds what both
@@ -62,6 +63,7 @@ class Phase:
     """
 
     schedule: Schedule
+    mixture: Mixture = ALL_KINDS
     event_steps: int = 0
     layouts: bool = False
 
@@ -178,8 +180,9 @@ class _Batches:
         group, at = divmod(number, _BATCHES_SORTED)
         if group != self._group:
             generator = stream(self._seed, TRAIN, f"{self._purpose} {group}")
-            shares = EVENTS_FIRST if group * _BATCHES_SORTED < self._phase.event_steps else SHARES
-            texts = [document(TRAIN, generator, shares) + NEWLINE for _ in range(self._size * _BATCHES_SORTED)]
+            events = group * _BATCHES_SORTED < self._phase.event_steps
+            mixture = EVENTS_FIRST if events else self._phase.mixture
+            texts = [document(TRAIN, generator, mixture) + NEWLINE for _ in range(self._size * _BATCHES_SORTED)]
             texts.sort(key=lambda text: text.count(" ") // _ABOUT)
             cut = [texts[begin : begin + self._size] for begin in range(0, len(texts), self._size)]
             self._group, self._ready = group, [cut[place] for place in generator.permutation(len(cut))]
@@ -217,7 +220,7 @@ def with_stand_ins(story: Story) -> str:
     """All sentences, and behind each but the last what its picture shows."""
     parts = []
     for sentence, scene in zip(story.sentences[:-1], story.scenes, strict=False):
-        parts += [f"{sentence} .", f"( {layout(scene)} )"]
+        parts += [f"{sentence} .", stand_in(scene)]
     return " ".join([*parts, f"{story.sentences[-1]} ."])
 
 

@@ -6,21 +6,16 @@ So the projection is fitted in closed form, by least squares over single pairs o
 of it, to the words that stand for a picture in that text.
 """
 
-from pathlib import Path
-
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 
-from .captions import layout
 from .data import PairMixture, sample_pairs
+from .documents import stand_in
 from .pixels import to_images
 from .splits import TRAIN, stream
 
 _PAIRS, _BATCH, _RIDGE = 6_000, 500, 1e-3
-_WEIGHT, _BIAS = "visual_projection.weight", "visual_projection.bias"
 
 
 @torch.no_grad()
@@ -38,7 +33,7 @@ def fit_visual_projection(model: GillForConditionalGeneration, processor: GillPr
         pairs = sample_pairs(TRAIN, _BATCH, stream(seed, TRAIN, f"pairs to read {number}"), mixture)
         values = processor.image_processor(images=to_images(pairs.pictures), return_tensors="pt")["pixel_values"]
         features.append(model.get_image_features(values.to(model.device, model.dtype)).double())
-        ids = processor.tokenizer([f"( {layout(scene)} )" for scene in pairs.scenes], return_tensors="pt").input_ids
+        ids = processor.tokenizer([stand_in(scene) for scene in pairs.scenes], return_tensors="pt").input_ids
         targets.append(words[ids.to(words.device)].flatten(1).double())
     seen, said = torch.cat(features), torch.cat(targets)
     seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
@@ -48,16 +43,4 @@ def fit_visual_projection(model: GillForConditionalGeneration, processor: GillPr
     model.visual_projection.bias.copy_(fitted[-1])
 
 
-def store_visual_projection(model: GillForConditionalGeneration, folder: Path) -> None:
-    """Put a model's visual projection into the weights of a repository, and leave all else there as it is."""
-    path = folder / "model.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for name, weight in ((_WEIGHT, model.visual_projection.weight), (_BIAS, model.visual_projection.bias)):
-        weights[name] = weight.detach().to(weights[name]).contiguous()
-    partial = path.with_suffix(".partial")
-    save_file(weights, partial, metadata=metadata)
-    partial.rename(path)
-
-
-__all__ = ["fit_visual_projection", "store_visual_projection"]
+__all__ = ["fit_visual_projection"]

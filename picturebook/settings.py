@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from . import clip, generator, language_model
 from .data import PairMixture
+from .documents import AS_READ
 from .training_loop import Schedule
 
 
@@ -58,6 +59,7 @@ FULL = Settings(
     language_model=(
         language_model.Phase(Schedule(4_600, 64, 1.5e-3, warmup=150, decay=0.5, bf16=True), event_steps=1_008),
         language_model.Phase(Schedule(800, 64, 8e-4, warmup=50, decay=0.9, bf16=True), layouts=True),
+        language_model.Phase(Schedule(1_200, 64, 1e-3, warmup=50, decay=0.9, bf16=True), AS_READ, layouts=True),
     ),
     language_model_width=192,
     language_model_layers=6,
@@ -80,7 +82,9 @@ FAST = Settings(
     clip=(clip.Phase(Schedule(400, 64, 2e-3, warmup=20, decay=0.7), alike=2),),
     clip_width=64,
     clip_layers=2,
-    language_model=(language_model.Phase(Schedule(700, 32, 4e-3, warmup=20, decay=0.7, bf16=True), layouts=True),),
+    language_model=(
+        language_model.Phase(Schedule(700, 32, 4e-3, warmup=20, decay=0.7, bf16=True), AS_READ, layouts=True),
+    ),
     language_model_width=96,
     language_model_layers=3,
     generator=(generator.Phase(Schedule(600, 32, 3e-3, warmup=20, decay=0.5, ema=0.98), easy_steps=600, jitter=False),),

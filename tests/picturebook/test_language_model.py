@@ -7,7 +7,7 @@ import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 from picturebook.captions import layout, parse_caption
-from picturebook.documents import event_document
+from picturebook.documents import event_document, stand_in
 from picturebook.language_model import (
     begin,
     descriptions_of,
@@ -55,13 +55,16 @@ def test_what_is_where_has_two_words_a_place_whatever_is_there() -> None:
     two = Scene((Thing("boat", "blue", "bottom"), Thing("house", "red", "left")), "night")
     assert layout(two) == "night red house nothing nothing nothing nothing blue boat"
     assert layout(Scene(two.things[:1], "sea")) == "sea red house nothing nothing nothing nothing nothing nothing"
+    assert layout(two, name_places=True) == (
+        "night red house left nothing nothing right nothing nothing top blue boat bottom"
+    )
 
 
 def test_a_picture_stands_behind_every_sentence_but_the_last() -> None:
     (story,) = stories(TEST, 1)
     text = with_stand_ins(story)
     assert text.count("(") == text.count(")") == 4 and text.endswith(f") {story.sentences[-1]} .")
-    assert f"( {layout(story.scenes[0])} )" in text
+    assert stand_in(story.scenes[0]) in text
 
 
 @pytest.fixture
