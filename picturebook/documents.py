@@ -27,7 +27,7 @@ class Mixture:
     Attributes:
         shares: How often each kind is.
         as_read: Whether all that stands for pictures says what is where, places named: the words that GILL's visual
-            tokens imitate. Else it is in several forms.
+            tokens imitate; and pictures stand between captions too. Else it is in several forms.
     """
 
     shares: Mapping[str, float] = field(
@@ -40,10 +40,10 @@ ALL_KINDS = Mixture()
 # What a model reads first, that has yet to learn which of two things a name means.
 EVENTS_FIRST = Mixture({"event": 1.0})
 # What it reads last, as pictures are all that it has yet to learn to read.
-AS_READ = Mixture({"captions": 0.15, "shown": 0.25, "event": 0.05, "story": 0.45, "dialogue": 0.1}, as_read=True)
+AS_READ = Mixture({"captions": 0.2, "shown": 0.25, "event": 0.05, "story": 0.4, "dialogue": 0.1}, as_read=True)
 # What happens within documents, and how often.
 _TELLS_ALL, _HAS_STAND_INS, _DESCRIBED_BETWEEN, _ASKED, _SEEN = 0.4, 0.6, 0.3, 0.25, 0.35
-_REMARKED, _TWICE, _AT_ONCE, _ANOTHER = 0.5, 0.25, 0.5, 0.3
+_REMARKED, _TWICE, _AT_ONCE, _ANOTHER, _SHOWN_BETWEEN = 0.5, 0.25, 0.5, 0.3, 0.5
 UNKNOWN = "unknown"
 REMARK = "is it there ?"
 SLOTS = ("kind", "colour", "place")
@@ -75,21 +75,28 @@ def document(split: str, generator: np.random.Generator, mixture: Mixture = ALL_
     if what == "event":
         return event_document(split, generator)
     if what == "captions":
-        return captions_document(split, generator)
+        return captions_document(split, generator, as_read)
     scene = scene_in(split, generator)
     known = shuffled(all_of(scene), generator)
     shown = _stand_in(scene, known, generator, as_read)
     return f"{shown} {caption(known, generator)} . {_described(known, generator)}"
 
 
-def captions_document(split: str, generator: np.random.Generator) -> str:
+def captions_document(split: str, generator: np.random.Generator, as_read: bool = False) -> str:
     """A caption and what it says in the plain form, which a colon alone may ask for; other captions before it at times.
 
     What is asked for is always of the last one, wherever it stands.
+
+    Args:
+        as_read (`bool`): Whether what pictures show stands behind some of those before; see [`Mixture`].
     """
     parts: list[str] = []
-    while not parts or generator.random() < _ANOTHER:
-        known = shuffled(all_of(scene_in(split, generator)), generator)
+    scenes: list[Scene] = []
+    while not scenes or generator.random() < _ANOTHER:
+        if scenes and as_read and generator.random() < _SHOWN_BETWEEN:
+            parts.append(stand_in(scenes[-1]))
+        scenes.append(scene_in(split, generator))
+        known = shuffled(all_of(scenes[-1]), generator)
         known = leave_out(known, generator, 0.3) if generator.random() < 0.3 else known
         said = caption(known, generator, 0.3)
         parts.append(f"{said} : {describe(known)} ." if generator.random() < _AT_ONCE else f"{said} .")
@@ -178,7 +185,12 @@ def _description(known: Known, generator: np.random.Generator, remarked: bool = 
         said = f"{said} : {said}"
     if not (remarked and known.complete and generator.random() < _REMARKED):
         return f"{said} ."
-    return f"{said} . {REMARK} {'yes' if is_ordinary(known.scene()) else 'no'} ."
+    return f"{said} . {REMARK} {remark(known.scene())} ."
+
+
+def remark(scene: Scene) -> str:
+    """The word that says whether there is a picture of a scene."""
+    return "yes" if is_ordinary(scene) else "no"
 
 
 def _asked(known: Known, generator: np.random.Generator) -> list[str]:
@@ -198,6 +210,7 @@ __all__ = [
     "Mixture",
     "document",
     "documents",
+    "remark",
     "event_document",
     "seen_dialogue_document",
     "slot_questions",

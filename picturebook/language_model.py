@@ -21,7 +21,7 @@ from torch import nn
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
 
 from .captions import layout, parse_caption
-from .documents import ALL_KINDS, EVENTS_FIRST, Mixture, document, stand_in
+from .documents import ALL_KINDS, EVENTS_FIRST, Mixture, document, remark, stand_in
 from .drawing import draw
 from .phrases import PICTURE_REQUEST, STOP
 from .scene import PLACES, Scene, SceneError
@@ -37,8 +37,8 @@ _ABOUT = 16
 _POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER, _DESCRIPTION_WEIGHT = 320, 16, 24, 5.0
 # As many words as the longest description with its full stop and a remark.
 _WORDS_AHEAD = 22
-# Words that say what is where.
-_LAYOUT = 1 + 2 * len(PLACES)
+# Words that say what is where, and whether there is a picture of it.
+_LAYOUT = 1 + 2 * len(PLACES) + 1
 # How loud words and positions are at first, and how loud words are in the end.
 _LOUDNESS, _USUAL_LOUDNESS = 0.3, 0.1
 # How many times as long the longest of a position's waves is as the shortest, which repeats after six words.
@@ -60,12 +60,15 @@ class Phase:
         layouts: Whether the state at a colon also learns to say what is where, see [`layout`]. A description tells of
             things in an order that no picture shows; retrieval compares by linear maps alone, and finds what both
             sides hold place by place.
+        remarks: Whether it then also learns to say whether there is a picture of it. What GILL decides, a linear layer
+            reads off such a state.
     """
 
     schedule: Schedule
     mixture: Mixture = ALL_KINDS
     event_steps: int = 0
     layouts: bool = False
+    remarks: bool = False
 
 
 def train_language_model(
@@ -187,7 +190,8 @@ class _Batches:
             cut = [texts[begin : begin + self._size] for begin in range(0, len(texts), self._size)]
             self._group, self._ready = group, [cut[place] for place in generator.permutation(len(cut))]
         tokens = self.tokenizer(self._ready[at], padding=True, padding_side="right", return_tensors="pt")
-        layouts = layouts_of(self._ready[at], self.tokenizer) if self._phase.layouts else None
+        phase = self._phase
+        layouts = layouts_of(self._ready[at], self.tokenizer, phase.remarks) if phase.layouts else None
         return tokens.input_ids, tokens.attention_mask, layouts
 
 
@@ -281,16 +285,21 @@ def words_ahead(ids: torch.Tensor, places: torch.Tensor, number: int, padding: i
     return following[places]
 
 
-def layouts_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """What is where after each colon of the texts, `(colons, words of a layout)`; padding where not all is told."""
-    found = []
+def layouts_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, remarks: bool) -> torch.Tensor:
+    """What is where after each colon of the texts, and whether there is a picture of it, `(colons, words)`.
+
+    Padding stands where not all is told, and for the last of these words without `remarks`.
+    """
+    found, padding = [], tokenizer.pad_token
     for text in texts:
         words = text.split()
         for place in (at for at, word in enumerate(words) if word == ":"):
             ends = (at for at in range(place + 1, len(words)) if words[at] in (":", STOP))
             scene = scene_said(" ".join(words[place + 1 : next(ends, len(words))]))
-            found.append(tokenizer(layout(scene)).input_ids if scene else [tokenizer.pad_token_id] * _LAYOUT)
-    return torch.tensor(found)
+            found.append(
+                f"{layout(scene)} {remark(scene) if remarks else padding}" if scene else f"{padding} " * _LAYOUT
+            )
+    return tokenizer(found, return_tensors="pt").input_ids
 
 
 class _Words(nn.Module):

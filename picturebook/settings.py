@@ -59,7 +59,9 @@ FULL = Settings(
     language_model=(
         language_model.Phase(Schedule(4_600, 64, 1.5e-3, warmup=150, decay=0.5, bf16=True), event_steps=1_008),
         language_model.Phase(Schedule(800, 64, 8e-4, warmup=50, decay=0.9, bf16=True), layouts=True),
-        language_model.Phase(Schedule(1_200, 64, 1e-3, warmup=50, decay=0.9, bf16=True), AS_READ, layouts=True),
+        language_model.Phase(
+            Schedule(1_200, 64, 1e-3, warmup=50, decay=0.9, bf16=True), AS_READ, layouts=True, remarks=True
+        ),
     ),
     language_model_width=192,
     language_model_layers=6,
@@ -83,7 +85,9 @@ FAST = Settings(
     clip_width=64,
     clip_layers=2,
     language_model=(
-        language_model.Phase(Schedule(700, 32, 4e-3, warmup=20, decay=0.7, bf16=True), AS_READ, layouts=True),
+        language_model.Phase(
+            Schedule(700, 32, 4e-3, warmup=20, decay=0.7, bf16=True), AS_READ, layouts=True, remarks=True
+        ),
     ),
     language_model_width=96,
     language_model_layers=3,

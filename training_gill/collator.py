@@ -12,7 +12,7 @@ from modeling_gill.image_loading_gill import PictureError, load_picture
 from .picture_feature_cache import PictureFeatureCache
 from .text_targets_cache import TextTargetsCache
 
-# How often a caption stands behind the request for it.
+# How often a caption is asked for.
 _REQUESTED = 0.5
 
 
@@ -38,7 +38,8 @@ class CaptionedPictureCollator:
     `[IMG]` and without being predicted; how many is drawn as the coin is, whose from the batch. Captions that are all
     alike are otherwise learnt by the places of their words, and what `[IMG]` reads after a longer prompt is noise.
     With `context_pictures`, pictures stand behind some of them, as they do in prompts; such batches are for
-    `AdapterTrainingStep` alone. With `request`, every other caption stands behind it, as an answer does.
+    `AdapterTrainingStep` alone. With `request`, every other caption is first told, as are those of the context, and
+    then said again behind the request, as an answer.
 
     An example that cannot be read is left out of the batch; its name and why go into `skipped`.
 
@@ -49,7 +50,7 @@ class CaptionedPictureCollator:
         context (`int`, defaults to 0): At most so many other captions stand before an example's.
         context_separator (`str`, defaults to a newline): What ends each of them.
         context_pictures (`float`, defaults to 0): Probability that its picture stands behind one of them.
-        request (`str`, defaults to none): What stands right before a caption half of the time.
+        request (`str`, defaults to none): What asks for a caption half of the time.
         seed (`int`, defaults to 0): Of the coin.
         text_targets ([`TextTargetsCache`], *optional*): Where `target_conditioning` comes from.
         picture_features ([`PictureFeatureCache`], *optional*): Where `image_features` come from; pictures are then
@@ -184,21 +185,26 @@ class CaptionedPictureCollator:
         return ids[:at] + before + ids[at:], [-100] * (at + len(before)) + labels[at:] if before else labels
 
     def _context(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]]) -> tuple[list[int], list[int]]:
-        """Ids of other captions of the batch, each with its separator, without BOS and `[IMG]`, and of the request; and
-        whose pictures stand among them."""
+        """Ids of other captions of the batch, each with its separator, without BOS and `[IMG]`, and of its own with the
+        request; and whose pictures stand among them."""
+        own, fields = read[number]
         bos, r = self.processor.tokenizer.bos_token_id, len(self.processor.img_token_ids)
-        index = read[number][1]["index"]
+        index = fields["index"]
+
+        def told(ids: list[int]) -> list[int]:
+            return [one for one in ids[:-r] if one != bos] + self._separator
+
         others = [other for other in range(len(read)) if other != number]
         before: list[int] = []
         shown: list[int] = []
         for at in range(int(self._coin([index], "context") * (self.context + 1)) if others else 0):
             other = others[int(self._coin([index, at], "whose context") * len(others))]
-            before += [one for one in read[other][0][:-r] if one != bos] + self._separator
+            before += told(read[other][0])
             if self._coin([index, at], "its picture") < self.context_pictures:
                 before += [self.processor.image_token_id] * self.processor.num_visual_tokens
                 shown.append(other)
         if self._request and self._coin([index], "request") < _REQUESTED:
-            before += self._request
+            before += told(own) + self._request
         return before, shown
 
     def _pack(

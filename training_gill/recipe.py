@@ -79,7 +79,7 @@ class DataChoices:
     context: int = _option(0, "At most so many captions of other examples stand before a caption that [IMG] follows.")
     context_separator: str = _option("\n", "What ends each of them.")
     context_pictures: float = _option(0.0, "Probability that its picture stands behind one of them.")
-    request: str = _option("", "What stands right before a caption that [IMG] follows, half of the time.")
+    request: str = _option("", "What asks for a caption, which is then told before it too, half of the time.")
     max_unreadable: int = _option(1000, "Examples that may be left out, as they cannot be read, before the run ends.")
 
 

@@ -110,11 +110,13 @@ def test_at_a_colon_it_is_to_be_said_what_is_where_if_all_of_it_is_told() -> Non
         "a red house : a red house . picture : a red house on the left at night : a red house on the left at night .",
         "Q: can we see it ? A: picture : a red house on the left at sea . is it there ? no .",
     ]
-    assert [tokenizer.decode(one, skip_special_tokens=True) for one in layouts_of(texts, tokenizer)] == [
-        "", *2 * ["night red house" + 6 * " nothing"], "sea red house" + 6 * " nothing"
-    ]  # fmt: skip
+    told = ["", *2 * ["night red house" + 6 * " nothing"], "sea red house" + 6 * " nothing"]
+    remarks = ["", " yes", " yes", " no"]
+    for remarked in (False, True):
+        found = tokenizer.batch_decode(layouts_of(texts, tokenizer, remarked), skip_special_tokens=True)
+        assert found == [f"{one}{remark if remarked else ''}" for one, remark in zip(told, remarks, strict=True)]
     ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
-    assert len(layouts_of(texts, tokenizer)) == int((ids == tokenizer.convert_tokens_to_ids(":")).sum())
+    assert len(layouts_of(texts, tokenizer, True)) == int((ids == tokenizer.convert_tokens_to_ids(":")).sum())
 
 
 def test_an_event_among_two_things_says_which_it_happens_to() -> None:

@@ -86,31 +86,31 @@ def test_other_captions_stand_before_a_caption_and_are_neither_drawn_nor_predict
     assert torch.equal(collator(examples)["input_ids"], batch["input_ids"])
 
 
-def test_pictures_stand_behind_other_captions_and_the_request_before_its_own(golden_processor, golden_cases, pictures):
+def test_pictures_stand_behind_other_captions_and_a_caption_that_is_asked_for_is_told_before(
+    golden_processor, golden_cases, pictures
+):
     examples = examples_of(golden_cases["train"][1], pictures)
     collator = CaptionedPictureCollator(
         golden_processor, 32, packing=0.0, context=4, context_separator="\n", context_pictures=0.5, request="draw"
     )
     batch = collator(examples)
-    placeholder, k = golden_processor.image_token_id, golden_processor.num_visual_tokens
-    bos, first_img = golden_processor.tokenizer.bos_token_id, golden_processor.img_token_ids[0]
-    text = (batch["input_ids"] == first_img).any(1)
-    rows = batch["input_ids"][text].tolist()
-    captions = {example["caption"]: example["index"] for example in examples}
-    shown, requested = [], 0
-    for number, row in enumerate(rows):
-        said = golden_processor.tokenizer.decode(row[row.index(bos) + 1 : row.index(first_img)])
-        *before, own = said.split("\n")
-        pictures_at_line_begin = [
-            line.count(golden_processor.tokenizer.decode([placeholder])) for line in [*before, own]
-        ]
-        bare = [line.replace(golden_processor.tokenizer.decode([placeholder]), "") for line in [*before, own]]
-        requested += bare[-1].startswith("draw")
-        assert captions[bare[-1].removeprefix("draw")] == number
-        assert pictures_at_line_begin[0] == 0 and {*pictures_at_line_begin} <= {0, k}
-        shown += [captions[line] for line, many in zip(bare[:-1], pictures_at_line_begin[1:], strict=True) if many]
+    tokenizer, k = golden_processor.tokenizer, golden_processor.num_visual_tokens
+    placeholder = tokenizer.decode([golden_processor.image_token_id])
+    bos, first_img = tokenizer.bos_token_id, golden_processor.img_token_ids[0]
+    numbers = {example["caption"]: example["index"] for example in examples}
+    shown, asked = [], 0
+    for number, row in enumerate(batch["input_ids"][(batch["input_ids"] == first_img).any(1)].tolist()):
+        lines = tokenizer.decode(row[row.index(bos) + 1 : row.index(first_img)]).split("\n")
+        pictures_behind = [line.count(placeholder) for line in lines[1:]]
+        *before, own = (line.replace(placeholder, "") for line in lines)
+        if own.startswith("draw"):
+            asked, own = asked + 1, own.removeprefix("draw")
+            assert before.pop() == own and pictures_behind.pop() == 0
+        assert numbers[own] == number and number not in [numbers[line] for line in before]
+        assert lines[0].count(placeholder) == 0 and {*pictures_behind} <= {0, k}
+        shown += [numbers[line] for line, many in zip(before, pictures_behind, strict=True) if many]
     assert shown and batch["context_pictures"].tolist() == shown
-    assert requested > 0
+    assert asked > 0
 
 
 def test_an_odd_example_keeps_a_row_to_itself(golden_processor, golden_cases, pictures):
