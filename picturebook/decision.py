@@ -31,6 +31,8 @@ from .stage import Place
 STAGE = "decision"
 _ANNOTATIONS = "decisions.tsv"
 _VALIDATION_SHARE = 4
+# Of prompts: only of ordinary scenes is there a picture to be found, and few of these are not drawn right as well.
+_ORDINARY = 0.9
 _SOURCES = ("retrieved", "generated")
 
 
@@ -71,7 +73,8 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
         pipe = load_pipeline(place.folder(REPOSITORY))
         answered: list[AnsweredBothWays] = []
         for split, number in numbers.items():
-            asked = sample_asked(split, number, stream(seed, split, STAGE), one_thing=settings.one_thing_asked)
+            numbers_of_split = stream(seed, split, STAGE)
+            asked = sample_asked(split, number, numbers_of_split, _ORDINARY, settings.one_thing_asked)
             answered += answer_both_ways(pipe, asked, seed)
         place.write_pairs_sheet(
             STAGE, *([one.pictures[source] for one in answered if one.pictures] for source in _SOURCES)
