@@ -94,7 +94,9 @@ def train_language_model(
         words = _Words(model, tokenizer)
         part = Part(phase.schedule, _loss_of_step(words, _Batches(tokenizer, phase, number, seed)))
         seconds += run_parts(f"{STAGE}, phase {number}", words, [part], place.checkpoints(STAGE) / str(number), seed)
-        at_once = measure_at_once(words, tokenizer, measured, seed)
+        if number == len(phases):
+            # While its heads are there, and as loud as they know it.
+            at_once = measure_at_once(words, tokenizer, measured, seed)
         quieten(model)
 
     def write(folder: Path) -> None:

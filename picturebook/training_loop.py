@@ -146,9 +146,8 @@ def run_parts(name: str, module: nn.Module, parts: Sequence[Part], folder: Path,
             continue
         for frozen in part.frozen:
             frozen.requires_grad_(False)
-        took = run_training(
-            f"{name}, part {number}", module, part.schedule, part.loss_of_step, folder / str(number), seed
-        )
+        called = f"{name}, part {number}" if len(parts) > 1 else name
+        took = run_training(called, module, part.schedule, part.loss_of_step, folder / str(number), seed)
         for frozen in part.frozen:
             frozen.requires_grad_(True)
         seconds += took
