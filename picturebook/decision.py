@@ -33,8 +33,6 @@ _ANNOTATIONS = "decisions.tsv"
 _VALIDATION_SHARE = 4
 # Of prompts: only of ordinary scenes is there a picture to be found, and few of these are not drawn right as well.
 _ORDINARY = 0.9
-# The paper's half is of a state twenty times as wide.
-_DROPOUT = 0.05
 _SOURCES = ("retrieved", "generated")
 
 
@@ -99,7 +97,7 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
         result = decision_training.run(
             argparse.Namespace(
                 model=folder, annotations=annotations, train_prompts=len(trained_on), split_seed=None, steps=2_000,
-                learning_rate=1e-2, dropout=_DROPOUT, seed=seed, batch_size=64, dtype="float32",
+                learning_rate=1e-2, seed=seed, batch_size=64, dtype="float32",
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )
         )  # fmt: skip

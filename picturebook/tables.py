@@ -21,6 +21,8 @@ from .story_table import caption_table, draw_captions, draw_stories, story_table
 from .tables_page import render_tables
 
 ITEMS = 500
+# So many times as many prompts to decide on: only a few in a hundred have a retrieved picture alone that is right.
+_PROMPTS = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,7 +47,7 @@ def make_tables(pipe: Any, out: Path, items: int, seed: int) -> None:
     print(tables[-1].markdown(), flush=True)
     tables.append(caption_table(pipe, draw_captions(pipe, items, seed)))
     print(tables[-1].markdown(), flush=True)
-    tables.append(decision_table(answer_decision_items(pipe, items, seed)))
+    tables.append(decision_table(answer_decision_items(pipe, _PROMPTS * items, seed)))
     print(tables[-1].markdown(), flush=True)
     found = {table.name: table.as_json() for table in tables} | {"items": items, "seed": seed}
     for name, text in (
@@ -63,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("picturebook.tables", description="Measure GILL in the picture book's world.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--model", type=Path, default=CHECKPOINT, help="GILL repository (default: the embedded one)")
-    parser.add_argument("--items", type=int, default=ITEMS, help="test items of each table (default: %(default)s)")
+    parser.add_argument(
+        "--items", type=int, default=ITEMS, help="test items; four times as many decisions (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the test items and of the noise (default: 0)")
     return parser
 

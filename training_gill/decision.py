@@ -116,8 +116,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     everything = read_annotations(args.annotations)
     annotations = [one for one in everything if one.label in DECISIONS]
-    if args.dropout is not None and not 0 <= args.dropout < 1:
-        raise AnnotationError(f"--dropout is {args.dropout}; expected 0 or more, and less than 1.")
     train, validate = decide_split(len(annotations), args.train_prompts, args.split_seed)
     if not args.model.is_dir():
         raise AnnotationError(f"--model {str(args.model)!r} is no folder; expected a GILL repository to write to.")
@@ -126,8 +124,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     processor = GillProcessor.from_pretrained(args.model)
     features = prompt_features(model, processor, [one.prompt for one in annotations], args.batch_size)
     labels = np.array([DECISIONS.index(one.label) for one in annotations])
-    if args.dropout is not None:
-        model.config.decision_dropout = args.dropout
     how = HeadTraining(args.steps, args.learning_rate, model.config.decision_dropout, args.seed)
     head = train_head(features[train], torch.from_numpy(labels[train]), how)
     with torch.no_grad():
@@ -147,7 +143,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "human_agreement_macro_f1": human_agreement(annotations),
         "steps": args.steps,
         "learning_rate": args.learning_rate,
-        "dropout": how.dropout,
         "seed": args.seed,
     }
     write_head(model, head, args.model, result)
@@ -182,7 +177,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split-seed", type=int, metavar="SEED", help="draw them, rather than take the first")
     parser.add_argument("--steps", type=int, default=HeadTraining.steps)
     parser.add_argument("--learning-rate", type=float, default=HeadTraining.learning_rate)
-    parser.add_argument("--dropout", type=float, help="of the states (default: the model's own, 0.5 in the paper)")
     parser.add_argument("--seed", type=int, default=0, help="of the head's weights and dropout")
     parser.add_argument("--batch-size", type=int, default=16, help="prompts read at once")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")

@@ -137,20 +137,14 @@ def test_a_model_without_a_head_gets_one(small_world, recipe_with, tmp_path):
 
     train(recipe_with(max_steps=1))
     arguments = ["--model", str(tmp_path / "out"), "--annotations", str(small_world / "decisions.tsv")]
-    options = ["--train-prompts", "150", "--steps", "20", "--dropout", "0.125", "--device", "cpu"]
-    assert main([*arguments, *options]) == 0
+    assert main([*arguments, "--train-prompts", "150", "--steps", "20", "--device", "cpu"]) == 0
     model = GillForConditionalGeneration.from_pretrained(tmp_path / "out")
-    assert model.config.use_decision_head and model.config.decision_dropout == 0.125
+    assert model.config.use_decision_head
     assert model.decision_head.weight.shape == (2, model.config.embedding_dim)
 
 
-@pytest.mark.parametrize(
-    ("model", "annotations", "dropout"),
-    [("/no/such", None, "0.5"), (None, "/no/such.tsv", "0.5"), (None, None, "1")],
-)
-def test_the_command_says_what_is_wrong_in_one_line(
-    model, annotations, dropout, golden_repository, small_world, capsys
-):
-    arguments = ["--model", model or str(golden_repository), "--train-prompts", "150", "--dropout", dropout]
+@pytest.mark.parametrize(("model", "annotations"), [("/no/such", None), (None, "/no/such.tsv")])
+def test_the_command_says_what_is_missing_in_one_line(model, annotations, golden_repository, small_world, capsys):
+    arguments = ["--model", model or str(golden_repository), "--train-prompts", "150"]
     assert main([*arguments, "--annotations", annotations or str(small_world / "decisions.tsv")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
