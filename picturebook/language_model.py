@@ -7,7 +7,7 @@ looking for what is alike, and many events among two things at first.
 What GILL then needs is a state that holds the whole picture, as it reads pictures off states at `[IMG]`. A model that
 learns the next word alone finds one word after the other; so this one learns to say, from its state at the colon that
 asks for a description, all of its words at once (several words ahead, as of Gloeckle et al., 2024, and as there by a
-linear layer that is thrown away), and in the end also what is where.
+linear layer that is thrown away), and in the end also what is where and whether there is a picture of it.
 """
 
 from collections.abc import Iterator, Sequence
