@@ -187,6 +187,8 @@ class CaptionedPictureCollator:
     def _context(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]]) -> tuple[list[int], list[int]]:
         """Ids of other captions of the batch, each with its separator, without BOS and `[IMG]`, and of its own with the
         request; and whose pictures stand among them."""
+        if not (self.context or self._request):
+            return [], []
         own, fields = read[number]
         bos, r = self.processor.tokenizer.bos_token_id, len(self.processor.img_token_ids)
         index = fields["index"]

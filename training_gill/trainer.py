@@ -23,7 +23,7 @@ from .global_contrast import retrieval_accuracy
 from .img_row_scale import ImgRowScale, mean_frozen_norm
 from .seeded_order import SeededOrder, TellEpoch
 from .step_measurements import StepMeasurements
-from .training_step import AdapterTrainingStep, BatchTotals
+from .training_step import AdapterTrainingStep, BatchTotals, captioning_rows
 from .whole_checkpoints import STAGING, clear_staging, put_in_place, staging_folder
 
 logger = logging.get_logger(__name__)
@@ -127,10 +127,9 @@ class GillTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
         """`BatchTotals` of a step; also counts what could not be read, on all processes."""
-        config = self.gill.config
         counts = torch.zeros(4, dtype=torch.float64)
         for batch in batch_samples:
-            reads = ~(batch["input_ids"] == config.img_token_ids[0]).any(1)
+            reads = captioning_rows(batch["input_ids"], self.gill.config)
             predicted = (batch["labels"][:, 1:] != -100).sum(1)
             counts += torch.tensor(
                 [float(predicted[reads].sum()), float(predicted[~reads].sum()), float(len(batch["index"])), 0.0],

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeling_gill import GillForConditionalGeneration
+from modeling_gill import GillConfig, GillForConditionalGeneration
 from modeling_gill.losses_gill import conditioning_loss
 
 from .frozen_head_loss import frozen_head_cross_entropy
@@ -128,7 +128,7 @@ class AdapterTrainingStep(nn.Module):
             with torch.no_grad():
                 assert pixel_values is not None
                 image_features = gill.get_image_features(pixel_values)
-        reads = ~(input_ids == gill.config.img_token_ids[0]).any(1)
+        reads = captioning_rows(input_ids, gill.config)
         sums: dict[str, torch.Tensor] = {}
         out: dict[str, torch.Tensor] = {}
         if self.weights.captioning:
@@ -179,10 +179,11 @@ class AdapterTrainingStep(nn.Module):
         begins = (rows.ids == first_img).int().argmax(1).tolist()
         found: list[torch.Tensor] = []
         places: list[torch.Tensor] = []  # row * tokens + column of each run, to put them into reading order
-        # Which of the embeddings shown stands at each token, -1 for none.
-        placeholders = rows.ids == config.image_token_id
-        numbers = (placeholders.flatten().cumsum(0) - 1).view_as(rows.ids).masked_fill(~placeholders, -1)
-        visual = None if shown is None else shown.detach().flatten(0, 1)
+        if shown is not None:
+            visual = shown.detach().flatten(0, 1)
+            # Which of these stands at each token, -1 for none.
+            placeholders = rows.ids == config.image_token_id
+            numbers = (placeholders.flatten().cumsum(0) - 1).view_as(rows.ids).masked_fill(~placeholders, -1)
         for group in _groups_of_text(rows.lengths, begins, count):
             part = rows.take(group)
             begin = torch.tensor([begins[row] for row in group], device=part.ids.device)
@@ -191,7 +192,8 @@ class AdapterTrainingStep(nn.Module):
             prefix_mask = (column < begin[:, None]).to(part.mask.dtype)
             with nullcontext() if self.has_lora else torch.no_grad():
                 embeds = gill.embed_tokens(part.ids[:, :longest].where(prefix_mask.bool(), part.ids[:, :1]))
-                _show(embeds, numbers[group, :longest].masked_fill(~prefix_mask.bool(), -1), visual)
+                if shown is not None:
+                    _show(embeds, numbers[group, :longest], visual)
                 prefix = gill._run_language_model(embeds, None, use_cache=wants_states)
             if self.weights.language:
                 after = torch.arange(1, longest + 1, device=part.ids.device)
@@ -207,7 +209,8 @@ class AdapterTrainingStep(nn.Module):
             clamped = suffix_column.clamp(max=part.ids.shape[1] - 1)
             suffix_ids = part.ids.gather(1, clamped)
             suffix_embeds = gill.embed_tokens(suffix_ids)
-            _show(suffix_embeds, numbers[group].gather(1, clamped).masked_fill(~inside, -1), visual)
+            if shown is not None:
+                _show(suffix_embeds, numbers[group].gather(1, clamped), visual)
             states = gill._run_language_model(
                 suffix_embeds,
                 torch.cat([prefix_mask, inside.to(prefix_mask.dtype)], dim=1),
@@ -333,11 +336,18 @@ class _Rows:
         return _Rows(self.ids[group, :longest], self.mask[group, :longest], self.labels[group, :longest])
 
 
-def _show(embeds: torch.Tensor, numbers: torch.Tensor, visual: torch.Tensor | None) -> None:
-    """Put pictures into embeddings `(rows, tokens, d)`, in place; `numbers` `(rows, tokens)` of `visual`, or -1."""
-    if visual is not None:
-        there = numbers >= 0
-        embeds[there] = visual[numbers[there]].to(embeds)
+def captioning_rows(input_ids: torch.Tensor, config: GillConfig) -> torch.Tensor:
+    """Which rows are those of the captioning pass, bool `(rows,)`: the ones without `[IMG]`."""
+    return ~(input_ids == config.img_token_ids[0]).any(1)
+
+
+def _show(embeds: torch.Tensor, numbers: torch.Tensor, visual: torch.Tensor) -> None:
+    """Put pictures into embeddings `(rows, tokens, d)`, in place; `numbers` `(rows, tokens)` of `visual`, or -1.
+
+    What is masked may hold any.
+    """
+    there = numbers >= 0
+    embeds[there] = visual[numbers[there]].to(embeds)
 
 
 def _groups_of_text(lengths: list[int], begins: list[int], count: int) -> Iterator[list[int]]:
@@ -348,4 +358,4 @@ def _groups_of_text(lengths: list[int], begins: list[int], count: int) -> Iterat
             yield [rows[number] for number in group]
 
 
-__all__ = ["AdapterTrainingStep", "BatchTotals", "LossWeights"]
+__all__ = ["AdapterTrainingStep", "BatchTotals", "LossWeights", "captioning_rows"]

@@ -45,6 +45,16 @@ def golden_examples(case, pictures):
     ]
 
 
+def twelve_examples(pictures):
+    captions = ["a cat", "the sun over the sea and the house", "what is in this photo ?", "a red car on the beach"] * 3
+    rng = np.random.default_rng(0)
+    return [
+        {"index": i, "name": "", "key": "", "image": pictures[i], "caption": c,
+         "target_conditioning": rng.standard_normal((77, 768))}
+        for i, c in enumerate(captions)
+    ]  # fmt: skip
+
+
 def gradients(model) -> dict[str, torch.Tensor]:
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
@@ -102,15 +112,7 @@ def test_accumulating_two_halves_gives_the_authors_gradients_of_all_losses_but_t
 def test_the_cheap_step_equals_the_plain_forward(packing, golden_repository, golden_processor, pictures):
     # In float64: in float32 one unit of a ReLU that rounding pushes over zero is all the difference there is.
     gill = GillForConditionalGeneration.from_pretrained(golden_repository, dtype=torch.float64)
-    captions = ["a cat", "the sun over the sea and the house", "what is in this photo ?", "a red car on the beach"] * 3
-    rng = np.random.default_rng(0)
-    batch = CaptionedPictureCollator(golden_processor, 24, packing, seed=1)(
-        [
-            {"index": i, "name": "", "key": "", "image": pictures[i], "caption": c,
-             "target_conditioning": rng.standard_normal((77, 768))}
-            for i, c in enumerate(captions)
-        ]
-    )  # fmt: skip
+    batch = CaptionedPictureCollator(golden_processor, 24, packing, seed=1)(twelve_examples(pictures))
     step = AdapterTrainingStep(gill)
     cheap = step(**batch)
     cheap["loss"].backward()
@@ -131,16 +133,8 @@ def test_pictures_that_stand_before_a_caption_are_read_as_the_plain_forward_read
     packing, golden_repository, golden_processor, pictures
 ):
     gill = GillForConditionalGeneration.from_pretrained(golden_repository, dtype=torch.float64)
-    captions = ["a cat", "the sun over the sea and the house", "what is in this photo ?", "a red car on the beach"] * 3
-    rng = np.random.default_rng(0)
     collator = CaptionedPictureCollator(golden_processor, 24, packing, context=3, context_pictures=0.5, request="draw")
-    batch = collator(
-        [
-            {"index": i, "name": "", "key": "", "image": pictures[i], "caption": c,
-             "target_conditioning": rng.standard_normal((77, 768))}
-            for i, c in enumerate(captions)
-        ]
-    )  # fmt: skip
+    batch = collator(twelve_examples(pictures))
     shown = batch["context_pictures"]
     assert len(shown) > 0 and len({*shown.tolist()}) > 1
     # The plain forward counts such rows to captioning, as pictures stand in them.
