@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from .captions import describe, shuffled
+from .captions import caption, describe, shuffled
 from .knowledge import all_of
 from .library import is_ordinary
 from .phrases import PICTURE_REQUEST
 from .pixels import to_images
 from .scene import Scene
-from .splits import SHARE_OF_ONE_THING, dialogue_in, scene_in, story_in
+from .splits import dialogue_in, scene_in, split_of_text, story_in
 from .stories import Story
 
 CAPTION, STORY, DIALOGUE = "caption", "story", "dialogue"
@@ -33,15 +33,15 @@ class Asked:
 
 
 def sample_asked(
-    split: str, number: int, generator: np.random.Generator, ordinary: float = 0.5, one_thing: bool = False
+    split: str, number: int, generator: np.random.Generator, ordinary: float = 0.5, familiar: bool = False
 ) -> list[Asked]:
     """So many prompts of a split that tell all of their scene; kinds in turn.
 
     Args:
         ordinary (`float`): How many are of ordinary scenes.
-        one_thing (`bool`): Only captions, of one thing each.
+        familiar (`bool`): Only captions, in any form, of familiar scenes, see [`familiar`].
     """
-    samplers = (_caption_of_one_thing,) if one_thing else (_caption, _story, _dialogue)
+    samplers = (_familiar_caption,) if familiar else (_caption, _story, _dialogue)
     asked = []
     for at in range(number):
         wanted = generator.random() < ordinary
@@ -72,12 +72,15 @@ def story_prompt(story: Story, pictures: np.ndarray | None = None, sentences: in
     return pieces
 
 
-def _caption_of_one_thing(split: str, generator: np.random.Generator) -> Asked:
-    return _caption(split, generator, 1.0)
+def _familiar_caption(split: str, generator: np.random.Generator) -> Asked | None:
+    scene = scene_in(split, generator, familiar=1.0)
+    prompt = caption(all_of(scene), generator, plain=0.0)
+    # Familiar scenes are few and in all splits; as of stories, no words are.
+    return Asked(prompt, CAPTION, scene) if split_of_text(prompt) == split else None
 
 
-def _caption(split: str, generator: np.random.Generator, one_thing: float = SHARE_OF_ONE_THING) -> Asked:
-    scene = scene_in(split, generator, one_thing)
+def _caption(split: str, generator: np.random.Generator) -> Asked:
+    scene = scene_in(split, generator)
     return Asked(describe(shuffled(all_of(scene), generator)), CAPTION, scene)
 
 

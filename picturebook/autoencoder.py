@@ -19,7 +19,7 @@ _KL_WEIGHT, _MEASURED = 1e-6, 500
 
 
 def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...], seed: int = 0) -> None:
-    """Train, measure and save; a fourth of the picture's height and width, four channels."""
+    """Train, measure and save; each level after the first halves height and width, and latents have four channels."""
     torch.manual_seed(seed)
     model = AutoencoderKL(
         block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -27,11 +27,13 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
         norm_num_groups=min(16, *widths), sample_size=PICTURE_SIZE, mid_block_add_attention=False,
     )  # fmt: skip
     wrapped = _Reconstruction(model)
+    side = PICTURE_SIZE // 2 ** (len(widths) - 1)
+    latent_shape = (model.config.latent_channels, side, side)
 
     def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
         batch = next(pair_batches(TRAIN, schedule.batch_size, seed, start=step))
         pictures = to_tensor(batch.pictures)
-        noise = torch.randn(len(pictures), 4, PICTURE_SIZE // 4, PICTURE_SIZE // 4, generator=generator)
+        noise = torch.randn(len(pictures), *latent_shape, generator=generator)
         return wrapped(pictures.to(model.device), noise.to(model.device))
 
     seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed)

@@ -42,18 +42,20 @@ class PairMixture:
         one_thing: How many scenes have one thing.
         plain: How many captions are in the plain form, in which the language model describes the present state.
         left_out: How many captions leave something out.
+        familiar: How many scenes are familiar, see [`familiar`]; the rest is as `one_thing` says.
     """
 
     one_thing: float = SHARE_OF_ONE_THING
     plain: float = 0.5
     left_out: float = 0.15
+    familiar: float = 0.0
 
 
 def sample_pairs(
     split: str, number: int, generator: np.random.Generator, mixture: PairMixture = PairMixture()
 ) -> Pairs:  # fmt: skip
     """So many pairs of a split."""
-    scenes = tuple(scene_in(split, generator, mixture.one_thing) for _ in range(number))
+    scenes = tuple(scene_in(split, generator, mixture.one_thing, mixture.familiar) for _ in range(number))
     pictures = np.stack([draw(scene, generator) for scene in scenes])
     return Pairs(pictures, tuple(caption_for(scene, generator, mixture) for scene in scenes), scenes)
 
@@ -105,7 +107,9 @@ def save_pairs(
     for split, number in (numbers or {TRAIN: 20_000, VALIDATION: 1_000}).items():
         generator = stream(seed, split, "saved pairs")
         if alike > 1 and split == TRAIN:
-            scenes = scenes_with_edits(split, number // alike, alike, generator, mixture.one_thing)
+            scenes = scenes_with_edits(
+                split, number // alike, alike, generator, mixture.one_thing, mixture.familiar
+            )  # fmt: skip
             captions = tuple(caption_for(scene, generator, mixture) for scene in scenes)
             pairs = Pairs(draw_all(scenes, generator), captions, tuple(scenes))
         else:

@@ -31,8 +31,6 @@ from .stage import Place
 STAGE = "decision"
 _ANNOTATIONS = "decisions.tsv"
 _VALIDATION_SHARE = 4
-# Of prompts: only of ordinary scenes is there a picture to be found, and few of these are not drawn right as well.
-_ORDINARY = 0.9
 _SOURCES = ("retrieved", "generated")
 
 
@@ -74,7 +72,9 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
         answered: list[AnsweredBothWays] = []
         for split, number in numbers.items():
             numbers_of_split = stream(seed, split, STAGE)
-            asked = sample_asked(split, number, numbers_of_split, _ORDINARY, settings.one_thing_asked)
+            asked = sample_asked(
+                split, number, numbers_of_split, settings.ordinary_asked, settings.familiar_asked
+            )  # fmt: skip
             answered += answer_both_ways(pipe, asked, seed)
         place.write_pairs_sheet(
             STAGE, *([one.pictures[source] for one in answered if one.pictures] for source in _SOURCES)

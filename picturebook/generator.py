@@ -43,12 +43,14 @@ class Phase:
     Attributes:
         schedule: How long.
         easy_steps: So many steps at its begin see more scenes of one thing, all fully described.
+        familiar: How many scenes are familiar, see [`familiar`].
         jitter: Whether things are off their places by up to a pixel, as everywhere else in this world. Nothing that the
             generator is asked for says how; undecided, it draws a thing twice, a pixel apart.
     """
 
     schedule: Schedule
     easy_steps: int = 0
+    familiar: float = 0.0
     jitter: bool = True
 
 
@@ -65,8 +67,9 @@ def train_generator(
     )  # fmt: skip
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
-        sample_size=PICTURE_SIZE // 2 ** (len(vae.config.block_out_channels) - 1), in_channels=4, out_channels=4,
-        layers_per_block=1, block_out_channels=widths, norm_num_groups=16,
+        sample_size=PICTURE_SIZE // 2 ** (len(vae.config.block_out_channels) - 1), layers_per_block=1,
+        in_channels=vae.config.latent_channels, out_channels=vae.config.latent_channels,
+        block_out_channels=widths, norm_num_groups=16,
         down_block_types=("CrossAttnDownBlock2D",) * len(widths), up_block_types=("CrossAttnUpBlock2D",) * len(widths),
         cross_attention_dim=text_encoder.config.hidden_size, attention_head_dim=4,
     )  # fmt: skip
@@ -83,8 +86,11 @@ def train_generator(
     place.write_folder(STAGE, pipeline.save_pretrained)
     figures = {"parameters": sum(one.numel() for one in unet.parameters()), "minutes": seconds / 60}
     generator = stream(seed, VALIDATION, STAGE)
-    for name, share in (("right_one_thing", 1.0), ("right_two_things", 0.0)):
-        scenes = [scene_in(VALIDATION, generator, share) for _ in range(measured)]
+    shares = {"right_one_thing": (1.0, 0.0), "right_two_things": (0.0, 0.0)}
+    if any(phase.familiar for phase in phases):
+        shares["right_familiar"] = (0.0, 1.0)
+    for name, (one_thing, familiar) in shares.items():
+        scenes = [scene_in(VALIDATION, generator, one_thing, familiar) for _ in range(measured)]
         pictures = generate(pipeline, [describe(all_of(scene)) for scene in scenes], seed)
         figures[name] = rates(pictures, scenes)
     place.write_sheet(STAGE, list(pictures[:40]), 8)
@@ -129,7 +135,7 @@ def _batch(phase: Phase, step: int, generator: np.random.Generator) -> tuple[np.
         if not easy and generator.random() < _STORIES:
             caption, scene = clip.story_so_far(TRAIN, generator)
         else:
-            scene = scene_in(TRAIN, generator, mixture.one_thing)
+            scene = scene_in(TRAIN, generator, mixture.one_thing, phase.familiar)
             caption = caption_for(scene, generator, mixture)
         captions.append("" if generator.random() < _NO_CAPTION else caption)
         scenes.append(scene)

@@ -43,7 +43,7 @@ def write_repository(place: Place, settings: Settings, seed: int = 0) -> None:
         halve_weights(folder)
         # Embedded by the weights that will search it, rounding included.
         pipe = load_pipeline(folder)
-        make_library(pipe, settings.one_thing_asked, seed).save(folder / _RETRIEVAL_SET)
+        make_library(pipe, settings.one_thing_found, seed).save(folder / _RETRIEVAL_SET)
         # Made again from the embeddings in a moment.
         (folder / _RETRIEVAL_SET / INDEX_FILE).unlink(missing_ok=True)
 
@@ -98,7 +98,7 @@ def measure_library(pipe: GillPipeline, place: Place, settings: Settings, seed: 
     generator, number = stream(seed, VALIDATION, STAGE), settings.measured
     scenes: list[Scene] = []
     while len(scenes) < number:
-        scene = scene_in(VALIDATION, generator, float(settings.one_thing_asked))
+        scene = scene_in(VALIDATION, generator, float(settings.one_thing_found))
         if is_ordinary(scene):
             scenes.append(scene)
     found, pictures = [], []

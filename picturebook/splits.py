@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 
 from .dialogues import Dialogue, sample_dialogue
+from .familiar import FAMILIAR
 from .scene import Combination, Scene, all_combinations, sample_one, sample_two
 from .stories import LEAVE_OUT, Story, sample_story
 
@@ -73,9 +74,13 @@ def stream(seed: int, split: str, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
-def scene_in(split: str, generator: np.random.Generator, one_thing: float = SHARE_OF_ONE_THING) -> Scene:
-    """A scene of a split; of one thing with this probability."""
+def scene_in(
+    split: str, generator: np.random.Generator, one_thing: float = SHARE_OF_ONE_THING, familiar: float = 0.0
+) -> Scene:
+    """A scene of a split; a familiar one with the latter probability, and of the others one thing with the former."""
     combinations = combinations_of(split)
+    if familiar and generator.random() < familiar:
+        return FAMILIAR[int(generator.integers(len(FAMILIAR)))]
     if generator.random() < one_thing:
         return sample_one(generator)
     return sample_two(generator, combinations[int(generator.integers(len(combinations)))])
