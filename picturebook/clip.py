@@ -48,12 +48,14 @@ class Phase:
     Attributes:
         schedule: How long; its batch size counts pictures.
         alike: So many pictures of a batch are of a scene and its edits.
+        familiar: How many scenes are familiar, see [`familiar`].
         pictures_only: Whether the text tower stays as it is.
         naming: Whether a linear layer names what pictures show.
     """
 
     schedule: Schedule
     alike: int
+    familiar: float = 0.0
     pictures_only: bool = False
     naming: bool = False
 
@@ -120,7 +122,9 @@ def _loss_of_step(
             told = [story_so_far(TRAIN, drawn) for _ in range(phase.schedule.batch_size)]
             texts, scenes = [text for text, _ in told], [scene for _, scene in told]
         else:
-            scenes = scenes_with_edits(TRAIN, phase.schedule.batch_size // phase.alike, phase.alike, drawn)
+            scenes = scenes_with_edits(
+                TRAIN, phase.schedule.batch_size // phase.alike, phase.alike, drawn, familiar=phase.familiar
+            )  # fmt: skip
             texts = [caption_for(scene, drawn, MIXTURE) for scene in scenes]
         device = wrapped.model.device
         # What stands behind a text's end changes nothing of what is compared.

@@ -88,7 +88,7 @@ FAST = Settings(
     autoencoder=Schedule(400, 32, 4e-3, ema=0.95, decay=0.6, bf16=True),
     # Two levels: latents of 16 x 16 take minutes to become sharp, those of 8 x 8 far longer.
     autoencoder_widths=(32, 32),
-    clip=(clip.Phase(Schedule(400, 64, 2e-3, warmup=20, decay=0.7), alike=2),),
+    clip=(clip.Phase(Schedule(400, 64, 2e-3, warmup=20, decay=0.7), alike=8, familiar=0.5),),
     clip_width=64,
     clip_layers=2,
     language_model=(
@@ -100,7 +100,7 @@ FAST = Settings(
     language_model_layers=3,
     generator=(
         generator.Phase(
-            Schedule(600, 32, 3e-3, warmup=20, decay=0.5, ema=0.98), easy_steps=600, familiar=0.8, jitter=False
+            Schedule(450, 32, 3e-3, warmup=20, decay=0.5, ema=0.98), easy_steps=450, familiar=0.8, jitter=False
         ),
     ),
     generator_widths=(32, 64),
