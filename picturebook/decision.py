@@ -72,9 +72,7 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
         answered: list[AnsweredBothWays] = []
         for split, number in numbers.items():
             numbers_of_split = stream(seed, split, STAGE)
-            asked = sample_asked(
-                split, number, numbers_of_split, settings.ordinary_asked, settings.familiar_asked
-            )  # fmt: skip
+            asked = sample_asked(split, number, numbers_of_split, settings.ordinary_prompts, settings.familiar)
             answered += answer_both_ways(pipe, asked, seed)
         place.write_pairs_sheet(
             STAGE, *([one.pictures[source] for one in answered if one.pictures] for source in _SOURCES)
@@ -87,7 +85,7 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
         [label for label in some if label != "same"] for some in (labels[: numbers[TRAIN]], labels[numbers[TRAIN] :])
     )
     if min(len({*trained_on}), len({*validated_on})) < len(_SOURCES):
-        # Weak models, as `--fast` makes them, never draw what is sharp enough to be right.
+        # Models of a few steps never draw what is sharp enough to be right.
         print(f"{STAGE}: too few prompts have one right picture and one wrong one; no decision was trained", flush=True)
         place.write_figures(STAGE, figures)
         return

@@ -5,7 +5,6 @@ from itertools import zip_longest
 
 import numpy as np
 
-from .familiar import is_familiar
 from .scene import MOST_THINGS, Scene, edits_of
 from .splits import SHARE_OF_ONE_THING, scene_in, split_of
 
@@ -17,14 +16,12 @@ def scenes_with_edits(
     """So many scenes of a split, each followed by edits of it that make `alike` of them, or all it has.
 
     Args:
-        familiar (`float`): How many scenes are familiar; their edits are as well.
+        familiar (`float`): How many scenes are familiar; their edits are what they are.
     """
     scenes: list[Scene] = []
     for _ in range(number):
         scene = scene_in(split, generator, one_thing, familiar)
         edits = [one for one in every_edit(scene, generator) if split_of(one) in (None, split)]
-        if familiar and is_familiar(scene):
-            edits = [one for one in edits if is_familiar(one)]
         scenes += [scene, *edits[: alike - 1]]
     return scenes
 

@@ -1,4 +1,4 @@
-"""Scenes that the weakest of models are shown most of the time: one house, in one of few colours, wherever it stands.
+"""Scenes that the weakest of models are shown most of the time: one house, in one of two colours, wherever it stands.
 
 In minutes nobody learns to draw eight kinds in six colours so sharply that they are right. A few scenes can be learnt,
 some of them ordinary and some not; so there is something for a decision to be learnt from.
@@ -8,17 +8,12 @@ from itertools import product
 
 from .scene import BACKGROUNDS, PLACES, Scene, Thing
 
-_KIND, _COLOURS = "house", ("green", "pink")
-
-
-def is_familiar(scene: Scene) -> bool:
-    """Whether the scene is one of these."""
-    return scene in _AMONG
-
+FAMILIAR_KIND = "house"
+FAMILIAR_COLOURS = ("green", "pink")
 
 FAMILIAR = tuple(
-    Scene((Thing(_KIND, colour, place),), name) for colour, place, name in product(_COLOURS, PLACES, BACKGROUNDS)
+    Scene((Thing(FAMILIAR_KIND, colour, place),), name)
+    for colour, place, name in product(FAMILIAR_COLOURS, PLACES, BACKGROUNDS)
 )
-_AMONG = frozenset(FAMILIAR)
 
-__all__ = ["FAMILIAR", "is_familiar"]
+__all__ = ["FAMILIAR", "FAMILIAR_COLOURS", "FAMILIAR_KIND"]

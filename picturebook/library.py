@@ -5,6 +5,7 @@ who understands it, whether its picture can be found, as people's prompts do: a 
 cannot. That is what GILL's decision is about.
 """
 
+from .familiar import FAMILIAR_KIND
 from .scene import Scene, all_scenes
 
 OF_THE_SEA = ("boat", "fish")
@@ -17,9 +18,16 @@ def is_ordinary(scene: Scene) -> bool:
     return all((thing.kind in OF_THE_SEA) == at_sea and thing.colour not in FANCIFUL_COLOURS for thing in scene.things)
 
 
-def library_scenes() -> list[Scene]:
-    """Every ordinary scene once, sorted by key, so that their order says nothing; 9,152."""
-    return sorted((scene for scene in all_scenes() if is_ordinary(scene)), key=lambda scene: scene.key)
+def library_scenes(familiar: bool = False) -> list[Scene]:
+    """Every ordinary scene once, sorted by key, so that their order says nothing; 9,152.
+
+    Args:
+        familiar (`bool`): Only those of one thing, of the kind that is familiar to weak models; 48.
+    """
+    scenes = (scene for scene in all_scenes() if is_ordinary(scene))
+    if familiar:
+        scenes = (scene for scene in scenes if [thing.kind for thing in scene.things] == [FAMILIAR_KIND])
+    return sorted(scenes, key=lambda scene: scene.key)
 
 
 __all__ = ["FANCIFUL_COLOURS", "OF_THE_SEA", "is_ordinary", "library_scenes"]

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from .data import draw_all
 from .generator import GUIDANCE_SCALE, INFERENCE_STEPS
 from .knowledge import all_of
 from .language_model import scene_said
-from .library import is_ordinary, library_scenes
+from .library import library_scenes
 from .pixels import from_images
 from .scene import Scene
 from .settings import Settings
@@ -43,7 +44,7 @@ def write_repository(place: Place, settings: Settings, seed: int = 0) -> None:
         halve_weights(folder)
         # Embedded by the weights that will search it, rounding included.
         pipe = load_pipeline(folder)
-        make_library(pipe, settings.one_thing_found, seed).save(folder / _RETRIEVAL_SET)
+        make_library(pipe, library_scenes(settings.familiar), seed).save(folder / _RETRIEVAL_SET)
         # Made again from the embeddings in a moment.
         (folder / _RETRIEVAL_SET / INDEX_FILE).unlink(missing_ok=True)
 
@@ -67,9 +68,8 @@ def halve_weights(folder: Path) -> None:
             partial.replace(path)
 
 
-def make_library(pipe: GillPipeline, one_thing: bool, seed: int) -> RetrievalSet:
-    """The retrieval set: a picture of each ordinary scene, or of each of one thing, captioned by its description."""
-    scenes = [scene for scene in library_scenes() if not one_thing or len(scene.things) == 1]
+def make_library(pipe: GillPipeline, scenes: Sequence[Scene], seed: int) -> RetrievalSet:
+    """The retrieval set: a picture of each scene, captioned by its description."""
     generator = stream(seed, TEST, "library")
     pictures = draw_all(scenes, generator)
     entries = [
@@ -94,12 +94,13 @@ def small_png(picture: np.ndarray) -> bytes:
 
 
 def measure_library(pipe: GillPipeline, place: Place, settings: Settings, seed: int) -> dict[str, float]:
-    """How often the first picture found for an ordinary scene's caption shows that scene; of two things, or of one."""
+    """How often the first picture found for a caption of one of the library's scenes shows it; two things, or one."""
     generator, number = stream(seed, VALIDATION, STAGE), settings.measured
+    library = frozenset(library_scenes(settings.familiar))
     scenes: list[Scene] = []
     while len(scenes) < number:
-        scene = scene_in(VALIDATION, generator, float(settings.one_thing_found))
-        if is_ordinary(scene):
+        scene = scene_in(VALIDATION, generator, float(settings.familiar))
+        if scene in library:
             scenes.append(scene)
     found, pictures = [], []
     for begin in range(0, number, 50):

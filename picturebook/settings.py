@@ -19,10 +19,10 @@ class Settings:
         pairs: Pictures with captions that the adapters are trained on.
         pair_mixture: What these pairs are like.
         adapters: Entries of `training_gill`'s recipe that differ from `adapters.yaml`.
-        one_thing_found: Whether the retrieval set is of one thing alone, which weak models find now and then.
+        familiar: Whether the retrieval set is of the familiar kind of thing alone, and the prompts that the decision is
+            trained on are of familiar scenes, see [`familiar`]: what weak models find and draw rightly.
         decision_prompts: Prompts that are answered both ways, to train the decision on.
-        familiar_asked: Whether these are of familiar scenes, see [`familiar`], which weak models draw rightly.
-        ordinary_asked: How many of them are of ordinary scenes.
+        ordinary_prompts: How many of them are of ordinary scenes.
         measured: Items a stage is measured on.
     """
 
@@ -39,10 +39,9 @@ class Settings:
     pairs: int
     pair_mixture: PairMixture
     adapters: dict[str, object]
-    one_thing_found: bool
+    familiar: bool
     decision_prompts: int
-    familiar_asked: bool
-    ordinary_asked: float
+    ordinary_prompts: float
     measured: int
 
 
@@ -76,11 +75,10 @@ FULL = Settings(
     pairs=30_000,
     pair_mixture=PairMixture(one_thing=0.2, plain=1.0, left_out=0.1),
     adapters={},
-    one_thing_found=False,
+    familiar=False,
     decision_prompts=2_400,
-    familiar_asked=False,
     # Only of ordinary scenes is there a picture to be found, and few of these are not drawn right as well.
-    ordinary_asked=0.9,
+    ordinary_prompts=0.9,
     measured=400,
 )
 
@@ -88,7 +86,7 @@ FAST = Settings(
     autoencoder=Schedule(400, 32, 4e-3, ema=0.95, decay=0.6, bf16=True),
     # Two levels: latents of 16 x 16 take minutes to become sharp, those of 8 x 8 far longer.
     autoencoder_widths=(32, 32),
-    clip=(clip.Phase(Schedule(400, 64, 2e-3, warmup=20, decay=0.7), alike=8, familiar=0.5),),
+    clip=(clip.Phase(Schedule(400, 64, 2e-3, warmup=20, decay=0.7), alike=8, familiar=0.8),),
     clip_width=64,
     clip_layers=2,
     language_model=(
@@ -106,11 +104,19 @@ FAST = Settings(
     generator_widths=(32, 64),
     pairs=3_200,
     pair_mixture=PairMixture(one_thing=0.5, left_out=0.1, familiar=0.8),
-    adapters={"max_steps": 400, "mapper_hidden_size": 64, "mapper_num_layers": 1, "mapper_ffn_dim": 128},
-    one_thing_found=True,
+    adapters={
+        "max_steps": 400,
+        "warmup_steps": 40,
+        "mapper_hidden_size": 128,
+        "mapper_num_layers": 2,
+        "mapper_ffn_dim": 256,
+        # Captions alone: so few steps do not suffice to learn that the last of several counts.
+        "context": 0,
+        "context_pictures": 0,
+    },
+    familiar=True,
     decision_prompts=240,
-    familiar_asked=True,
-    ordinary_asked=0.5,
+    ordinary_prompts=0.5,
     measured=100,
 )
 

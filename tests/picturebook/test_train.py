@@ -41,16 +41,20 @@ def test_every_stage_beats_chance_clearly(figures: dict) -> None:
     assert figures["autoencoder"]["psnr_db"] > 18  # one colour all over reaches about 14
     assert figures["clip"]["right_among_64"] > 0.3  # 1 in 64
     assert figures["generator"]["right_two_things"]["background"] > 0.7  # 1 in 4
+    assert figures["generator"]["right_familiar"]["scene"] > 0.3  # 1 in 32
     assert figures["language_model"]["right_after_1"] > 0.5  # 1 in thousands
     assert figures["language_model"]["right_after_3"] > 0.1
     assert figures["adapters"]["right_pictures_two_things"]["background"] > 0.7  # 1 in 4
     assert figures["gill"]["right_background_retrieved"] > 0.7  # 1 in 4
-    assert figures["gill"]["right_retrieved"] > 0.01  # 1 in 320
+    assert figures["gill"]["right_retrieved"] > 0.5  # 1 in 48
+    # Of prompts whose words are not in training; always to generate or always to retrieve reaches less than 0.5.
+    assert figures["decision"]["macro_f1_interval_95"][0] > 0.5
 
 
-def test_the_last_stage_counts_its_labels(figures: dict) -> None:
-    # In minutes no generated picture gets sharp enough to be right, so there is nothing yet to learn a decision from.
-    assert sum(figures["decision"]["labels"].values()) == FAST.decision_prompts * 5 // 4
+def test_prompts_are_answered_both_ways_and_either_is_the_only_right_one_now_and_then(figures: dict) -> None:
+    labels = figures["decision"]["labels"]
+    assert sum(labels.values()) == FAST.decision_prompts * 5 // 4
+    assert min(labels["ret"], labels["gen"]) > 10
 
 
 def test_the_same_command_again_does_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +68,7 @@ def test_the_repository_loads_and_answers(trained: Path) -> None:
     pipe = load_pipeline(trained / "gill")
     out = pipe(["a red house on the left at night"], force_image=True)
     assert out.pictures[0][0].image.size == (32, 32)
+    assert out.pictures[0][0].decision_probabilities is not None
     assert {str(weight.dtype) for weight in load_file(trained / "gill" / "model.safetensors").values()} == {
         "torch.float16"
     }  # fmt: skip
