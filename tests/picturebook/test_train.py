@@ -48,7 +48,7 @@ def test_every_stage_beats_chance_clearly(figures: dict) -> None:
     assert figures["gill"]["right_background_retrieved"] > 0.7  # 1 in 4
     assert figures["gill"]["right_retrieved"] > 0.5  # 1 in 48
     # Of prompts whose words are not in training; always to generate or always to retrieve reaches less than 0.5.
-    assert figures["decision"]["macro_f1_interval_95"][0] > 0.5
+    assert figures["decision"]["macro_f1"] > 0.75
 
 
 def test_prompts_are_answered_both_ways_and_either_is_the_only_right_one_now_and_then(figures: dict) -> None:
