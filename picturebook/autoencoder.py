@@ -1,5 +1,7 @@
 """The generator's autoencoder, trained on single drawings."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -19,7 +21,7 @@ _KL_WEIGHT, _MEASURED = 1e-6, 500
 
 
 def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...], seed: int = 0) -> None:
-    """Train, measure and save; each level after the first halves height and width, and latents have four channels."""
+    """Train, measure and save; latents are of [`latent_side`], with four channels."""
     torch.manual_seed(seed)
     model = AutoencoderKL(
         block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -27,7 +29,7 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
         norm_num_groups=min(16, *widths), sample_size=PICTURE_SIZE, mid_block_add_attention=False,
     )  # fmt: skip
     wrapped = _Reconstruction(model)
-    side = PICTURE_SIZE // 2 ** (len(widths) - 1)
+    side = latent_side(widths)
     latent_shape = (model.config.latent_channels, side, side)
 
     def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
@@ -57,6 +59,11 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
     remove_checkpoints(place.checkpoints(STAGE))
 
 
+def latent_side(widths: Sequence[int]) -> int:
+    """Height and width of a picture's latents; each level after the first halves them."""
+    return PICTURE_SIZE // 2 ** (len(widths) - 1)
+
+
 def psnr(pictures: np.ndarray, truth: np.ndarray) -> float:
     """Peak signal to noise over all pictures, in dB."""
     error = np.mean((pictures.astype(np.float64) - truth) ** 2)
@@ -77,4 +84,4 @@ class _Reconstruction(nn.Module):
         return error + _KL_WEIGHT * latents.kl().float().mean()
 
 
-__all__ = ["STAGE", "psnr", "train_autoencoder"]
+__all__ = ["STAGE", "latent_side", "psnr", "train_autoencoder"]

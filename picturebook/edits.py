@@ -16,7 +16,7 @@ def scenes_with_edits(
     """So many scenes of a split, each followed by edits of it that make `alike` of them, or all it has.
 
     Args:
-        familiar (`float`): How many scenes are familiar; their edits are what they are.
+        familiar (`float`): How many scenes are familiar, see [`familiar`], whatever their edits are.
     """
     scenes: list[Scene] = []
     for _ in range(number):

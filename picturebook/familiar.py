@@ -9,11 +9,11 @@ from itertools import product
 from .scene import BACKGROUNDS, PLACES, Scene, Thing
 
 FAMILIAR_KIND = "house"
-FAMILIAR_COLOURS = ("green", "pink")
+_COLOURS = ("green", "pink")
 
 FAMILIAR = tuple(
     Scene((Thing(FAMILIAR_KIND, colour, place),), name)
-    for colour, place, name in product(FAMILIAR_COLOURS, PLACES, BACKGROUNDS)
+    for colour, place, name in product(_COLOURS, PLACES, BACKGROUNDS)
 )
 
-__all__ = ["FAMILIAR", "FAMILIAR_COLOURS", "FAMILIAR_KIND"]
+__all__ = ["FAMILIAR", "FAMILIAR_KIND"]

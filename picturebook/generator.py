@@ -67,7 +67,7 @@ def train_generator(
     )  # fmt: skip
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
-        sample_size=PICTURE_SIZE // 2 ** (len(vae.config.block_out_channels) - 1), layers_per_block=1,
+        sample_size=autoencoder.latent_side(vae.config.block_out_channels), layers_per_block=1,
         in_channels=vae.config.latent_channels, out_channels=vae.config.latent_channels,
         block_out_channels=widths, norm_num_groups=16,
         down_block_types=("CrossAttnDownBlock2D",) * len(widths), up_block_types=("CrossAttnUpBlock2D",) * len(widths),

@@ -33,6 +33,7 @@ _RETRIEVAL_SET = "retrieval_set"
 
 def write_repository(place: Place, settings: Settings, seed: int = 0) -> None:
     """Put frozen models, adapters and the library's pictures into `DIR/gill`, and measure what is found."""
+    library = library_scenes(settings.familiar)
 
     def write(folder: Path) -> None:
         pipe = load_pipeline(place.folder(ADAPTERS)).to("cpu")
@@ -44,14 +45,14 @@ def write_repository(place: Place, settings: Settings, seed: int = 0) -> None:
         halve_weights(folder)
         # Embedded by the weights that will search it, rounding included.
         pipe = load_pipeline(folder)
-        make_library(pipe, library_scenes(settings.familiar), seed).save(folder / _RETRIEVAL_SET)
+        make_library(pipe, library, seed).save(folder / _RETRIEVAL_SET)
         # Made again from the embeddings in a moment.
         (folder / _RETRIEVAL_SET / INDEX_FILE).unlink(missing_ok=True)
 
     place.write_folder(STAGE, write)
     pipe = load_pipeline(place.folder(STAGE))
     size = sum(path.stat().st_size for path in place.folder(STAGE).rglob("*") if path.is_file())
-    place.write_figures(STAGE, {"megabytes": size / 1e6, **measure_library(pipe, place, settings, seed)})
+    place.write_figures(STAGE, {"megabytes": size / 1e6, **measure_library(pipe, library, place, settings, seed)})
 
 
 def halve_weights(folder: Path) -> None:
@@ -93,14 +94,16 @@ def small_png(picture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def measure_library(pipe: GillPipeline, place: Place, settings: Settings, seed: int) -> dict[str, float]:
+def measure_library(
+    pipe: GillPipeline, library: Sequence[Scene], place: Place, settings: Settings, seed: int
+) -> dict[str, float]:  # fmt: skip
     """How often the first picture found for a caption of one of the library's scenes shows it; two things, or one."""
     generator, number = stream(seed, VALIDATION, STAGE), settings.measured
-    library = frozenset(library_scenes(settings.familiar))
+    there = frozenset(library)
     scenes: list[Scene] = []
     while len(scenes) < number:
         scene = scene_in(VALIDATION, generator, float(settings.familiar))
-        if scene in library:
+        if scene in there:
             scenes.append(scene)
     found, pictures = [], []
     for begin in range(0, number, 50):
