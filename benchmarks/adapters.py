@@ -23,15 +23,15 @@ from pipeline_gill.hub_layout_gill import write_code, write_model_index
 from .random_models import CLIP_L_14, OPT_6_7B, make_config, make_processor
 
 # A thin language model as wide as OPT-6.7B where the adapters touch it.
-THIN = {"word_embed_proj_dim": 4096, "hidden_size": 64, "ffn_dim": 64, "num_hidden_layers": 1,
-        "num_attention_heads": 4}  # fmt: skip
+THIN = {"word_embed_proj_dim": 4096, "hidden_size": 64, "ffn_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
 SHALLOW = {**CLIP_L_14, "num_hidden_layers": 1}
 
 
 def write_repository(folder: Path) -> int:
     """Write a repository with random adapters in bfloat16; returns the number of trained parameters."""
-    config = make_config(OPT_6_7B, CLIP_L_14, language_model_id="facebook/opt-6.7b",
-                         vision_model_id="openai/clip-vit-large-patch14")  # fmt: skip
+    config = make_config(
+        OPT_6_7B, CLIP_L_14, language_model_id="facebook/opt-6.7b", vision_model_id="openai/clip-vit-large-patch14"
+    )
     model = GillForConditionalGeneration(config, defer_backbones=True).to(torch.bfloat16)
     model.save_pretrained(folder)
     make_processor().save_pretrained(folder)
@@ -88,8 +88,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         parameters = write_repository(Path(folder))
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-        print(f"1. repository {size / 1e6:.2f} MB for {parameters:,} trained parameters: "
-              f"{size / (2 * parameters):.4f} x two bytes each")  # fmt: skip
+        print(
+            f"1. repository {size / 1e6:.2f} MB for {parameters:,} trained parameters: "
+            f"{size / (2 * parameters):.4f} x two bytes each"
+        )
         # A fresh process: the high-water mark of this one is behind it.
         subprocess.run([sys.executable, "-m", "benchmarks.adapters", "--load", folder], check=True)
 

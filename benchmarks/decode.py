@@ -58,8 +58,13 @@ def measure_decoding(repeats: int) -> None:
     """Print the first two ratios."""
     model, processor = make_model(make_config(OPT_125M, CLIP_B_32)), make_processor()
     # The small tokenizer of these tests gives the tokens of pictures other ids than OPT's does.
-    renumber = dict(zip([processor.image_token_id, *processor.img_token_ids],
-                        [model.config.image_token_id, *model.config.img_token_ids], strict=True))  # fmt: skip
+    renumber = dict(
+        zip(
+            [processor.image_token_id, *processor.img_token_ids],
+            [model.config.image_token_id, *model.config.img_token_ids],
+            strict=True,
+        )
+    )
     pictures = [Image.effect_noise((320, 240), 60).convert("RGB"), Image.linear_gradient("L").convert("RGB")]
 
     def read(prompts: list[Any]) -> dict[str, Any]:
@@ -103,9 +108,12 @@ def measure_pipeline(steps: int, size: int, repeats: int) -> None:
     model.config.vocab_size = len(processor.tokenizer)
     parts = make_generator()
     parts["tokenizer"] = PreTrainedTokenizerFast(
-        tokenizer_object=bpe(400, ["<|startoftext|>", "<|endoftext|>"]), bos_token="<|startoftext|>",
-        eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_max_length=77,
-    )  # fmt: skip
+        tokenizer_object=bpe(400, ["<|startoftext|>", "<|endoftext|>"]),
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=77,
+    )
     gill = GillPipeline(model, processor, **parts)
     bare = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     for pipe in (gill, bare):

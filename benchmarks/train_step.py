@@ -210,10 +210,16 @@ def main() -> None:
         for name, step in steps.items():
             times[name].append(run_step(model, step, args.device, dtype))
     result: dict[str, Any] = {
-        "batch_size": args.batch_size, "mean_tokens": round(batch["mean_tokens"], 2), "packing": args.packing,
-        "encodings_of_three_passes": args.encodings, "device": args.device, "dtype": args.dtype,
-        "threads": torch.get_num_threads(), "repeats": args.repeats, "steps": {},
-    }  # fmt: skip
+        "batch_size": args.batch_size,
+        "mean_tokens": round(batch["mean_tokens"], 2),
+        "packing": args.packing,
+        "encodings_of_three_passes": args.encodings,
+        "device": args.device,
+        "dtype": args.dtype,
+        "threads": torch.get_num_threads(),
+        "repeats": args.repeats,
+        "steps": {},
+    }
     differences = largest_gradient_difference(args)
     base = statistics.median(times[STEPS[0]])
     for name in steps:

@@ -78,18 +78,26 @@ def _parser(name: str, title: str, has_image_generator: bool) -> argparse.Argume
     parser.add_argument("--vision-model", metavar="ID", help=backbone.format("image encoder"))
     if has_image_generator:
         parser.add_argument(
-            "--image-generator", metavar="ID",
+            "--image-generator",
+            metavar="ID",
             help="Hub repository or folder of the image generator; by default Stable Diffusion v1.5",
-        )  # fmt: skip
+        )
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="dtype to store (default: %(default)s)")
     parser.add_argument(
-        "--retrieval-set", type=Path, metavar="FILE", action="append", default=[],
+        "--retrieval-set",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
         help="pickled retrieval embeddings to use in place of those in ORIGINAL_DIR; may be given several times",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--picture-folder", type=Path, metavar="FOLDER", default=Path(),
+        "--picture-folder",
+        type=Path,
+        metavar="FOLDER",
+        default=Path(),
         help="where relative paths of the retrieval embeddings start from (default: the current folder)",
-    )  # fmt: skip
+    )
     parser.add_argument("--verify", action="store_true", help="read OUT back and compare it with the source")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there and not empty")
     return parser

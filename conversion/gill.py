@@ -28,9 +28,16 @@ from .retrieval_pickles import find_retrieval_pickles
 IMAGE_GENERATOR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 REQUIRED_ARGS = (
-    "opt_version", "visual_encoder", "n_visual_tokens", "ret_emb_dim", "gen_emb_dim", "text_fc_mode", "num_tokens",
-    "num_clip_tokens", "retrieval_token_idx",
-)  # fmt: skip
+    "opt_version",
+    "visual_encoder",
+    "n_visual_tokens",
+    "ret_emb_dim",
+    "gen_emb_dim",
+    "text_fc_mode",
+    "num_tokens",
+    "num_clip_tokens",
+    "retrieval_token_idx",
+)
 # What the authors' own `load_gill` can load, too; a key that is absent has this value.
 ONLY_VALUES: dict[str, Any] = {
     "freeze_lm": True,

@@ -52,7 +52,10 @@ def refuse_settings(args: Mapping[str, Any], only_values: Mapping[str, Any], pat
     Raises:
         ConversionError: keys of `only_values` that are there with another value; all are named.
     """
-    wrong = [f"{key} is {args[key]!r} (only {value!r} can be converted)" for key, value in only_values.items()
-             if key in args and args[key] != value]  # fmt: skip
+    wrong = [
+        f"{key} is {args[key]!r} (only {value!r} can be converted)"
+        for key, value in only_values.items()
+        if key in args and args[key] != value
+    ]
     if wrong:
         raise ConversionError(f"{path}: {'; '.join(wrong)}")

@@ -15,9 +15,7 @@ def interval_of_mean(values: Sequence[float], seed: int = 0) -> tuple[float, flo
     return interval_of(len(array), lambda chosen: float(array[chosen].mean()), seed)
 
 
-def interval_of(
-    examples: int, statistic: Callable[[np.ndarray], float], seed: int = 0
-) -> tuple[float, float] | None:  # fmt: skip
+def interval_of(examples: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> tuple[float, float] | None:
     """The same for any figure.
 
     Args:
@@ -27,9 +25,14 @@ def interval_of(
     if examples < 2:
         return None
     found = stats.bootstrap(
-        (np.arange(examples),), lambda chosen: statistic(np.asarray(chosen)), confidence_level=LEVEL,
-        n_resamples=RESAMPLES, method="percentile", vectorized=False, rng=seed,
-    ).confidence_interval  # fmt: skip
+        (np.arange(examples),),
+        lambda chosen: statistic(np.asarray(chosen)),
+        confidence_level=LEVEL,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        vectorized=False,
+        rng=seed,
+    ).confidence_interval
     return float(found.low), float(found.high)
 
 

@@ -39,19 +39,33 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         "context": "caption alone",
         "limit": options.limit,
         "captions_of_a_picture": "one" if options.one_a_picture else "all",
-    }  # fmt: skip
+    }
     if options.what == "generation":
         examples = [Example(one.name, Prompt((one.text,)), files[one.picture], one.text) for one in captions]
         return generate_and_measure(
-            "captions generation", load_system(options, "draw"), examples, protocol, folder=options.out,
-            drawing=drawing_of(options), measures=measures_of(options), seed=options.seed, seeding=options.seeding,
-            batch_size=options.batch_size, left_out=left_out,
-        )  # fmt: skip
+            "captions generation",
+            load_system(options, "draw"),
+            examples,
+            protocol,
+            folder=options.out,
+            drawing=drawing_of(options),
+            measures=measures_of(options),
+            seed=options.seed,
+            seeding=options.seeding,
+            batch_size=options.batch_size,
+            left_out=left_out,
+        )
     queries = [Query(one.name, Prompt((one.text,)), one.picture) for one in captions]
     return retrieve_and_measure(
-        "captions retrieval", load_system(options, "embed_prompts"), queries, files, {**protocol, "masking": "none"},
-        folder=options.out, batch_size=options.batch_size, left_out=left_out,
-    )  # fmt: skip
+        "captions retrieval",
+        load_system(options, "embed_prompts"),
+        queries,
+        files,
+        {**protocol, "masking": "none"},
+        folder=options.out,
+        batch_size=options.batch_size,
+        left_out=left_out,
+    )
 
 
 def _sample(captions: list[Caption], options: argparse.Namespace) -> list[Caption]:

@@ -36,8 +36,9 @@ def _read_coco(path: Path) -> list[Caption]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = {one["id"]: Path(one["file_name"]).stem for one in content["images"]}
-        return [Caption(str(one["id"]), one["caption"].strip(), files[one["image_id"]])
-                for one in content["annotations"]]  # fmt: skip
+        return [
+            Caption(str(one["id"]), one["caption"].strip(), files[one["image_id"]]) for one in content["annotations"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not COCO's captions JSON: {error!r}.") from error
 

@@ -26,8 +26,11 @@ def new_parser(module: str, description: str, needs_model: bool = True) -> argpa
     parser = argparse.ArgumentParser(prog=f"python -m evaluation_gill.{module}", description=description)
     parser.add_argument("--model", required=needs_model, help="GILL's repository or folder, or that of the baseline")
     parser.add_argument("--revision", help="of the repository")
-    parser.add_argument("--baseline", choices=["generator", "clip"],
-                        help="--model is a text-to-image pipeline of diffusers, or a CLIP that retrieves")  # fmt: skip
+    parser.add_argument(
+        "--baseline",
+        choices=["generator", "clip"],
+        help="--model is a text-to-image pipeline of diffusers, or a CLIP that retrieves",
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=_positive, default=8, help="examples at once; 8")
@@ -44,9 +47,12 @@ def add_drawing(parser: argparse.ArgumentParser, metrics: Sequence[str]) -> None
     parser.add_argument("--guidance", type=float, default=7.5, help="7.5")
     parser.add_argument("--size", type=_positive, help="pixels of the pictures made, both ways; the generator's own")
     parser.add_argument("--seed", type=int, default=42, help="42")
-    parser.add_argument("--seeding", choices=["run", "example"], default="run",
-                        help="one generator of random numbers for the whole run, as the paper has it, or a fresh one "
-                             "for each example")  # fmt: skip
+    parser.add_argument(
+        "--seeding",
+        choices=["run", "example"],
+        default="run",
+        help="one generator of random numbers for the whole run, as the paper has it, or a fresh one for each example",
+    )
     known = ["clip_image_similarity", "clip_text_similarity", "lpips", "fid"]
     parser.add_argument("--metrics", nargs="+", choices=known, default=list(metrics), help=" ".join(metrics))
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14", help="CLIP of the CLIP similarities")

@@ -90,5 +90,13 @@ def train_and_validation(
     return confident[:train], confident[train:]
 
 
-__all__ = ["DECISION_OF_VOTE", "TRAIN_PROMPTS", "VOTES", "Annotation", "AnnotationError", "agreed", "read_annotations",
-           "train_and_validation"]  # fmt: skip
+__all__ = [
+    "DECISION_OF_VOTE",
+    "TRAIN_PROMPTS",
+    "VOTES",
+    "Annotation",
+    "AnnotationError",
+    "agreed",
+    "read_annotations",
+    "train_and_validation",
+]

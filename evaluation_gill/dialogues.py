@@ -57,11 +57,13 @@ def read_dialogues(path: str | os.PathLike[str], dense: str | os.PathLike[str] |
             picture = int(dialog["image_id"])
             rounds = [
                 Round(
-                    questions[one["question"]], answers[one["answer"]],
-                    tuple(answers[option] for option in one.get("answer_options", ())), one.get("gt_index"),
+                    questions[one["question"]],
+                    answers[one["answer"]],
+                    tuple(answers[option] for option in one.get("answer_options", ())),
+                    one.get("gt_index"),
                 )
                 for one in dialog["dialog"]
-            ]  # fmt: skip
+            ]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, dialogue {number} is not Visual Dialog's: {error!r}.") from error
         if picture in annotated:

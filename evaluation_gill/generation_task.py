@@ -92,9 +92,12 @@ def generate_and_measure(
         measure.check()
     described = system.describe()
     drawn_by = {
-        **protocol, "examples": len(examples), "drawing": asdict(drawing), "seed": seed,
+        **protocol,
+        "examples": len(examples),
+        "drawing": asdict(drawing),
+        "seed": seed,
         "seeding": {"run": "one generator for the whole run", "example": "seed plus number of the example"}[seeding],
-    }  # fmt: skip
+    }
     run = ResumableRun(folder, {**drawn_by, "system": described}, seed, shared=seeding == "run")
     with tqdm(total=len(examples), initial=run.done, desc=task, unit="picture", disable=None) as bar:
         while run.done < len(examples):
@@ -114,10 +117,14 @@ def generate_and_measure(
     shown = {measure.name: measure.shown for measure in measures}
     results = Results(task, described, {**drawn_by, "metrics": shown}, figures, list(left_out))
     listed = [
-        {"example": one.name, "text": one.text, "picture": made[number].name,
-         **{name: each[number] for name, each in scores.items()}}
+        {
+            "example": one.name,
+            "text": one.text,
+            "picture": made[number].name,
+            **{name: each[number] for name, each in scores.items()},
+        }
         for number, one in enumerate(examples)
-    ]  # fmt: skip
+    ]
     write_whole(folder / SCORES_FILE, json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
     results.write(folder / RESULTS_FILE)
     return results

@@ -6,12 +6,20 @@ from typing import Any
 
 from .results import Results
 
-_VIST = {"data": "VIST", "annotations": "val.story-in-sequence.json", "limit": None,
-         "target": "last picture of each story"}  # fmt: skip
+_VIST = {
+    "data": "VIST",
+    "annotations": "val.story-in-sequence.json",
+    "limit": None,
+    "target": "last picture of each story",
+}
 _CONTEXTS = ("last caption", "all captions", "all captions and all pictures but the last")
 _DRAWN = {
-    **_VIST, "seed": 42, "seeding": "one generator for the whole run", "drawing.steps": 50, "drawing.guidance": 7.5,
-}  # fmt: skip
+    **_VIST,
+    "seed": 42,
+    "seeding": "one generator for the whole run",
+    "drawing.steps": 50,
+    "drawing.guidance": 7.5,
+}
 _METRICS: dict[str, dict[str, Any]] = {
     "clip_image_similarity": {"metrics.clip_image_similarity.model": "openai/clip-vit-large-patch14"},
     "lpips": {"metrics.lpips.network": "alexnet", "metrics.lpips.size": 256},

@@ -49,11 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> Results:
             decided += ["retrieve" if one > options.threshold else "generate" for one in likely]
     figures = _figures(decided, preferred)
     protocol = {
-        **data_protocol("PartiPrompts", options.annotations), "part": options.part, "train_prompts": options.train,
-        "threshold": options.threshold, "limit": options.limit, "examples": len(chosen),
+        **data_protocol("PartiPrompts", options.annotations),
+        "part": options.part,
+        "train_prompts": options.train,
+        "threshold": options.threshold,
+        "limit": options.limit,
+        "examples": len(chosen),
         "not_agreed_on": len(every) - len(train) - len(validation),
-        "agreement": "4 equal votes, or 3 with at most 1 against", "retrieve": preferred.count("retrieve"),
-    }  # fmt: skip
+        "agreement": "4 equal votes, or 3 with at most 1 against",
+        "retrieve": preferred.count("retrieve"),
+    }
     results = Results("partiprompts decisions", described, protocol, figures)
     results.write(options.out / RESULTS_FILE)
     return results

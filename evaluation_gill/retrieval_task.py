@@ -54,7 +54,7 @@ def retrieve_and_measure(
     figures = [
         Figure(name, sum(values) / len(values), len(values), interval_of_mean(values))
         for name, values in scores.items()
-    ]  # fmt: skip
+    ]
     full = {**protocol, "examples": len(queries), "candidates": len(candidates), "ties": "mean over all orders"}
     results = Results(task, system.describe(), full, figures, list(left_out))
     results.write(folder / RESULTS_FILE)
@@ -63,7 +63,7 @@ def retrieve_and_measure(
 
 def _batched(
     embed: Callable[[Sequence[_Item]], torch.Tensor], items: Sequence[_Item], batch_size: int, what: str
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     begins = tqdm(range(0, len(items), batch_size), desc=what, unit="batch", disable=None)
     return torch.cat([embed(items[begin : begin + batch_size]) for begin in begins])
 

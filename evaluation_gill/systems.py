@@ -47,9 +47,7 @@ class Generator(Protocol):
     def describe(self) -> dict[str, Any]:
         """What it is, for the results."""
 
-    def draw(
-        self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing
-    ) -> list[Image.Image]:  # fmt: skip
+    def draw(self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing) -> list[Image.Image]:
         """One picture for each prompt, with the generator of random numbers at the same place."""
 
 
@@ -78,9 +76,7 @@ class GillSystem:
 
     reads_pictures = True
 
-    def __init__(
-        self, pipeline: Any, name: str, revision: str | None = None, reading_size: int | None = 224
-    ) -> None:  # fmt: skip
+    def __init__(self, pipeline: Any, name: str, revision: str | None = None, reading_size: int | None = 224) -> None:
         self.pipeline, self.name, self.revision, self.reading_size = pipeline, name, revision, reading_size
         self.pipeline.set_progress_bar_config(disable=True)
 
@@ -98,19 +94,26 @@ class GillSystem:
             if getattr(config, f"{role}_id")
         }
         weights = fingerprint_weights(
-            {"adapters": (p for n, p in sorted(self.pipeline.model.named_parameters())
-                          if not n.startswith(("language_model.", "vision_model.")))}
-        )  # fmt: skip
+            {
+                "adapters": (
+                    p
+                    for n, p in sorted(self.pipeline.model.named_parameters())
+                    if not n.startswith(("language_model.", "vision_model."))
+                )
+            }
+        )
         return {
-            "kind": "gill", "name": _public(self.name), "revision": self.revision,
-            "weights": fingerprint_name(weights), "fingerprint": weights,
+            "kind": "gill",
+            "name": _public(self.name),
+            "revision": self.revision,
+            "weights": fingerprint_name(weights),
+            "fingerprint": weights,
             **{role: _public(name) for role, name in backbones.items()},
-            "dtype": str(self.pipeline.model.dtype).removeprefix("torch."), "reading_size": self.reading_size,
-        }  # fmt: skip
+            "dtype": str(self.pipeline.model.dtype).removeprefix("torch."),
+            "reading_size": self.reading_size,
+        }
 
-    def draw(
-        self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing
-    ) -> list[Image.Image]:  # fmt: skip
+    def draw(self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing) -> list[Image.Image]:
         answered = self.pipeline(
             self._prompts(prompts), decision="generate", force_image=True, generator=generators, **drawing.options()
         )
@@ -197,13 +200,14 @@ class GeneratorBaseline:
     def describe(self) -> dict[str, Any]:
         dtype = str(self.pipeline.dtype).removeprefix("torch.")
         return {
-            "kind": "generator", "name": _public(self.name), "revision": self.revision,
-            "class": type(self.pipeline).__name__, "dtype": dtype,
-        }  # fmt: skip
+            "kind": "generator",
+            "name": _public(self.name),
+            "revision": self.revision,
+            "class": type(self.pipeline).__name__,
+            "dtype": dtype,
+        }
 
-    def draw(
-        self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing
-    ) -> list[Image.Image]:  # fmt: skip
+    def draw(self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing) -> list[Image.Image]:
         texts = [prompt.text for prompt in prompts]
         return self.pipeline(texts, generator=generators, **drawing.options()).images
 

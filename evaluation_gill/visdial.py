@@ -49,24 +49,41 @@ def main(arguments: Sequence[str] | None = None) -> Results:
             for one, prompt in zip(dialogues, prompts, strict=True)
         ]
         return generate_and_measure(
-            "visdial generation", load_system(options, "draw"), examples, protocol, folder=options.out,
-            drawing=drawing_of(options), measures=measures_of(options), seed=options.seed, seeding=options.seeding,
-            batch_size=options.batch_size, left_out=left_out,
-        )  # fmt: skip
+            "visdial generation",
+            load_system(options, "draw"),
+            examples,
+            protocol,
+            folder=options.out,
+            drawing=drawing_of(options),
+            measures=measures_of(options),
+            seed=options.seed,
+            seeding=options.seeding,
+            batch_size=options.batch_size,
+            left_out=left_out,
+        )
     candidates = {str(picture): path for picture, path in files.items()}
     queries = [
         Query(str(one.picture), prompt, str(one.picture)) for one, prompt in zip(dialogues, prompts, strict=True)
     ]
     return retrieve_and_measure(
-        "visdial retrieval", load_system(options, "embed_prompts"), queries, candidates,
-        {**protocol, "masking": "none"}, folder=options.out, batch_size=options.batch_size, left_out=left_out,
-    )  # fmt: skip
+        "visdial retrieval",
+        load_system(options, "embed_prompts"),
+        queries,
+        candidates,
+        {**protocol, "masking": "none"},
+        folder=options.out,
+        batch_size=options.batch_size,
+        left_out=left_out,
+    )
 
 
 def _rank_answers(
-    options: argparse.Namespace, dialogues: list[Dialogue], files: dict[int, Path], protocol: dict[str, Any],
+    options: argparse.Namespace,
+    dialogues: list[Dialogue],
+    files: dict[int, Path],
+    protocol: dict[str, Any],
     left_out: list[LeftOut],
-) -> Results:  # fmt: skip
+) -> Results:
     """Rank the options of every round by their likelihood after picture and dialogue (FROMAGe, section 4.2)."""
     system = load_system(options, "answer_scores")
     scores: list[list[float]] = []
@@ -90,12 +107,17 @@ def _rank_answers(
     figures = [
         Figure(name, sum(values) / len(values), len(values), interval_of_mean(values))
         for name, values in ranking.items()
-    ]  # fmt: skip
+    ]
     full = {
-        **protocol, "context": "picture and dialogue so far", "texts_joined_by": "\n", "examples": len(scores),
-        "candidates": "the options of each round", "score": "log-likelihood of the answer, summed over its tokens",
-        "ties": "mean over all orders", "ndcg_over": f"{len(dense)} densely annotated rounds",
-    }  # fmt: skip
+        **protocol,
+        "context": "picture and dialogue so far",
+        "texts_joined_by": "\n",
+        "examples": len(scores),
+        "candidates": "the options of each round",
+        "score": "log-likelihood of the answer, summed over its tokens",
+        "ties": "mean over all orders",
+        "ndcg_over": f"{len(dense)} densely annotated rounds",
+    }
     results = Results("visdial answers", system.describe(), full, figures, left_out)
     results.write(options.out / RESULTS_FILE)
     return results

@@ -50,9 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     gone = {one.example for one in left_out}
     stories = [story for story in stories if f"story {story.name}" not in gone]
     protocol = {
-        **data_protocol("VIST", options.annotations), "limit": options.limit, "context": CONTEXTS[options.context],
-        "target": "last picture of each story", "texts_joined_by": " " if options.context == "captions" else None,
-    }  # fmt: skip
+        **data_protocol("VIST", options.annotations),
+        "limit": options.limit,
+        "context": CONTEXTS[options.context],
+        "target": "last picture of each story",
+        "texts_joined_by": " " if options.context == "captions" else None,
+    }
     if options.what == "generation":
         system = load_system(options, "draw")
         _refuse_pictures(options, system)
@@ -61,22 +64,40 @@ def main(arguments: Sequence[str] | None = None) -> Results:
             for story in stories
         ]
         return generate_and_measure(
-            "vist generation", system, examples, protocol, folder=options.out, drawing=drawing_of(options),
-            measures=measures_of(options), seed=options.seed, seeding=options.seeding, batch_size=options.batch_size,
+            "vist generation",
+            system,
+            examples,
+            protocol,
+            folder=options.out,
+            drawing=drawing_of(options),
+            measures=measures_of(options),
+            seed=options.seed,
+            seeding=options.seeding,
+            batch_size=options.batch_size,
             left_out=left_out,
-        )  # fmt: skip
+        )
     system = load_system(options, "embed_prompts")
     _refuse_pictures(options, system)
     queries = [
-        Query(story.name, prompt_of(story, options.context, files), story.pictures[-1],
-              story.pictures[:-1] if options.mask else ())
+        Query(
+            story.name,
+            prompt_of(story, options.context, files),
+            story.pictures[-1],
+            story.pictures[:-1] if options.mask else (),
+        )
         for story in stories
-    ]  # fmt: skip
+    ]
     masking = "pictures that the story has shown are no candidates" if options.mask else "none"
     return retrieve_and_measure(
-        "vist retrieval", system, queries, files, {**protocol, "masking": masking}, folder=options.out,
-        batch_size=options.batch_size, left_out=left_out,
-    )  # fmt: skip
+        "vist retrieval",
+        system,
+        queries,
+        files,
+        {**protocol, "masking": masking},
+        folder=options.out,
+        batch_size=options.batch_size,
+        left_out=left_out,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,8 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--annotations", type=Path, required=True, help="VIST's val.story-in-sequence.json")
     parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures, named by their Flickr ids")
     parser.add_argument("--context", choices=list(CONTEXTS), default="pictures", help="what is shown of a story")
-    parser.add_argument("--no-mask", dest="mask", action="store_false",
-                        help="let pictures that the story has shown be candidates")  # fmt: skip
+    parser.add_argument(
+        "--no-mask", dest="mask", action="store_false", help="let pictures that the story has shown be candidates"
+    )
     add_drawing(parser, ["clip_image_similarity", "lpips"])
     return parser
 

@@ -15,9 +15,11 @@ from .facts import Facts
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _DATASETS = {
-    "vist": ("vist", "VIST"), "visdial": ("visdial", "VisDial 1.0"), "partiprompts": ("partiprompts", "PartiPrompts"),
+    "vist": ("vist", "VIST"),
+    "visdial": ("visdial", "VisDial 1.0"),
+    "partiprompts": ("partiprompts", "PartiPrompts"),
     "captions": ("captions", "captions"),
-}  # fmt: skip
+}
 
 
 def make_card(facts: Facts, template: str | os.PathLike[str] = TEMPLATE) -> str:
@@ -28,9 +30,12 @@ def make_card(facts: Facts, template: str | os.PathLike[str] = TEMPLATE) -> str:
         ValueError: the template asks for a field that there is not, naming it, or is no jinja template.
     """
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
         autoescape=False,
-    )  # fmt: skip
+    )
     environment.filters |= {"megabytes": _megabytes, "protocol": _protocol, "cell": _cell}
     # Not dataclasses.asdict: the template's own names are the attributes of the dataclasses.
     fields = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
@@ -68,9 +73,13 @@ def metadata(facts: Facts) -> dict[str, Any]:
         metrics=metrics or None,
         model_name=facts.name if evaluated else None,
         pipeline_tag="any-to-any",
-        tags=["fromage" if facts.retrieves_only else "gill", "multimodal", "image-retrieval",
-              *([] if facts.retrieves_only else ["text-to-image"])],
-    )  # fmt: skip
+        tags=[
+            "fromage" if facts.retrieves_only else "gill",
+            "multimodal",
+            "image-retrieval",
+            *([] if facts.retrieves_only else ["text-to-image"]),
+        ],
+    )
     found = data.to_dict()
     if not evaluated:
         found.pop("model_name", None)
@@ -86,14 +95,16 @@ def _eval_result(result: Results, figure: Any) -> EvalResult:
         task_name=f"{result.task}, {result.protocol['context']}" if "context" in result.protocol else result.task,
         dataset_type=kind,
         dataset_name=name,
-        dataset_args={key: result.protocol[key] for key in ("annotations", "annotations_sha256")
-                      if key in result.protocol} or None,
+        dataset_args={
+            key: result.protocol[key] for key in ("annotations", "annotations_sha256") if key in result.protocol
+        }
+        or None,
         metric_type=figure.name,
         metric_name=figure.name,
         metric_value=round(figure.value, 6),
         # No verification token: nobody but us has measured.
         metric_args={"examples": figure.examples, **interval, "protocol": _plain(result.protocol)},
-    )  # fmt: skip
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -193,8 +193,9 @@ def _limited(old: Card, fresh: Card, sections: set[str], fields: set[str]) -> Ca
     assert old.made is not None and fresh.made is not None
     ours = {name: text for name, text in fresh.sections.items() if name in sections}
     # In the new card's order, so that what is new comes where it belongs.
-    names = list(dict.fromkeys([*(name for name in fresh.sections if name in ours or name in old.sections),
-                                *old.sections]))  # fmt: skip
+    names = list(
+        dict.fromkeys([*(name for name in fresh.sections if name in ours or name in old.sections), *old.sections])
+    )
     body = "\n\n".join(
         f"<!-- gill:begin {name} -->\n{ours[name] if name in ours else old.sections[name]}<!-- gill:end {name} -->"
         for name in names

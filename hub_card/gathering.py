@@ -22,13 +22,37 @@ ROLES = {"language_model": "language model", "vision_model": "image encoder", "i
 _NEEDED = ("config.json", "model_index.json", "modeling_gill.py", "pipeline_gill.py", "processor_config.json")
 # The settings that the paper states for its own training, in that order, where they are known.
 _SETTINGS = (
-    ("training", ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
-                  "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm",
-                  "bf16", "fp16", "seed")),
-    ("losses", ("captioning_weight", "language_weight", "contrastive_weight", "conditioning_weight", "lr_decay_every",
-                "lr_decay_factor")),
+    (
+        "training",
+        (
+            "max_steps",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate",
+            "lr_scheduler_type",
+            "warmup_steps",
+            "weight_decay",
+            "adam_beta1",
+            "adam_beta2",
+            "max_grad_norm",
+            "bf16",
+            "fp16",
+            "seed",
+        ),
+    ),
+    (
+        "losses",
+        (
+            "captioning_weight",
+            "language_weight",
+            "contrastive_weight",
+            "conditioning_weight",
+            "lr_decay_every",
+            "lr_decay_factor",
+        ),
+    ),
     ("data", ("max_length", "packing")),
-)  # fmt: skip
+)
 
 
 def check_repository(folder: Path) -> None:
@@ -165,9 +189,11 @@ def _adapters(folder: Path, config: dict[str, Any]) -> Adapters:
     text = config["text_config"]
     width = text.get("word_embed_proj_dim") or text.get("hidden_size") or text.get("n_embd")
     sizes = {
-        "[IMG] tokens": len(config["img_token_ids"]), "embeddings a picture": config["num_visual_tokens"],
-        "language model's width": width, "retrieval's width": config["retrieval_dim"],
-    }  # fmt: skip
+        "[IMG] tokens": len(config["img_token_ids"]),
+        "embeddings a picture": config["num_visual_tokens"],
+        "language model's width": width,
+        "retrieval's width": config["retrieval_dim"],
+    }
     if config.get("mapper_type") is not None:
         sizes |= {
             "mapper": config["mapper_type"],
@@ -208,8 +234,11 @@ def _retrieval_set(folder: Path, repo_id: str | None) -> RetrievalSet | None:
 
 def _check_weights(folder: Path, measured: Sequence[Results], paths: Sequence[Path]) -> None:
     """No figure of other weights may get into the card."""
-    claimed = [(path, one.system["fingerprint"]) for path, one in zip(paths, measured, strict=True)
-               if one.system.get("kind") == "gill" and "fingerprint" in one.system]  # fmt: skip
+    claimed = [
+        (path, one.system["fingerprint"])
+        for path, one in zip(paths, measured, strict=True)
+        if one.system.get("kind") == "gill" and "fingerprint" in one.system
+    ]
     if not claimed:
         return
     tensors = {}

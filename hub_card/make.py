@@ -42,10 +42,16 @@ def facts_of(options: argparse.Namespace) -> Facts:
         OSError, ValueError: as [`gather`] and [`read_samples`].
     """
     facts = gather(
-        options.folder, repo_id=options.repo_id, license=options.license, license_name=options.license_name,
-        license_link=options.license_link, base_licenses=dict(options.base_license), results=options.results,
-        languages=options.language, datasets=options.dataset,
-    )  # fmt: skip
+        options.folder,
+        repo_id=options.repo_id,
+        license=options.license,
+        license_name=options.license_name,
+        license_link=options.license_link,
+        base_licenses=dict(options.base_license),
+        results=options.results,
+        languages=options.language,
+        datasets=options.dataset,
+    )
     place = options.folder / SAMPLES_FOLDER
     if options.samples is not None and options.samples.resolve() != place.resolve():
         read_samples(options.samples)
@@ -83,8 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--license", help="of the adapters: the Hub's short name, or other")
     parser.add_argument("--license-name", help="with --license other")
     parser.add_argument("--license-link", help="with --license other")
-    parser.add_argument("--base-license", type=_pair, action="append", default=[], metavar="ROLE=LICENSE",
-                        help=f"license of a base model, whose ROLE is one of {', '.join(ROLES)}")  # fmt: skip
+    parser.add_argument(
+        "--base-license",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="ROLE=LICENSE",
+        help=f"license of a base model, whose ROLE is one of {', '.join(ROLES)}",
+    )
     parser.add_argument("--language", nargs="+", default=[], help="codes of the languages that it reads, such as en")
     parser.add_argument("--dataset", nargs="+", default=[], help="Hub ids of what it was trained on")
     parser.add_argument("--samples", type=Path, help="folder with samples.json and its pictures")

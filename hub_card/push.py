@@ -30,8 +30,18 @@ from .make import CARD_FILE, with_samples
 
 # Of the training's own, or of this machine's: nobody loads it from a repository.
 NOT_SENT = (
-    ".*", "*/.*", "*__pycache__/*", "*.pyc", "checkpoint-*/*", "runs/*", "*.pt", "*.pth", "*.bin", "*.tmp", "*.log",
-)  # fmt: skip
+    ".*",
+    "*/.*",
+    "*__pycache__/*",
+    "*.pyc",
+    "checkpoint-*/*",
+    "runs/*",
+    "*.pt",
+    "*.pth",
+    "*.bin",
+    "*.tmp",
+    "*.log",
+)
 
 
 def main(arguments: Sequence[str] | None = None, api: HfApi | None = None) -> int:
@@ -53,10 +63,14 @@ def _push(options: argparse.Namespace, api: HfApi) -> int:
         read_folder(options.retrieval_set)
     files, left = files_to_send(options.folder, without_set=sends_set)
     facts = with_samples(
-        gather(options.folder, repo_id=options.repo_id, retrieval_set=options.retrieval_set,
-               retrieval_set_id=set_id if sends_set else None),
+        gather(
+            options.folder,
+            repo_id=options.repo_id,
+            retrieval_set=options.retrieval_set,
+            retrieval_set_id=set_id if sends_set else None,
+        ),
         options.folder,
-    )  # fmt: skip
+    )
     print(listing(options.repo_id, files, left))
     if CARD_FILE not in files:
         print(f"  {CARD_FILE:<44} made of what the folder says; `python -m hub_card.make` says more")
@@ -75,8 +89,14 @@ def _push(options: argparse.Namespace, api: HfApi) -> int:
     model = OneCommit(without_card(files), options.repo_id, api, private=private)
     model.upload()
     if sends_set:
-        retrieval_set = OneCommit(without_card(files_of(options.retrieval_set)), set_id, api, repo_type="dataset",
-                                  outdated=(f"{DATA_FOLDER}/*", INDEX_FILE), private=private)  # fmt: skip
+        retrieval_set = OneCommit(
+            without_card(files_of(options.retrieval_set)),
+            set_id,
+            api,
+            repo_type="dataset",
+            outdated=(f"{DATA_FOLDER}/*", INDEX_FILE),
+            private=private,
+        )
         retrieval_set.upload()
     on_hub = _card_on_hub(api, options.repo_id)
     card, kept = card_to_send(options, facts, on_hub, set_id if sends_set else None)

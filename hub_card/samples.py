@@ -25,7 +25,7 @@ _CELL, _TEXT, _GAP = 192, 240, 8
 
 def answer_prompts(
     pipeline: Any, prompts: Sequence[str], folder: Path, *, seed: int = 42, **drawing: Any
-) -> list[Sample]:  # fmt: skip
+) -> list[Sample]:
     """Answer prompts both ways where there is a retrieval set, and write the pictures.
 
     Args:

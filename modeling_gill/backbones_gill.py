@@ -41,9 +41,14 @@ def load_backbones(
     if language_model is None:
         chosen = {name: options[name] for name in LANGUAGE_MODEL_OPTIONS if options.get(name) is not None}
         language_model = _load(
-            AutoModelForCausalLM, "language_model", config.language_model_id, config.language_model_revision,
-            dtype=dtype, **hub, **chosen,
-        )  # fmt: skip
+            AutoModelForCausalLM,
+            "language_model",
+            config.language_model_id,
+            config.language_model_revision,
+            dtype=dtype,
+            **hub,
+            **chosen,
+        )
     if vision_model is None:
         # Not `AutoModel`: of a whole CLIP repository that would be the two-tower CLIPModel.
         vision_class = MODEL_MAPPING[type(config.vision_config)]

@@ -175,9 +175,18 @@ class GillConfig(PretrainedConfig):
         return widened
 
     def _check(self) -> None:
-        for name in ("num_visual_tokens", "retrieval_dim", "mapper_hidden_size", "mapper_num_layers",
-                     "mapper_num_heads", "mapper_ffn_dim", "mapper_tokens_per_img_token", "conditioning_length",
-                     "conditioning_dim", "vocab_size"):  # fmt: skip
+        for name in (
+            "num_visual_tokens",
+            "retrieval_dim",
+            "mapper_hidden_size",
+            "mapper_num_layers",
+            "mapper_num_heads",
+            "mapper_ffn_dim",
+            "mapper_tokens_per_img_token",
+            "conditioning_length",
+            "conditioning_dim",
+            "vocab_size",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")

@@ -76,25 +76,43 @@ class GillPreTrainedModel(PreTrainedModel):
             OSError: weights or a backbone that are not there or cannot be read.
         """
         if not hasattr(config, "img_token_ids"):
-            hub = {name: kwargs[name] for name in ("cache_dir", "force_download", "local_files_only", "proxies",
-                   "revision", "subfolder", "token") if kwargs.get(name) is not None}  # fmt: skip
+            hub = {
+                name: kwargs[name]
+                for name in (
+                    "cache_dir",
+                    "force_download",
+                    "local_files_only",
+                    "proxies",
+                    "revision",
+                    "subfolder",
+                    "token",
+                )
+                if kwargs.get(name) is not None
+            }
             config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub)
         assert config is not None
         given = (language_model, vision_model)
         if config.is_self_contained and given == (None, None):
             with _readable_weights(pretrained_model_name_or_path):
                 return super().from_pretrained(
-                    pretrained_model_name_or_path, *model_args, config=config, output_loading_info=output_loading_info,
+                    pretrained_model_name_or_path,
+                    *model_args,
+                    config=config,
+                    output_loading_info=output_loading_info,
                     **kwargs,
-                )  # fmt: skip
+                )
         backbone_options = dict(kwargs)
         for name in LANGUAGE_MODEL_OPTIONS:
             kwargs.pop(name, None)
         with _readable_weights(pretrained_model_name_or_path):
             model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True,
-                defer_backbones=True, **kwargs,
-            )  # fmt: skip
+                pretrained_model_name_or_path,
+                *model_args,
+                config=config,
+                output_loading_info=True,
+                defer_backbones=True,
+                **kwargs,
+            )
         # transformers takes every unknown argument for one of generation as well.
         vars(model.generation_config).pop("defer_backbones", None)
         dtype = backbone_options.pop("dtype", None) or backbone_options.pop("torch_dtype", None)

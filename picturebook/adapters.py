@@ -59,9 +59,11 @@ def _train(folder: Path, place: Place, settings: Settings, seed: int) -> None:
     names = {
         name: str(place.folder(stage).resolve())
         for name, stage in (
-            ("language_model", language_model.STAGE), ("vision_model", clip.STAGE), ("image_generator", generator.STAGE)
+            ("language_model", language_model.STAGE),
+            ("vision_model", clip.STAGE),
+            ("image_generator", generator.STAGE),
         )
-    }  # fmt: skip
+    }
     if not pairs.exists():
         partial = work / "pairs.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -78,9 +80,14 @@ def _train(folder: Path, place: Place, settings: Settings, seed: int) -> None:
         if failed:
             raise RuntimeError("What is computed once for the adapters could not be.")
     entries = {
-        **names, "train_data": str(pairs), "validation_data": str(pairs), "cache": str(cache),
-        "output_dir": str(folder), "seed": seed, **settings.adapters,
-    }  # fmt: skip
+        **names,
+        "train_data": str(pairs),
+        "validation_data": str(pairs),
+        "cache": str(cache),
+        "output_dir": str(folder),
+        "seed": seed,
+        **settings.adapters,
+    }
     options = [word for name, value in entries.items() for word in (f"--{name}", str(value))]
     if not reads.exists():
         model, processor = build_model(read_recipe([str(_RECIPE), *options]).model, torch.float32, seed)
@@ -122,9 +129,13 @@ def generate_pictures(pipe: GillPipeline, prompts: list, seed: int = 0, batch_si
         some = prompts[begin : begin + batch_size]
         seeds = noise_seeds(seed, begin, len(some))
         out = pipe(
-            some, decision="generate", force_image=True, generator=seeds, num_inference_steps=INFERENCE_STEPS,
+            some,
+            decision="generate",
+            force_image=True,
+            generator=seeds,
+            num_inference_steps=INFERENCE_STEPS,
             guidance_scale=GUIDANCE_SCALE,
-        )  # fmt: skip
+        )
         drawn.append(from_images([answer[0].image for answer in out.pictures]))
     return np.concatenate(drawn)
 

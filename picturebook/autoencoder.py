@@ -24,10 +24,15 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
     """Train, measure and save; latents are of [`latent_side`], with four channels."""
     torch.manual_seed(seed)
     model = AutoencoderKL(
-        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths), layers_per_block=1, latent_channels=4,
-        norm_num_groups=min(16, *widths), sample_size=PICTURE_SIZE, mid_block_add_attention=False,
-    )  # fmt: skip
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=min(16, *widths),
+        sample_size=PICTURE_SIZE,
+        mid_block_add_attention=False,
+    )
     wrapped = _Reconstruction(model)
     side = latent_side(widths)
     latent_shape = (model.config.latent_channels, side, side)

@@ -54,9 +54,7 @@ def layout(scene: Scene, name_places: bool = False) -> str:
             reader need not count then, and a small language model does not learn to.
     """
     there = {thing.place: f"{thing.colour} {thing.kind}" for thing in scene.things}
-    slots = (
-        join_words(there.get(place, f"{NOTHING} {NOTHING}"), place if name_places else "") for place in PLACES
-    )  # fmt: skip
+    slots = (join_words(there.get(place, f"{NOTHING} {NOTHING}"), place if name_places else "") for place in PLACES)
     return join_words(scene.background, *slots)
 
 
@@ -80,9 +78,11 @@ def shuffled(known: Known, generator: np.random.Generator) -> Known:
 
 
 def leave_out(
-    known: Known, generator: np.random.Generator, share: float, names: tuple[str, ...] = ("kind", "colour", "place",
-    "background")
-) -> Known:  # fmt: skip
+    known: Known,
+    generator: np.random.Generator,
+    share: float,
+    names: tuple[str, ...] = ("kind", "colour", "place", "background"),
+) -> Known:
     """Less than is known: each attribute is left out with probability `share`, but never all of them.
 
     Args:

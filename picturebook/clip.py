@@ -69,19 +69,22 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
     # first, a caption stays a bag of words and a picture one of patches, and what is where is never learnt.
     text, vision = model.text_model.embeddings, model.vision_model.embeddings
     for weight, std in (
-        (text.token_embedding.weight, 0.5), (text.position_embedding.weight, 0.3),
-        (vision.patch_embedding.weight, 0.08), (vision.position_embedding.weight, 0.3),
-    ):  # fmt: skip
+        (text.token_embedding.weight, 0.5),
+        (text.position_embedding.weight, 0.3),
+        (vision.patch_embedding.weight, 0.08),
+        (vision.position_embedding.weight, 0.3),
+    ):
         nn.init.normal_(weight, std=std)
     wrapped = _Contrastive(model)
     text_tower = (model.text_model, model.text_projection)
     parts = [
         Part(
-            phase.schedule, _loss_of_step(wrapped, phase, tokenizer, seed, number),
+            phase.schedule,
+            _loss_of_step(wrapped, phase, tokenizer, seed, number),
             frozen=text_tower if phase.pictures_only else (),
         )
         for number, phase in enumerate(phases, start=1)
-    ]  # fmt: skip
+    ]
     seconds = run_parts(STAGE, wrapped, parts, place.checkpoints(STAGE), seed)
 
     def write(folder: Path) -> None:
@@ -99,18 +102,24 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
 
 def _config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> CLIPConfig:
     tower = {
-        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
-        "num_attention_heads": max(width // 32, 1), "projection_dim": width,
-    }  # fmt: skip
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(width // 32, 1),
+        "projection_dim": width,
+    }
     return CLIPConfig(
-        text_config=tower | {
-            "vocab_size": len(tokenizer), "max_position_embeddings": POSITIONS,
-            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        text_config=tower
+        | {
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": POSITIONS,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
         vision_config=tower | {"image_size": PICTURE_SIZE, "patch_size": _PATCH},
         projection_dim=width,
-    )  # fmt: skip
+    )
 
 
 def _loss_of_step(
@@ -124,7 +133,7 @@ def _loss_of_step(
         else:
             scenes = scenes_with_edits(
                 TRAIN, phase.schedule.batch_size // phase.alike, phase.alike, drawn, familiar=phase.familiar
-            )  # fmt: skip
+            )
             texts = [caption_for(scene, drawn, MIXTURE) for scene in scenes]
         device = wrapped.model.device
         # What stands behind a text's end changes nothing of what is compared.
@@ -138,10 +147,13 @@ def _loss_of_step(
 def image_processor() -> CLIPImageProcessor:
     """Pictures at the world's own size, from -1 to 1."""
     return CLIPImageProcessor(
-        size={"shortest_edge": PICTURE_SIZE}, crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},
+        size={"shortest_edge": PICTURE_SIZE},
+        crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},
         # Nearest: a picture shown enlarged comes back to what it was.
-        resample=0, image_mean=[0.5] * 3, image_std=[0.5] * 3,
-    )  # fmt: skip
+        resample=0,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
 
 
 def normalised(pictures: np.ndarray) -> torch.Tensor:
@@ -157,9 +169,7 @@ def story_so_far(split: str, generator: np.random.Generator) -> tuple[str, Scene
 
 
 @torch.no_grad()
-def measure_clip(
-    model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int, place: Place
-) -> dict[str, float]:  # fmt: skip
+def measure_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int, place: Place) -> dict[str, float]:
     """Right captions among 64 other scenes, and right ones among every edit of the scene, which is far harder.
 
     The sheet has pictures, and beside each the picture of 64 that its caption is nearest to.

@@ -53,7 +53,7 @@ class PairMixture:
 
 def sample_pairs(
     split: str, number: int, generator: np.random.Generator, mixture: PairMixture = PairMixture()
-) -> Pairs:  # fmt: skip
+) -> Pairs:
     """So many pairs of a split."""
     scenes = tuple(scene_in(split, generator, mixture.one_thing, mixture.familiar) for _ in range(number))
     pictures = np.stack([draw(scene, generator) for scene in scenes])
@@ -70,7 +70,7 @@ def caption_for(scene: Scene, generator: np.random.Generator, mixture: PairMixtu
 
 def pair_batches(
     split: str, size: int, seed: int, mixture: PairMixture = PairMixture(), start: int = 0
-) -> Iterator[Pairs]:  # fmt: skip
+) -> Iterator[Pairs]:
     """Batches of pairs without end.
 
     Args:
@@ -85,9 +85,12 @@ def pair_batches(
 
 
 def save_pairs(
-    folder: str | os.PathLike[str], numbers: Mapping[str, int] | None = None, seed: int = 0,
-    mixture: PairMixture = PairMixture(), alike: int = 1,
-) -> None:  # fmt: skip
+    folder: str | os.PathLike[str],
+    numbers: Mapping[str, int] | None = None,
+    seed: int = 0,
+    mixture: PairMixture = PairMixture(),
+    alike: int = 1,
+) -> None:
     """Write a `datasets.DatasetDict` that `training_gill` trains on: columns `image` (PNG), `caption`, `scene` (a key).
 
     Args:
@@ -107,9 +110,7 @@ def save_pairs(
     for split, number in (numbers or {TRAIN: 20_000, VALIDATION: 1_000}).items():
         generator = stream(seed, split, "saved pairs")
         if alike > 1 and split == TRAIN:
-            scenes = scenes_with_edits(
-                split, number // alike, alike, generator, mixture.one_thing, mixture.familiar
-            )  # fmt: skip
+            scenes = scenes_with_edits(split, number // alike, alike, generator, mixture.one_thing, mixture.familiar)
             captions = tuple(caption_for(scene, generator, mixture) for scene in scenes)
             pairs = Pairs(draw_all(scenes, generator), captions, tuple(scenes))
         else:
@@ -134,7 +135,7 @@ def draw_all(scenes: Sequence[Scene], generator: np.random.Generator) -> np.ndar
 
 def illustrated_stories(
     split: str, number: int, seed: int = 0, share: float = LEAVE_OUT
-) -> list[tuple[Story, np.ndarray]]:  # fmt: skip
+) -> list[tuple[Story, np.ndarray]]:
     """Different stories of a split with their pictures, uint8 `(5, 32, 32, 3)`; fewer are the first of more.
 
     Args:

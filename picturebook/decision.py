@@ -94,11 +94,18 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
         shutil.copytree(place.folder(REPOSITORY), folder, dirs_exist_ok=True)
         result = decision_training.run(
             argparse.Namespace(
-                model=folder, annotations=annotations, train_prompts=len(trained_on), split_seed=None, steps=2_000,
-                learning_rate=1e-2, seed=seed, batch_size=64, dtype="float32",
+                model=folder,
+                annotations=annotations,
+                train_prompts=len(trained_on),
+                split_seed=None,
+                steps=2_000,
+                learning_rate=1e-2,
+                seed=seed,
+                batch_size=64,
+                dtype="float32",
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )
-        )  # fmt: skip
+        )
         halve_weights(folder)
         figures.update(
             {name: result[name] for name in ("macro_f1", "macro_f1_interval_95", "train_prompts", "validation_prompts")}
@@ -110,7 +117,7 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
 
 def answer_both_ways(
     pipe: GillPipeline, asked: Sequence[Asked], seed: int = 0, batch_size: int = 50
-) -> list[AnsweredBothWays]:  # fmt: skip
+) -> list[AnsweredBothWays]:
     """Retrieve and generate for each prompt, and let the reader judge."""
     answered = []
     for begin in range(0, len(asked), batch_size):
@@ -123,11 +130,15 @@ def answer_both_ways(
             found = two.get("retrieved")
             answered.append(
                 AnsweredBothWays(
-                    one, text.strip(), bool(verdicts["retrieved"][number]), bool(verdicts["generated"][number]),
-                    found.score if found is not None and found.score is not None else 0.0, decided(two),
+                    one,
+                    text.strip(),
+                    bool(verdicts["retrieved"][number]),
+                    bool(verdicts["generated"][number]),
+                    found.score if found is not None and found.score is not None else 0.0,
+                    decided(two),
                     {name: from_images([picture.image])[0] for name, picture in two.items()},
                 )
-            )  # fmt: skip
+            )
     return answered
 
 

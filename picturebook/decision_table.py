@@ -14,8 +14,11 @@ from .splits import TEST, VALIDATION, stream
 from .table import Table, mean_of, statistic_of
 
 LEARNT, THRESHOLD, GENERATE, RETRIEVE = (
-    "learnt decision", "threshold on the retrieval score", "always generate", "always retrieve"
-)  # fmt: skip
+    "learnt decision",
+    "threshold on the retrieval score",
+    "always generate",
+    "always retrieve",
+)
 BEST = "the better picture, if known"
 _COLUMNS = ("macro F1", "answers right")
 _GENERATE, _RETRIEVE = range(2)
@@ -51,12 +54,15 @@ def decision_table(answered: dict[str, list[AnsweredBothWays]]) -> Table:
     rows[BEST] = {"answers right": mean_of(np.array([one.retrieved or one.generated for one in tested]))}
     counts = {label: sum(one.label == label for one in tested) for label in (*DECISIONS, "same")}
     return Table(
-        "decision", "Retrieve or generate, %", _COLUMNS, rows,
+        "decision",
+        "Retrieve or generate, %",
+        _COLUMNS,
+        rows,
         f"{len(tested)} prompts of the test split (captions, stories, dialogues in turn; half of them of ordinary "
         f"scenes): {counts['gen']} where only the generated picture is right, {counts['ret']} where only the retrieved "
         f"one is, {counts['same']} where both or neither are. Macro F1 is over the first two, as in the paper; answers "
         "are judged on all. The threshold is the best on prompts of the validation split.",
-    )  # fmt: skip
+    )
 
 
 def _macro_f1_of(predicted: np.ndarray, true: np.ndarray, drawn: np.ndarray) -> float:

@@ -10,9 +10,13 @@ from .splits import SHARE_OF_ONE_THING, scene_in, split_of
 
 
 def scenes_with_edits(
-    split: str, number: int, alike: int, generator: np.random.Generator, one_thing: float = SHARE_OF_ONE_THING,
+    split: str,
+    number: int,
+    alike: int,
+    generator: np.random.Generator,
+    one_thing: float = SHARE_OF_ONE_THING,
     familiar: float = 0.0,
-) -> list[Scene]:  # fmt: skip
+) -> list[Scene]:
     """So many scenes of a split, each followed by edits of it that make `alike` of them, or all it has.
 
     Args:

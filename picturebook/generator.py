@@ -56,23 +56,34 @@ class Phase:
 
 def train_generator(
     place: Place, phases: Sequence[Phase], widths: tuple[int, ...], measured: int, seed: int = 0
-) -> None:  # fmt: skip
+) -> None:
     """Train the UNet to predict v in the autoencoder's latents; measure and save the whole pipeline."""
     vae = AutoencoderKL.from_pretrained(place.folder(autoencoder.STAGE)).eval().requires_grad_(False)
     text_encoder = CLIPTextModel.from_pretrained(place.folder(clip.STAGE)).eval().requires_grad_(False)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(place.folder(clip.STAGE))
     scheduler = DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction",
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
-        sample_size=autoencoder.latent_side(vae.config.block_out_channels), layers_per_block=1,
-        in_channels=vae.config.latent_channels, out_channels=vae.config.latent_channels,
-        block_out_channels=widths, norm_num_groups=16,
-        down_block_types=("CrossAttnDownBlock2D",) * len(widths), up_block_types=("CrossAttnUpBlock2D",) * len(widths),
-        cross_attention_dim=text_encoder.config.hidden_size, attention_head_dim=4,
-    )  # fmt: skip
+        sample_size=autoencoder.latent_side(vae.config.block_out_channels),
+        layers_per_block=1,
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        block_out_channels=widths,
+        norm_num_groups=16,
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
+        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
+        cross_attention_dim=text_encoder.config.hidden_size,
+        attention_head_dim=4,
+    )
     wrapped = _Denoising(unet, vae, text_encoder, scheduler)
     parts = [
         Part(phase.schedule, _loss_of_step(wrapped, phase, tokenizer, f"generator {number}", seed))
@@ -80,9 +91,15 @@ def train_generator(
     ]
     seconds = run_parts(STAGE, wrapped, parts, place.checkpoints(STAGE), seed)
     pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     place.write_folder(STAGE, pipeline.save_pretrained)
     figures = {"parameters": sum(one.numel() for one in unet.parameters()), "minutes": seconds / 60}
     generator = stream(seed, VALIDATION, STAGE)
@@ -98,9 +115,7 @@ def train_generator(
     remove_checkpoints(place.checkpoints(STAGE))
 
 
-def generate(
-    pipeline: StableDiffusionPipeline, captions: list[str], seed: int = 0, batch_size: int = 50
-) -> np.ndarray:  # fmt: skip
+def generate(pipeline: StableDiffusionPipeline, captions: list[str], seed: int = 0, batch_size: int = 50) -> np.ndarray:
     """What the generator alone draws for captions, uint8 `(captions, 32, 32, 3)`; each with a seed of its own."""
     pipeline.set_progress_bar_config(disable=True)
     drawn = []
@@ -108,9 +123,13 @@ def generate(
         some = captions[begin : begin + batch_size]
         seeds = noise_seeds(seed, begin, len(some))
         images = pipeline(
-            some, height=PICTURE_SIZE, width=PICTURE_SIZE, num_inference_steps=INFERENCE_STEPS,
-            guidance_scale=GUIDANCE_SCALE, generator=seeds,
-        ).images  # fmt: skip
+            some,
+            height=PICTURE_SIZE,
+            width=PICTURE_SIZE,
+            num_inference_steps=INFERENCE_STEPS,
+            guidance_scale=GUIDANCE_SCALE,
+            generator=seeds,
+        ).images
         drawn.append(from_images(images))
     return np.concatenate(drawn)
 

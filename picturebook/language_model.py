@@ -83,11 +83,20 @@ def train_language_model(
     torch.manual_seed(seed)
     model = OPTForCausalLM(
         OPTConfig(
-            vocab_size=len(tokenizer), hidden_size=width, word_embed_proj_dim=width, num_hidden_layers=layers,
-            ffn_dim=4 * width, num_attention_heads=max(width // 32, 1), max_position_embeddings=_POSITIONS, dropout=0.0,
-            init_std=0.03, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            word_embed_proj_dim=width,
+            num_hidden_layers=layers,
+            ffn_dim=4 * width,
+            num_attention_heads=max(width // 32, 1),
+            max_position_embeddings=_POSITIONS,
+            dropout=0.0,
+            init_std=0.03,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
     begin(model)
     seconds, at_once = 0.0, {}  # type: float, dict[str, float]
     for number, phase in enumerate(phases, start=1):
@@ -239,10 +248,12 @@ def described_scenes(
         tokens = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
         with torch.no_grad():
             written = model.generate(
-                **tokens, do_sample=False, max_new_tokens=_LONGEST_ANSWER,
+                **tokens,
+                do_sample=False,
+                max_new_tokens=_LONGEST_ANSWER,
                 eos_token_id=[tokenizer.convert_tokens_to_ids("."), tokenizer.eos_token_id],
                 pad_token_id=tokenizer.pad_token_id,
-            )  # fmt: skip
+            )
         for row in written[:, tokens.input_ids.shape[1] :]:
             text = tokenizer.decode(row, skip_special_tokens=True).partition(".")[0].strip()
             yield text, scene_said(text)
@@ -257,9 +268,7 @@ def scene_said(text: str) -> Scene | None:
         return None
 
 
-def _right(
-    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], truth: list[Scene]
-) -> float:  # fmt: skip
+def _right(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], truth: list[Scene]) -> float:
     found = [scene for _, scene in described_scenes(model, tokenizer, prompts)]
     return float(np.mean([one == other for one, other in zip(found, truth, strict=True)]))
 

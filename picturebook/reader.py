@@ -184,8 +184,16 @@ def _read(pictures: np.ndarray) -> tuple[np.ndarray, ...]:
             ):
                 ok[rows, column] = near & ~_any_near(towards, differs)
     return (
-        background, kind, colour, sure_background, occupied_ok, kind_ok, colour_ok, distance, background_distance,
-    )  # fmt: skip
+        background,
+        kind,
+        colour,
+        sure_background,
+        occupied_ok,
+        kind_ok,
+        colour_ok,
+        distance,
+        background_distance,
+    )
 
 
 def _squared_distances(values: np.ndarray, looks: np.ndarray) -> np.ndarray:

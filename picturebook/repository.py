@@ -96,7 +96,7 @@ def small_png(picture: np.ndarray) -> bytes:
 
 def measure_library(
     pipe: GillPipeline, library: Sequence[Scene], place: Place, settings: Settings, seed: int
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """How often the first picture found for a caption of one of the library's scenes shows it; two things, or one."""
     generator, number = stream(seed, VALIDATION, STAGE), settings.measured
     there = frozenset(library)

@@ -133,8 +133,10 @@ def edits_of(scene: Scene) -> list[Scene]:
 
 def sample_one(generator: np.random.Generator) -> Scene:
     """A scene of one thing, all equally likely."""
-    return Scene((Thing(pick(generator, KINDS), pick(generator, COLOURS), pick(generator, PLACES)),), pick(
-        generator, BACKGROUNDS))  # fmt: skip
+    return Scene(
+        (Thing(pick(generator, KINDS), pick(generator, COLOURS), pick(generator, PLACES)),),
+        pick(generator, BACKGROUNDS),
+    )
 
 
 def sample_two(generator: np.random.Generator, combination: Combination) -> Scene:

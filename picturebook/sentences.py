@@ -140,9 +140,17 @@ def all_sentences() -> list[str]:
     kinds = [f"the {kind} leaves goes away it changes colour" for kind in KINDS]
     backgrounds = [sentence for ways in BACKGROUND_SENTENCES.values() for sentence in ways]
     return [
-        *STARTERS, *colours, *places, *kinds, *backgrounds, UNKNOWN_BACKGROUND_SENTENCE,
-        "they swap places", "they change places", "a boat joins it", "a boat appears",
-    ]  # fmt: skip
+        *STARTERS,
+        *colours,
+        *places,
+        *kinds,
+        *backgrounds,
+        UNKNOWN_BACKGROUND_SENTENCE,
+        "they swap places",
+        "they change places",
+        "a boat joins it",
+        "a boat appears",
+    ]
 
 
 def _subject(event: Event, heard: Heard, generator: np.random.Generator) -> str:
@@ -204,10 +212,13 @@ def _event_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
         (MOVE, re.compile(f"{one} (?:moves|(?:moves|goes) to the {place})")),
         (SWAP, re.compile(f"{two} (?:swap|change) places")),
         (LEAVE, re.compile(f"{one} (?:leaves|goes away)")),
-        (JOIN, re.compile(
-            f"{thing_pattern('new')} (?:appears|joins (?P<other>{named}))(?: {place_pattern('new_place')})?"
-        )),
-    )  # fmt: skip
+        (
+            JOIN,
+            re.compile(
+                f"{thing_pattern('new')} (?:appears|joins (?P<other>{named}))(?: {place_pattern('new_place')})?"
+            ),
+        ),
+    )
 
 
 *_EVENTS, (_, _JOINS) = _event_patterns()

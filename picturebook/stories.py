@@ -63,7 +63,7 @@ class Story:
 
 def sample_story(
     generator: np.random.Generator, combinations: Collection[Combination], share: float = LEAVE_OUT
-) -> Story:  # fmt: skip
+) -> Story:
     """A story in which there are two things at least once.
 
     Args:
@@ -105,14 +105,16 @@ def possible_events(known: Known, what: str) -> list[Event]:
         others = [kind for kind in KINDS if kind not in kinds]
         return [
             Event(JOIN, thing=KnownThing(kind, colour, place))
-            for kind in others for colour in COLOURS for place in places
-        ]  # fmt: skip
+            for kind in others
+            for colour in COLOURS
+            for place in places
+        ]
     return [Event(CHANGE_BACKGROUND, value=name) for name in BACKGROUNDS if name != known.background]
 
 
 def _sample_plan(
     generator: np.random.Generator, allowed: frozenset[Combination], ordered: list[Combination]
-) -> tuple[Known, list[Event]] | None:  # fmt: skip
+) -> tuple[Known, list[Event]] | None:
     if generator.random() < 0.5:
         scene = sample_one(generator)
     else:
@@ -136,7 +138,7 @@ def _sample_plan(
 
 def _sample_event(
     generator: np.random.Generator, known: Known, allowed: frozenset[Combination], weights: dict[str, float]
-) -> Event | None:  # fmt: skip
+) -> Event | None:
     while weights:
         names, shares = tuple(weights), np.array(list(weights.values()))
         what = names[int(generator.choice(len(names), p=shares / shares.sum()))]

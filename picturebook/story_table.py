@@ -60,9 +60,15 @@ class DrawnStories:
 def plain_generator(pipe: GillPipeline) -> StableDiffusionPipeline:
     """The image generator alone, as it is between GILL's parts."""
     return StableDiffusionPipeline(
-        vae=pipe.vae, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer, unet=pipe.unet,
-        scheduler=pipe.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=pipe.vae,
+        text_encoder=pipe.text_encoder,
+        tokenizer=pipe.tokenizer,
+        unet=pipe.unet,
+        scheduler=pipe.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def draw_stories(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -> DrawnStories:
@@ -92,14 +98,13 @@ def draw_captions(pipe: GillPipeline, items: int, seed: int, split: str = TEST) 
     scenes = [scene_in(split, numbers, 0.0) for _ in range(items)]
     captions = plain_captions(scenes)
     by_system = {
-        PLAIN_CAPTION: generate(plain_generator(pipe), captions, seed), GILL_CAPTION: answer(pipe, captions, seed)[0]
-    }  # fmt: skip
+        PLAIN_CAPTION: generate(plain_generator(pipe), captions, seed),
+        GILL_CAPTION: answer(pipe, captions, seed)[0],
+    }
     return Drawn(draw_all(scenes, numbers), scenes, by_system)
 
 
-def answer(
-    pipe: GillPipeline, prompts: Sequence, seed: int, batch_size: int = 50
-) -> tuple[np.ndarray, list[str]]:  # fmt: skip
+def answer(pipe: GillPipeline, prompts: Sequence, seed: int, batch_size: int = 50) -> tuple[np.ndarray, list[str]]:
     """What GILL draws and the text before it; where it asks for no picture, a black one stands, which is wrong."""
     pictures, texts = [], []
     for begin in range(0, len(prompts), batch_size):
@@ -118,19 +123,25 @@ def story_table(pipe: GillPipeline, drawn: DrawnStories) -> Table:
     complete = np.array([story.complete for story, _ in drawn.stories])
     items = len(drawn.stories)
     return Table(
-        "stories", "The last picture of a story, % right", _COLUMNS, _rows(pipe, drawn.drawn),
+        "stories",
+        "The last picture of a story, % right",
+        _COLUMNS,
+        _rows(pipe, drawn.drawn),
         f"{items} stories of the test split; of {100 * complete.mean():.0f} % the five captions tell all of the last "
         "picture, of the others the pictures before it are needed. 95 % bootstrap intervals. CLIP similarity: cosine "
         "(x 100) with the true picture, by the picture tower's pooled output.",
-    )  # fmt: skip
+    )
 
 
 def caption_table(pipe: GillPipeline, drawn: Drawn) -> Table:
     """What both make of one full caption."""
     return Table(
-        "captions", "One full caption of two things, % right", _COLUMNS, _rows(pipe, drawn),
+        "captions",
+        "One full caption of two things, % right",
+        _COLUMNS,
+        _rows(pipe, drawn),
         f"{len(drawn.scenes)} scenes of the test split, whose two things were never together in training.",
-    )  # fmt: skip
+    )
 
 
 def _rows(pipe: GillPipeline, drawn: Drawn) -> dict:

@@ -32,8 +32,10 @@ def with_error(pictures: np.ndarray, error: np.ndarray, decibels: float) -> np.n
 
 def softened_things(pictures: np.ndarray, scenes: tuple[Scene, ...], decibels: float) -> np.ndarray:
     """Pictures as an autoencoder leaves them that knows the backgrounds by heart: every error is where a thing is."""
-    alone = {name: np.median(pictures[[scene.background == name for scene in scenes]], axis=0)
-             for name in {scene.background for scene in scenes}}  # fmt: skip
+    alone = {
+        name: np.median(pictures[[scene.background == name for scene in scenes]], axis=0)
+        for name in {scene.background for scene in scenes}
+    }
     covered = np.stack(
         [
             (abs(picture - alone[scene.background]) > 1e-6).any(axis=-1, keepdims=True)

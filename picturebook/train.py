@@ -31,13 +31,17 @@ STAGES: dict[str, Stage] = {
         place, settings.generator, settings.generator_widths, settings.measured, seed
     ),
     language_model.STAGE: lambda place, settings, seed: language_model.train_language_model(
-        place, settings.language_model, settings.language_model_width, settings.language_model_layers,
-        settings.measured, seed,
+        place,
+        settings.language_model,
+        settings.language_model_width,
+        settings.language_model_layers,
+        settings.measured,
+        seed,
     ),
     adapters.STAGE: adapters.train_adapters,
     repository.STAGE: repository.write_repository,
     decision.STAGE: decision.train_decision,
-}  # fmt: skip
+}
 
 
 def train(place: Place, settings: Settings, seed: int = 0, until: str | None = None) -> None:

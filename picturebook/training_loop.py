@@ -98,8 +98,11 @@ def run_training(
         done, now = step + 1, time.monotonic()
         if done % max(schedule.steps // _LINES, 1) == 0:
             took = clock.seconds + now - begun
-            print(f"{name}: step {done:,} of {schedule.steps:,}, loss {sum(losses) / len(losses):.4f}, "
-                  f"{took / 60:.1f} min", flush=True)  # fmt: skip
+            print(
+                f"{name}: step {done:,} of {schedule.steps:,}, loss {sum(losses) / len(losses):.4f}, "
+                f"{took / 60:.1f} min",
+                flush=True,
+            )
             losses.clear()
         if now - saved > _SECONDS_BETWEEN_CHECKPOINTS and done < schedule.steps:
             clock.seconds += now - begun

@@ -14,9 +14,12 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 def language_model_tokenizer() -> PreTrainedTokenizerFast:
     """Of the language model. A newline ends a text, as it ends GILL's answers; nothing is put before it."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=_tokenizer([PAD, UNKNOWN, NEWLINE]), pad_token=PAD, unk_token=UNKNOWN, eos_token=NEWLINE,
+        tokenizer_object=_tokenizer([PAD, UNKNOWN, NEWLINE]),
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=NEWLINE,
         padding_side="left",
-    )  # fmt: skip
+    )
 
 
 def clip_tokenizer(positions: int) -> PreTrainedTokenizerFast:
@@ -25,9 +28,13 @@ def clip_tokenizer(positions: int) -> PreTrainedTokenizerFast:
     ends = [(token, tokenizer.token_to_id(token)) for token in (_START, _END)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{_START} $A {_END}", special_tokens=ends)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=_START, eos_token=_END, pad_token=_END, unk_token=UNKNOWN,
+        tokenizer_object=tokenizer,
+        bos_token=_START,
+        eos_token=_END,
+        pad_token=_END,
+        unk_token=UNKNOWN,
         model_max_length=positions,
-    )  # fmt: skip
+    )
 
 
 def _tokenizer(special: Sequence[str]) -> Tokenizer:

@@ -64,8 +64,10 @@ def write_sheets(folder: Path, seed: int) -> None:
     """`things.png`, `scenes.png` and `index.html`."""
     things = [
         draw(Scene((Thing(one, colour, "left"), Thing(other, colour, "right")), name))
-        for name in BACKGROUNDS for colour in COLOURS for one, other in zip(KINDS[::2], KINDS[1::2], strict=True)
-    ]  # fmt: skip
+        for name in BACKGROUNDS
+        for colour in COLOURS
+        for one, other in zip(KINDS[::2], KINDS[1::2], strict=True)
+    ]
     contact_sheet(things, 12).save(folder / "things.png")
     generator = stream(seed, TRAIN, "sheet")
     contact_sheet(list(draw_all([scene_in(TRAIN, generator) for _ in range(40)], generator)), 8, factor=5).save(

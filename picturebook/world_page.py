@@ -37,7 +37,7 @@ figcaption { font-size: .88rem; margin-top: .35rem; } figcaption small { display
 
 def render_world(
     stories: Sequence[tuple[Story, np.ndarray]], dialogues: Sequence[Dialogue], generator: np.random.Generator
-) -> str:  # fmt: skip
+) -> str:
     """The page.
 
     Args:
@@ -71,11 +71,13 @@ def _render_story(story: Story, pictures: np.ndarray) -> str:
     seen = read(pictures).scenes()
     figures = [
         render_figure(
-            picture, f"{sentence} .", f"told: {describe(heard.known)}",
+            picture,
+            f"{sentence} .",
+            f"told: {describe(heard.known)}",
             "reader: " + (found.key if found is not None else "not sure"),
         )
         for picture, sentence, heard, found in zip(pictures, story.sentences, story.heard, seen, strict=True)
-    ]  # fmt: skip
+    ]
     last = "is ordinary and in the library" if is_ordinary(story.scenes[-1]) else "is fantasy and in no library"
     told = "tell all of it" if story.complete else "do not tell all of it: pictures are needed"
     note = f"The last picture {last}; the sentences alone {told}."

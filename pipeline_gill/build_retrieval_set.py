@@ -187,8 +187,11 @@ def _column(header: list[str], name: str, file: Path) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline_gill.build_retrieval_set", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_gill.build_retrieval_set",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--model", required=True, metavar="DIR_OR_ID", help="the GILL model whose answers will retrieve from the set")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the set; complete afterwards or not there")

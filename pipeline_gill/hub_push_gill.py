@@ -12,9 +12,18 @@ from huggingface_hub.errors import HfHubHTTPError
 
 # What earlier pushes of a model may have left and a new one would contradict: other shards, other code, other parts.
 OUTDATED_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "*_gill.py", "language_model_lora/*", "retrieval_set/*", "samples/*",
-    "vae/*", "text_encoder/*", "tokenizer/*", "unet/*", "scheduler/*",
-)  # fmt: skip
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*_gill.py",
+    "language_model_lora/*",
+    "retrieval_set/*",
+    "samples/*",
+    "vae/*",
+    "text_encoder/*",
+    "tokenizer/*",
+    "unet/*",
+    "scheduler/*",
+)
 
 # Which library huggingface_hub speaks HTTP with has changed more than once.
 _LINE_ERRORS = tuple(one for one in HfHubHTTPError.__mro__ if one.__module__.split(".")[0] in ("httpx", "httpx2"))
@@ -89,9 +98,13 @@ class OneCommit:
         with clear_hub_errors(self.repo_id):
             # With its parent named, a commit is refused where someone else has committed since.
             return self.api.create_commit(
-                self.repo_id, [*gone, *kept, *additions], commit_message=message, repo_type=self.repo_type,
-                revision=self.revision, parent_commit=self._head.sha,
-            )  # fmt: skip
+                self.repo_id,
+                [*gone, *kept, *additions],
+                commit_message=message,
+                repo_type=self.repo_type,
+                revision=self.revision,
+                parent_commit=self._head.sha,
+            )
 
 
 @contextlib.contextmanager

@@ -281,9 +281,16 @@ class GillPipeline(RepositoryPipeline):
         # 1. Check inputs
         prompts = list_prompts(prompt)
         self.check_inputs(
-            decision, num_images_per_prompt, max_pictures, min_text_tokens, max_new_tokens, output_type, generator,
-            negative_prompt, len(prompts),
-        )  # fmt: skip
+            decision,
+            num_images_per_prompt,
+            max_pictures,
+            min_text_tokens,
+            max_new_tokens,
+            output_type,
+            generator,
+            negative_prompt,
+            len(prompts),
+        )
         self._interrupt = False
 
         # 2. Encode prompts

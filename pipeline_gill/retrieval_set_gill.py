@@ -159,9 +159,18 @@ class RetrievalSet:
         folder = _absolute(base_dir)
         with scratch_folder() as scratch:
             built = dataset_of_pictures(
-                model, processor, pictures, scratch, base_dir=folder, keep_pictures=embed_pictures,
-                batch_size=batch_size, max_errors=max_errors, timeout=timeout, workers=workers, progress=progress,
-            )  # fmt: skip
+                model,
+                processor,
+                pictures,
+                scratch,
+                base_dir=folder,
+                keep_pictures=embed_pictures,
+                batch_size=batch_size,
+                max_errors=max_errors,
+                timeout=timeout,
+                workers=workers,
+                progress=progress,
+            )
             info = RetrievalSetInfo(
                 _width(built.dataset), len(built.dataset), dict(model.retrieval_fingerprint()), source, built.skipped
             )
@@ -227,9 +236,13 @@ class RetrievalSet:
             ValueError: If a file is damaged, or contradicts another; the message names it.
         """
         folder, from_hub = find_folder(
-            name, revision=revision, subfolder=subfolder, token=token, local_files_only=local_files_only,
+            name,
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+            local_files_only=local_files_only,
             with_index=faiss_is_installed(),
-        )  # fmt: skip
+        )
         folder = _absolute(folder)
         dataset, info = read_folder(folder)
         index_file = folder / INDEX_FILE

@@ -122,9 +122,14 @@ def write_folder(folder: Path, dataset: Any, info: RetrievalSetInfo) -> None:
 
 
 def find_folder(
-    name: str | os.PathLike[str], *, revision: str | None, subfolder: str | None, token: str | bool | None,
-    local_files_only: bool, with_index: bool,
-) -> tuple[Path, bool]:  # fmt: skip
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None,
+    subfolder: str | None,
+    token: str | bool | None,
+    local_files_only: bool,
+    with_index: bool,
+) -> tuple[Path, bool]:
     """The folder of a set, and whether it is a snapshot from the Hub, downloaded if it has to be.
 
     Raises:
@@ -135,10 +140,14 @@ def find_folder(
         return path / (subfolder or ""), False
     try:
         snapshot = snapshot_download(
-            os.fspath(name), repo_type="dataset", revision=revision, token=token, local_files_only=local_files_only,
+            os.fspath(name),
+            repo_type="dataset",
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
             allow_patterns=f"{subfolder.strip('/')}/*" if subfolder else None,
             ignore_patterns=None if with_index else f"*{INDEX_FILE}",
-        )  # fmt: skip
+        )
     except HFValidationError as error:
         raise FileNotFoundError(f"{name}: there is no such folder, and it is not the id of a Hub data set") from error
     return Path(snapshot) / (subfolder or ""), True
@@ -168,9 +177,14 @@ def read_folder(folder: Path) -> tuple[Any, RetrievalSetInfo]:
 
 
 def push_folder(
-    folder: Path, repo_id: str, *, private: bool | None, token: str | bool | None, revision: str | None,
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool | None,
+    token: str | bool | None,
+    revision: str | None,
     commit_message: str,
-) -> str:  # fmt: skip
+) -> str:
     """Upload a set's folder to a data set repository, created if need be, as one commit. Returns the commit's URL."""
     # Not upload_folder: it may make several commits, between which the set would be half a set.
     api = HfApi(token=token)

@@ -109,11 +109,24 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         siblings = [
             {"rfilename": path, **(blob.describe() if full else {})} for path, blob in sorted(commit.files.items())
         ]
-        return self._json_later({
-            "_id": name, "id": name, "modelId": name, "author": name.split("/")[0], "sha": commit.oid,
-            "private": repository.private, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0,
-            "lastModified": commit.date, "createdAt": repository.commits[0].date, "siblings": siblings,
-        })  # fmt: skip
+        return self._json_later(
+            {
+                "_id": name,
+                "id": name,
+                "modelId": name,
+                "author": name.split("/")[0],
+                "sha": commit.oid,
+                "private": repository.private,
+                "gated": False,
+                "disabled": False,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+                "lastModified": commit.date,
+                "createdAt": repository.commits[0].date,
+                "siblings": siblings,
+            }
+        )
 
     def _tree(self, body: BinaryIO, kind: str, name: str, revision: str, path: str | None = None) -> Callable[[], None]:
         commit = self._repository(kind, name).commit(revision)
@@ -133,11 +146,18 @@ class HubRequestHandler(BaseHTTPRequestHandler):
 
     def _commits(self, body: BinaryIO, kind: str, name: str, revision: str) -> Callable[[], None]:
         history = self._repository(kind, name).history(revision)
-        return self._json_later([
-            {"id": commit.oid, "title": commit.title, "message": commit.message, "date": commit.date,
-             "authors": [{"user": commit.author}]}
-            for commit in history
-        ])  # fmt: skip
+        return self._json_later(
+            [
+                {
+                    "id": commit.oid,
+                    "title": commit.title,
+                    "message": commit.message,
+                    "date": commit.date,
+                    "authors": [{"user": commit.author}],
+                }
+                for commit in history
+            ]
+        )
 
     def _refs(self, body: BinaryIO, kind: str, name: str) -> Callable[[], None]:
         repository = self._repository(kind, name)

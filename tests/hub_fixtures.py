@@ -51,9 +51,14 @@ class TestHub(HubServer):
 
 
 def run_python(
-    code: str, environment: Mapping[str, str] | None = None, cwd: str | os.PathLike[str] | None = None,
-    *, package: bool = False, check: bool = True, timeout: float = 300.0,
-) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    code: str,
+    environment: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    *,
+    package: bool = False,
+    check: bool = True,
+    timeout: float = 300.0,
+) -> subprocess.CompletedProcess[str]:
     """Run a snippet in a fresh process.
 
     Args:
@@ -69,9 +74,14 @@ def run_python(
     begin = _WITH_PACKAGE if package else _WITHOUT_PACKAGE
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and name[:3] != "HF_"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", begin + textwrap.dedent(code)], capture_output=True, text=True, timeout=timeout,
-        env={**inherited, "OMP_NUM_THREADS": "2", **(environment or {})}, cwd=cwd or "/", stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", begin + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**inherited, "OMP_NUM_THREADS": "2", **(environment or {})},
+        cwd=cwd or "/",
+        stdin=subprocess.DEVNULL,
+    )
     if check and done.returncode:
         pytest.fail(f"the process ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
     return done

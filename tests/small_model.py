@@ -14,12 +14,25 @@ from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcesso
 from tests.conftest import make_checkpoint
 
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
-    "opt": {"hidden_size": 32, "word_embed_proj_dim": 24, "num_hidden_layers": 2, "ffn_dim": 48,
-            "num_attention_heads": 4, "max_position_embeddings": 96, "dropout": 0.0},
-    "llama": {"hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4,
-              "max_position_embeddings": 96, "tie_word_embeddings": False},
+    "opt": {
+        "hidden_size": 32,
+        "word_embed_proj_dim": 24,
+        "num_hidden_layers": 2,
+        "ffn_dim": 48,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 96,
+        "dropout": 0.0,
+    },
+    "llama": {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 96,
+        "tie_word_embeddings": False,
+    },
     "gpt2": {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 96},
-}  # fmt: skip
+}
 
 
 def small_tokenizer(img_tokens: list[str]) -> PreTrainedTokenizerFast:
@@ -44,10 +57,18 @@ def small_config(
     rows = processor.image_token_id + spare_rows
     ids = {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
     text = AutoConfig.for_model(language_model, vocab_size=rows, **ids, **LANGUAGE_MODELS[language_model])
-    vision = CLIPVisionConfig(hidden_size=20, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-                              image_size=16, patch_size=8)  # fmt: skip
-    sizes = {"mapper_hidden_size": 16, "mapper_num_layers": 1, "mapper_num_heads": 2, "mapper_ffn_dim": 16,
-             "conditioning_length": 7, "conditioning_dim": 12, "retrieval_dim": 8}  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=20, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=8
+    )
+    sizes = {
+        "mapper_hidden_size": 16,
+        "mapper_num_layers": 1,
+        "mapper_num_heads": 2,
+        "mapper_ffn_dim": 16,
+        "conditioning_length": 7,
+        "conditioning_dim": 12,
+        "retrieval_dim": 8,
+    }
     return GillConfig(
         text_config=text,
         vision_config=vision,

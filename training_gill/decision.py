@@ -172,8 +172,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training_gill.decision", description=__doc__)
     parser.add_argument("--model", required=True, type=Path, metavar="OUT", help="folder of a GILL repository")
     parser.add_argument("--annotations", required=True, type=Path, metavar="FILE", help=".tsv of votes or of labels")
-    parser.add_argument("--train-prompts", type=int, default=TRAIN_PROMPTS, metavar="N",
-                        help="prompts that train, of those agreed on (default: %(default)s, the paper's)")  # fmt: skip
+    parser.add_argument(
+        "--train-prompts",
+        type=int,
+        default=TRAIN_PROMPTS,
+        metavar="N",
+        help="prompts that train, of those agreed on (default: %(default)s, the paper's)",
+    )
     parser.add_argument("--split-seed", type=int, metavar="SEED", help="draw them, rather than take the first")
     parser.add_argument("--steps", type=int, default=HeadTraining.steps)
     parser.add_argument("--learning-rate", type=float, default=HeadTraining.learning_rate)

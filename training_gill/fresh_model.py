@@ -116,9 +116,11 @@ def _fresh(choices: ModelChoices, dtype: torch.dtype, seed: int) -> tuple[GillFo
         generator = full_name(choices.image_generator)
         length, width = conditioning_shape(generator, choices.image_generator_revision)
         fields |= {
-            "image_generator_id": generator, "image_generator_revision": choices.image_generator_revision,
-            "conditioning_length": length, "conditioning_dim": width,
-        }  # fmt: skip
+            "image_generator_id": generator,
+            "image_generator_revision": choices.image_generator_revision,
+            "conditioning_length": length,
+            "conditioning_dim": width,
+        }
     named = choices.img_tokens.split(",") if choices.img_tokens else None
     img_tokens = named or [f"[IMG{i}]" for i in range(choices.num_img_tokens)]
     tokenizer = load_part(AutoTokenizer, "language_model", language, language_revision, padding_side="left")

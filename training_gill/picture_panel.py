@@ -38,9 +38,15 @@ class PicturePanel(TrainerCallback):
     """
 
     def __init__(
-        self, step: AdapterTrainingStep, processor: GillProcessor, data: CaptionedPictures, folder: Path,
-        every: int, pictures: int, generate: bool,
-    ) -> None:  # fmt: skip
+        self,
+        step: AdapterTrainingStep,
+        processor: GillProcessor,
+        data: CaptionedPictures,
+        folder: Path,
+        every: int,
+        pictures: int,
+        generate: bool,
+    ) -> None:
         self.gill, self.step, self.processor = step.gill, step, processor
         self.data, self.folder, self.every, self.pictures, self.generate = data, folder, every, pictures, generate
         self._generator: Any = None

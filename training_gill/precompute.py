@@ -104,8 +104,15 @@ class PictureEncoder:
         return self.model(values.to(self.device)).pooler_output.float().cpu().numpy()
 
 
-def precompute_targets(encoder: TextEncoder, info: dict[str, Any], captions: Iterable[str], out: Path,
-                       batch_size: int, dtype: str, total: int | None) -> int:  # fmt: skip
+def precompute_targets(
+    encoder: TextEncoder,
+    info: dict[str, Any],
+    captions: Iterable[str],
+    out: Path,
+    batch_size: int,
+    dtype: str,
+    total: int | None,
+) -> int:
     """Write targets of all captions that are not written yet; returns how many were made now."""
     writer = KeyedArrayWriter(out / TARGETS_FOLDER, {**info, "dtype": dtype})
     made = 0
@@ -120,8 +127,15 @@ def precompute_targets(encoder: TextEncoder, info: dict[str, Any], captions: Ite
     return made
 
 
-def precompute_features(encoder: PictureEncoder, info: dict[str, Any], examples: Iterable[dict[str, Any]], out: Path,
-                        batch_size: int, dtype: str, total: int | None) -> tuple[int, dict[str, str]]:  # fmt: skip
+def precompute_features(
+    encoder: PictureEncoder,
+    info: dict[str, Any],
+    examples: Iterable[dict[str, Any]],
+    out: Path,
+    batch_size: int,
+    dtype: str,
+    total: int | None,
+) -> tuple[int, dict[str, str]]:
     """Write features of all pictures that are not written yet.
 
     Returns:
@@ -226,8 +240,13 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dataset", required=True, action="append", metavar="DATA",
-                        help="as train_data of a recipe; may be given several times")  # fmt: skip
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        action="append",
+        metavar="DATA",
+        help="as train_data of a recipe; may be given several times",
+    )
     parser.add_argument("--split", default="train", help="of a data set (default: %(default)s)")
     parser.add_argument("--image-folder", action="append", metavar="FOLDER", help="of a .tsv; by default beside it")
     parser.add_argument("--image-column", metavar="NAME")

@@ -33,9 +33,15 @@ from transformers import (
 )
 
 COLOURS = {
-    "red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220), "yellow": (235, 210, 40),
-    "purple": (150, 50, 190), "orange": (245, 140, 30), "black": (15, 15, 15), "pink": (250, 130, 190),
-}  # fmt: skip
+    "red": (220, 30, 30),
+    "green": (30, 160, 60),
+    "blue": (40, 70, 220),
+    "yellow": (235, 210, 40),
+    "purple": (150, 50, 190),
+    "orange": (245, 140, 30),
+    "black": (15, 15, 15),
+    "pink": (250, 130, 190),
+}
 BACKGROUNDS = {"white": (250, 250, 250), "grey": (150, 150, 150), "brown": (120, 80, 40), "cyan": (120, 220, 230)}
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = {"small": 7, "large": 12}  # pixels from the middle
@@ -139,12 +145,20 @@ def _write_language_model(folder: Path, steps: int, seed: int) -> None:
     # Rows to spare, as OPT-6.7B has them.
     model = OPTForCausalLM(
         OPTConfig(
-            vocab_size=len(tokenizer) + 3, hidden_size=128, word_embed_proj_dim=128, num_hidden_layers=3, ffn_dim=256,
-            num_attention_heads=4, max_position_embeddings=128, dropout=0.0, init_std=0.05,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer) + 3,
+            hidden_size=128,
+            word_embed_proj_dim=128,
+            num_hidden_layers=3,
+            ffn_dim=256,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            dropout=0.0,
+            init_std=0.05,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(seed)
     everything = scenes()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -168,9 +182,13 @@ def _write_language_model(folder: Path, steps: int, seed: int) -> None:
 
 def _write_image_encoder(folder: Path, steps: int, seed: int) -> None:
     config = CLIPVisionConfig(
-        hidden_size=96, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4, image_size=PICTURE_SIZE,
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=PICTURE_SIZE,
         patch_size=8,
-    )  # fmt: skip
+    )
     model = CLIPVisionModel(config)
     processor = CLIPImageProcessor(
         size={"shortest_edge": PICTURE_SIZE}, crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE}
@@ -199,33 +217,66 @@ def _write_image_encoder(folder: Path, steps: int, seed: int) -> None:
 
 
 def _write_image_generator(folder: Path) -> None:
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
-               "unk_token": "<|endoftext|>"}  # fmt: skip
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
     tokenizer = _word_tokenizer(special, "<|startoftext|> $A <|endoftext|>", model_max_length=16)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=16,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
-        norm_num_groups=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=32, attention_head_dim=8,
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=8,
+    )
     vae = AutoencoderKL(
-        block_out_channels=(16, 16), norm_num_groups=8, in_channels=3, out_channels=3, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
+        block_out_channels=(16, 16),
+        norm_num_groups=8,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
     scheduler = DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
     StableDiffusionPipeline(
-        vae=vae.eval(), text_encoder=text_encoder.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

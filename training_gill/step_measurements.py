@@ -5,8 +5,16 @@ from typing import Any
 
 import torch
 
-_SUMMED = ("captioning_sum", "captioning_count", "captioning_correct", "language_sum", "language_count",
-           "language_correct", "conditioning_sum", "conditioning_count")  # fmt: skip
+_SUMMED = (
+    "captioning_sum",
+    "captioning_count",
+    "captioning_correct",
+    "language_sum",
+    "language_count",
+    "language_correct",
+    "conditioning_sum",
+    "conditioning_count",
+)
 # Every process knows these of the global batch already.
 _SHARED = ("contrastive_sum", "contrastive_count")
 

@@ -73,20 +73,30 @@ def train(recipe: Recipe) -> dict[str, float]:
     if recipe.losses.panel_steps and isinstance(validation_data, CaptionedPictures):
         callbacks.append(
             PicturePanel(
-                step, processor, validation_data, Path(args.output_dir) / "panels", recipe.losses.panel_steps,
-                recipe.losses.panel_pictures, recipe.losses.panel_generate and gill.mapper is not None,
+                step,
+                processor,
+                validation_data,
+                Path(args.output_dir) / "panels",
+                recipe.losses.panel_steps,
+                recipe.losses.panel_pictures,
+                recipe.losses.panel_generate and gill.mapper is not None,
             )
-        )  # fmt: skip
+        )
     # With `push_to_hub`, the Trainer makes the repository before anything else.
     with clear_hub_errors(str(args.hub_model_id)):
         trainer = GillTrainer(
-            step, args, processor, collator, train_data, validation_data,
+            step,
+            args,
+            processor,
+            collator,
+            train_data,
+            validation_data,
             eval_collator=eval_collator,
             max_unreadable=recipe.data.max_unreadable,
             lr_decay_every=recipe.losses.lr_decay_every,
             lr_decay_factor=recipe.losses.lr_decay_factor,
             callbacks=callbacks,
-        )  # fmt: skip
+        )
     if trainer.is_world_process_zero():
         print(start_report(recipe, step, train_data, resume, trainer), flush=True)
     try:
@@ -113,9 +123,15 @@ def open_training_data(recipe: Recipe) -> CaptionedPictures | CaptionedPictureSt
     assert data.train_data is not None
     seed = recipe.training.data_seed if recipe.training.data_seed is not None else recipe.training.seed
     return open_data(
-        data.train_data, data.train_split, data.train_image_folder, data.image_column, data.caption_column,
-        data.streaming, shuffle_seed=seed, shuffle_buffer=data.shuffle_buffer,
-    )  # fmt: skip
+        data.train_data,
+        data.train_split,
+        data.train_image_folder,
+        data.image_column,
+        data.caption_column,
+        data.streaming,
+        shuffle_seed=seed,
+        shuffle_buffer=data.shuffle_buffer,
+    )
 
 
 def open_validation_data(recipe: Recipe) -> CaptionedPictures | CaptionedPictureStream | None:
@@ -124,9 +140,12 @@ def open_validation_data(recipe: Recipe) -> CaptionedPictures | CaptionedPicture
     if data.validation_data is None:
         return None
     return open_data(
-        data.validation_data, data.validation_split, data.validation_image_folder, data.image_column,
+        data.validation_data,
+        data.validation_split,
+        data.validation_image_folder,
+        data.image_column,
         data.caption_column,
-    )  # fmt: skip
+    )
 
 
 def build_collator(
@@ -147,17 +166,27 @@ def build_collator(
             )
         targets = TextTargetsCache(Path(cache))
         targets.check(
-            config.image_generator_id, config.image_generator_revision,
-            config.conditioning_length, config.conditioning_dim,
-        )  # fmt: skip
+            config.image_generator_id,
+            config.image_generator_revision,
+            config.conditioning_length,
+            config.conditioning_dim,
+        )
     if cache is not None and PictureFeatureCache.exists(Path(cache)):
         features = PictureFeatureCache(Path(cache))
         features.check(config.vision_model_id, config.vision_model_revision, config.vision_dim)
     data = recipe.data
     return CaptionedPictureCollator(
-        processor, data.max_length, data.packing, recipe.training.seed, targets, features, data.context,
-        data.context_separator, data.context_pictures, data.request,
-    )  # fmt: skip
+        processor,
+        data.max_length,
+        data.packing,
+        recipe.training.seed,
+        targets,
+        features,
+        data.context,
+        data.context_separator,
+        data.context_pictures,
+        data.request,
+    )
 
 
 def check_cache_covers(
@@ -202,9 +231,13 @@ def start_report(recipe: Recipe, step: AdapterTrainingStep, data: Any, resume: s
 
 
 def write_repository(
-    gill: GillForConditionalGeneration, out: Path, recipe: Recipe, measured: dict[str, float], trainer: GillTrainer,
+    gill: GillForConditionalGeneration,
+    out: Path,
+    recipe: Recipe,
+    measured: dict[str, float],
+    trainer: GillTrainer,
     weights: dict[str, torch.Tensor] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write all that makes `out` a Hub repository, complete or not at all; `weights` where FSDP gathered them."""
     with complete_or_not_at_all(out) as folder:
         trainer._save(str(folder), weights)

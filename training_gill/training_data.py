@@ -172,9 +172,14 @@ def _open_tsv(
 
 
 def _wrap(
-    rows: Any, name: str, image_column: str, caption_column: str, image_folder: str | None,
-    shuffle_seed: int | None, shuffle_buffer: int,
-) -> CaptionedPictures | CaptionedPictureStream:  # fmt: skip
+    rows: Any,
+    name: str,
+    image_column: str,
+    caption_column: str,
+    image_folder: str | None,
+    shuffle_seed: int | None,
+    shuffle_buffer: int,
+) -> CaptionedPictures | CaptionedPictureStream:
     if isinstance(rows, datasets.IterableDataset):
         if shuffle_seed is not None:
             rows = rows.shuffle(seed=shuffle_seed, buffer_size=shuffle_buffer)

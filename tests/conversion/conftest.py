@@ -66,11 +66,23 @@ def small_backbones(golden_world: Path, tmp_path_factory: pytest.TempPathFactory
 def small_gill(small_backbones: Path, tmp_path: Path) -> SmallRelease:
     ids = list(range(FIRST_IMG_ID, FIRST_IMG_ID + R))
     args = {
-        "opt_version": "facebook/opt-small", "freeze_lm": True, "visual_encoder": "clip-small", "freeze_vm": True,
-        "n_visual_tokens": K, "ret_emb_dim": P, "gen_emb_dim": C, "text_emb_layers": [-1], "text_fc_mode": "linear",
-        "ret_text_fc_mode": "linear", "num_tokens": R, "num_clip_tokens": R, "share_ret_gen": True,
-        "norm_image_embed": "none", "retrieval_token_idx": ids, "gen_token_idx": ids,
-    }  # fmt: skip
+        "opt_version": "facebook/opt-small",
+        "freeze_lm": True,
+        "visual_encoder": "clip-small",
+        "freeze_vm": True,
+        "n_visual_tokens": K,
+        "ret_emb_dim": P,
+        "gen_emb_dim": C,
+        "text_emb_layers": [-1],
+        "text_fc_mode": "linear",
+        "ret_text_fc_mode": "linear",
+        "num_tokens": R,
+        "num_clip_tokens": R,
+        "share_ret_gen": True,
+        "norm_image_embed": "none",
+        "retrieval_token_idx": ids,
+        "gen_token_idx": ids,
+    }
     tensors = _tensors(
         {
             "model.logit_scale": (),
@@ -92,9 +104,15 @@ def small_gill(small_backbones: Path, tmp_path: Path) -> SmallRelease:
 @pytest.fixture
 def small_fromage(small_backbones: Path, tmp_path: Path) -> SmallRelease:
     args = {
-        "opt_version": "facebook/opt-small", "freeze_lm": True, "visual_encoder": "clip-small", "freeze_vm": True,
-        "n_visual_tokens": K, "shared_emb_dim": P, "text_emb_layers": [-1], "retrieval_token_idx": FIRST_IMG_ID,
-    }  # fmt: skip
+        "opt_version": "facebook/opt-small",
+        "freeze_lm": True,
+        "visual_encoder": "clip-small",
+        "freeze_vm": True,
+        "n_visual_tokens": K,
+        "shared_emb_dim": P,
+        "text_emb_layers": [-1],
+        "retrieval_token_idx": FIRST_IMG_ID,
+    }
     tensors = _tensors(
         {
             "model.logit_scale": (),

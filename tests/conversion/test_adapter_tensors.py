@@ -13,8 +13,12 @@ IDS = [4, 5]
 
 
 def tensors() -> dict[str, torch.Tensor]:
-    return {"m.fc.weight": torch.ones(2, 3), "m.fc.bias": torch.ones(2), "m.scale": torch.tensor(1.0),
-            "m.rows": torch.arange(6.0).reshape(2, 3)}  # fmt: skip
+    return {
+        "m.fc.weight": torch.ones(2, 3),
+        "m.fc.bias": torch.ones(2),
+        "m.scale": torch.tensor(1.0),
+        "m.rows": torch.arange(6.0).reshape(2, 3),
+    }
 
 
 def source(tensors: dict[str, torch.Tensor], left_out: dict[str, str] | None = None) -> TensorSource:

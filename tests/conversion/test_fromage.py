@@ -21,10 +21,19 @@ from .conftest import FIRST_IMG_ID, D, SmallRelease
 def test_the_golden_release_converts_by_the_command(golden_world: Path, tmp_path: Path) -> None:
     original, out = golden_world / "fromage_model", tmp_path / "out"
     command = [
-        sys.executable, "-m", "conversion.fromage", str(original), str(out),
-        "--language-model", str(golden_world / "facebook/opt-golden"),
-        "--vision-model", str(golden_world / "clip-golden"), "--picture-folder", str(golden_world), "--verify",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "conversion.fromage",
+        str(original),
+        str(out),
+        "--language-model",
+        str(golden_world / "facebook/opt-golden"),
+        "--vision-model",
+        str(golden_world / "clip-golden"),
+        "--picture-folder",
+        str(golden_world),
+        "--verify",
+    ]
     made = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     assert made.returncode == 0, made.stderr
     assert "verified: 8 tensors" in made.stdout

@@ -43,8 +43,17 @@ def test_the_converted_heads_answer_as_the_authors_did(
 
 def test_the_repository_is_whole(golden_repository: Path, golden_world: Path) -> None:
     names = {path.name for path in golden_repository.iterdir()}
-    assert {"config.json", "model.safetensors", "generation_config.json", "processor_config.json", "tokenizer.json",
-            "model_index.json", "modeling_gill.py", "pipeline_gill.py", "retrieval_set"} <= names  # fmt: skip
+    assert {
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "model_index.json",
+        "modeling_gill.py",
+        "pipeline_gill.py",
+        "retrieval_set",
+    } <= names
     config = GillConfig.from_pretrained(golden_repository)
     assert config.language_model_id == str((golden_world / "facebook/opt-golden").resolve())
     assert config.img_token_ids == list(range(FIRST_IMG_ID, FIRST_IMG_ID + 8))

@@ -67,8 +67,11 @@ def test_a_checkpoint_straight_out_of_training_is_read_and_its_training_state_le
     step = torch.optim.lr_scheduler.StepLR(optimizer, 10)
     # The authors' warm-up scheduler keeps another scheduler as an object, and that one the optimizer.
     training = {
-        "epoch": 3, "best_acc1": np.float64(1.5), "optimizer": optimizer.state_dict(), "scheduler": {"after": step},
-    }  # fmt: skip
+        "epoch": 3,
+        "best_acc1": np.float64(1.5),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": {"after": step},
+    }
     path = tmp_path / "ckpt.pth.tar"
     torch.save({"state_dict": layer.state_dict(), **training}, path)
     read = load_checkpoint(path)

@@ -83,26 +83,41 @@ def data(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image]) 
 def vist_annotations(stories: list[tuple[str, list[str]]]) -> list[list[dict[str, Any]]]:
     """As in the published files: a list of lists of one, the sentences of a story not in their order here."""
     return [
-        [{"story_id": name, "photo_flickr_id": shown[place], "worker_arranged_photo_order": place,
-          "text": SENTENCES[place], "original_text": "?", "tier": "story-in-sequence"}]
+        [
+            {
+                "story_id": name,
+                "photo_flickr_id": shown[place],
+                "worker_arranged_photo_order": place,
+                "text": SENTENCES[place],
+                "original_text": "?",
+                "tier": "story-in-sequence",
+            }
+        ]
         for name, shown in stories
         for place in (*range(1, len(shown)), 0)
-    ]  # fmt: skip
+    ]
 
 
 def visdial(numbers: list[int], rounds: int) -> dict[str, Any]:
     """Dialogues on the pictures with these numbers."""
     questions, answers = ["is it red", "is it big", "a cat"], ["no", "yes", "two", "blue"]
     dialogs = [
-        {"image_id": number, "caption": "a thing", "dialog": [
-            {"question": turn % 3, "answer": (number + turn) % 4, "answer_options": [0, 1, 2, 3],
-             "gt_index": (number + turn) % 4}
-            for turn in range(rounds)
-        ]}
+        {
+            "image_id": number,
+            "caption": "a thing",
+            "dialog": [
+                {
+                    "question": turn % 3,
+                    "answer": (number + turn) % 4,
+                    "answer_options": [0, 1, 2, 3],
+                    "gt_index": (number + turn) % 4,
+                }
+                for turn in range(rounds)
+            ],
+        }
         for number in numbers
-    ]  # fmt: skip
-    return {"version": "1.0", "split": "val",
-            "data": {"questions": questions, "answers": answers, "dialogs": dialogs}}  # fmt: skip
+    ]
+    return {"version": "1.0", "split": "val", "data": {"questions": questions, "answers": answers, "dialogs": dialogs}}
 
 
 def _write_votes(path: Path) -> None:

@@ -15,8 +15,22 @@ from tests.evaluation_gill.conftest import Data
 
 
 def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | None = None) -> list[str]:
-    return ["--model", str(model), "--annotations", str(annotations or data.coco), "--pictures", str(data.pictures),
-            "--out", str(out), *data.networks, "--steps", "2", "--size", "16", *more]  # fmt: skip
+    return [
+        "--model",
+        str(model),
+        "--annotations",
+        str(annotations or data.coco),
+        "--pictures",
+        str(data.pictures),
+        "--out",
+        str(out),
+        *data.networks,
+        "--steps",
+        "2",
+        "--size",
+        "16",
+        *more,
+    ]
 
 
 @pytest.mark.parametrize("system", ["gill", "generator"])
@@ -83,7 +97,18 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str, text: st
 
 def test_a_folder_without_pictures_is_told(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    arguments = ["retrieval", "--model", str(data.clip), "--baseline", "clip", "--annotations", str(data.coco),
-                 "--pictures", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]  # fmt: skip
+    arguments = [
+        "retrieval",
+        "--model",
+        str(data.clip),
+        "--baseline",
+        "clip",
+        "--annotations",
+        str(data.coco),
+        "--pictures",
+        str(tmp_path / "empty"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert run_command(caption_to_image.main, arguments) == 2
     assert capsys.readouterr().err.endswith("empty holds no picture.\n")

@@ -10,19 +10,30 @@ from evaluation_gill.bootstrap import interval_of_mean
 from evaluation_gill.results import Figure, LeftOut, Results
 
 PROTOCOL = {
-    "data": "VIST", "annotations": "val.story-in-sequence.json", "annotations_sha256": "0" * 64, "limit": None,
-    "context": "all captions", "target": "last picture of each story", "examples": 4990, "seed": 42,
-    "seeding": "one generator for the whole run", "drawing": {"steps": 50, "guidance": 7.5, "size": None},
+    "data": "VIST",
+    "annotations": "val.story-in-sequence.json",
+    "annotations_sha256": "0" * 64,
+    "limit": None,
+    "context": "all captions",
+    "target": "last picture of each story",
+    "examples": 4990,
+    "seed": 42,
+    "seeding": "one generator for the whole run",
+    "drawing": {"steps": 50, "guidance": 7.5, "size": None},
     "metrics": {"clip_image_similarity": {"model": "openai/clip-vit-large-patch14", "revision": None}},
-}  # fmt: skip
+}
 GILL = Results(
-    "vist generation", {"kind": "gill", "name": "org/gill", "revision": "0123456789"}, PROTOCOL,
+    "vist generation",
+    {"kind": "gill", "name": "org/gill", "revision": "0123456789"},
+    PROTOCOL,
     [Figure("clip_image_similarity", 0.61234, 4990, (0.6091, 0.6154))],
-)  # fmt: skip
+)
 PLAIN = replace(
-    GILL, system={"kind": "generator", "name": "org/sd", "revision": None},
-    figures=[Figure("clip_image_similarity", 0.6001, 4989, (0.597, 0.603))], left_out=[LeftOut("story 7", "lost")],
-)  # fmt: skip
+    GILL,
+    system={"kind": "generator", "name": "org/sd", "revision": None},
+    figures=[Figure("clip_image_similarity", 0.6001, 4989, (0.597, 0.603))],
+    left_out=[LeftOut("story 7", "lost")],
+)
 
 
 def test_two_results_stand_side_by_side_with_intervals_and_the_papers_figures() -> None:

@@ -34,8 +34,13 @@ def compute(name: str, predictions: object, references: object, **options: objec
 
 def test_every_metric_loads_by_its_path_alone() -> None:
     assert set(NAMES) == {
-        "clip_image_similarity", "clip_text_similarity", "decision_f1", "fid", "lpips", "retrieval_ranking",
-    }  # fmt: skip
+        "clip_image_similarity",
+        "clip_text_similarity",
+        "decision_f1",
+        "fid",
+        "lpips",
+        "retrieval_ranking",
+    }
     for name in NAMES:
         assert load_metric(name).inputs_description.strip().startswith("Args:")
 

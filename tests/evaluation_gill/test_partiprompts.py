@@ -97,9 +97,7 @@ def test_always_generating_and_always_retrieving_are_the_baselines(data: Data, t
     assert found[1]["decision_f1"] == pytest.approx((2 * 3 / (5 + 3)) / 2) and found[1]["accuracy"] == 0.6
 
 
-def test_no_prompt_left_to_validate_on_is_told(
-    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+def test_no_prompt_left_to_validate_on_is_told(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--model",
         "any",
@@ -114,8 +112,6 @@ def test_no_prompt_left_to_validate_on_is_told(
     assert "6 of 8 prompts are agreed on, the first 600 are for training" in capsys.readouterr().err
 
 
-def test_neither_model_nor_baseline_is_told(
-    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+def test_neither_model_nor_baseline_is_told(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(partiprompts.main, run(data, tmp_path / "out")) == 2
     assert "`--model` is missing" in capsys.readouterr().err

@@ -23,30 +23,59 @@ LINES = ["Q: is it red?", "A: yes", "Q: is it big?", "A: two", "Q: a cat?", "A: 
 
 
 def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | None = None) -> list[str]:
-    return ["--model", str(model), "--annotations", str(annotations or data.visdial), "--pictures", str(data.pictures),
-            "--out", str(out), *data.networks, "--steps", "2", "--size", "16", *more]  # fmt: skip
+    return [
+        "--model",
+        str(model),
+        "--annotations",
+        str(annotations or data.visdial),
+        "--pictures",
+        str(data.pictures),
+        "--out",
+        str(out),
+        *data.networks,
+        "--steps",
+        "2",
+        "--size",
+        "16",
+        *more,
+    ]
 
 
 def test_generation_shows_as_many_rounds_as_asked_for(
     data: Data, golden_repository: Path, golden_pipeline: GillPipeline, tmp_path: Path
 ) -> None:
-    arguments = options(data, tmp_path / "out", "--rounds", "2", "--limit", "1", "--seeding", "example",
-                        model=golden_repository)  # fmt: skip
+    arguments = options(
+        data, tmp_path / "out", "--rounds", "2", "--limit", "1", "--seeding", "example", model=golden_repository
+    )
     results = visdial.main(["generation", *arguments])
     assert results.protocol["rounds"] == 2 and results.protocol["context"] == "dialogue alone"
     listed = json.loads((tmp_path / "out/scores.json").read_text())
     assert listed[0]["text"] == "\n".join(LINES[:4])
-    answer: Any = golden_pipeline(["\n".join(LINES[:4])], decision="generate", force_image=True, height=16, width=16,
-                                  num_inference_steps=2, generator=torch.Generator().manual_seed(42))  # fmt: skip
+    answer: Any = golden_pipeline(
+        ["\n".join(LINES[:4])],
+        decision="generate",
+        force_image=True,
+        height=16,
+        width=16,
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(42),
+    )
     made = np.asarray(Image.open(tmp_path / "out/pictures" / listed[0]["picture"]), dtype=int)
     assert np.abs(made - np.asarray(answer.images[0][0], dtype=int)).max() <= 1
 
 
 def test_both_baselines_run_through_the_same_protocol(data: Data, golden_world: Path, tmp_path: Path) -> None:
-    drawn = visdial.main(["generation", *options(data, tmp_path / "a", "--rounds", "3", "--baseline", "generator",
-                                                 model=golden_world / "sd-golden")])  # fmt: skip
-    found = visdial.main(["retrieval", *options(data, tmp_path / "b", "--rounds", "3", "--baseline", "clip",
-                                                model=data.clip)])  # fmt: skip
+    drawn = visdial.main(
+        [
+            "generation",
+            *options(
+                data, tmp_path / "a", "--rounds", "3", "--baseline", "generator", model=golden_world / "sd-golden"
+            ),
+        ]
+    )
+    found = visdial.main(
+        ["retrieval", *options(data, tmp_path / "b", "--rounds", "3", "--baseline", "clip", model=data.clip)]
+    )
     assert [figure.name for figure in drawn.figures] == ["clip_image_similarity", "lpips"]
     assert found.protocol["candidates"] == 3 and found.figures[1].value == 1  # recall@5 among three
 
@@ -119,8 +148,10 @@ def test_a_dialogue_with_fewer_rounds_is_refused_or_left_out_by_name(
     content["data"]["dialogs"][1]["dialog"].pop()
     path = tmp_path / "visdial.json"
     path.write_text(json.dumps(content))
-    arguments = ["retrieval", *options(data, tmp_path / "out", "--rounds", "3", "--baseline", "clip", model=data.clip,
-                                       annotations=path)]  # fmt: skip
+    arguments = [
+        "retrieval",
+        *options(data, tmp_path / "out", "--rounds", "3", "--baseline", "clip", model=data.clip, annotations=path),
+    ]
     assert run_command(visdial.main, arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: dialogue on picture 2: it has 2 rounds, 3 were asked for")

@@ -22,8 +22,19 @@ QUICK = ["--steps", "2", "--size", "16"]
 
 
 def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | None = None) -> list[str]:
-    return ["--model", str(model), "--annotations", str(annotations or data.vist), "--pictures", str(data.pictures),
-            "--out", str(out), *data.networks, *QUICK, *more]  # fmt: skip
+    return [
+        "--model",
+        str(model),
+        "--annotations",
+        str(annotations or data.vist),
+        "--pictures",
+        str(data.pictures),
+        "--out",
+        str(out),
+        *data.networks,
+        *QUICK,
+        *more,
+    ]
 
 
 def shown(data: Data, name: str) -> Image.Image:
@@ -46,8 +57,15 @@ def test_gill_draws_the_last_picture_of_each_story_as_the_pipeline_does_one_by_o
         pieces: list[Any] = []
         for sentence, name in zip(SENTENCES, names, strict=True):
             pieces += [sentence, shown(data, name).resize((224, 224))]
-        answer: Any = golden_pipeline([pieces[:-1]], decision="generate", force_image=True, generator=generator,
-                                      height=16, width=16, num_inference_steps=2)  # fmt: skip
+        answer: Any = golden_pipeline(
+            [pieces[:-1]],
+            decision="generate",
+            force_image=True,
+            generator=generator,
+            height=16,
+            width=16,
+            num_inference_steps=2,
+        )
         made.append(answer.images[0][0])
     for wanted, path in zip(made, sorted((out / "pictures").iterdir()), strict=True):
         assert np.abs(np.asarray(wanted, dtype=int) - np.asarray(Image.open(path), dtype=int)).max() <= 1
@@ -113,9 +131,12 @@ def pixels(out: Path) -> np.ndarray:
 
 
 def test_a_run_under_another_protocol_is_not_gone_on_with(
-    data: Data, generated: tuple[Path, Results], golden_repository: Path, tmp_path: Path,
+    data: Data,
+    generated: tuple[Path, Results],
+    golden_repository: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     shutil.copytree(generated[0], tmp_path / "out")
     arguments = ["generation", *options(data, tmp_path / "out", "--seed", "7", model=golden_repository)]
     assert run_command(vist.main, arguments) == 2
@@ -125,8 +146,17 @@ def test_a_run_under_another_protocol_is_not_gone_on_with(
 def test_a_plain_generator_runs_through_the_same_protocol(data: Data, golden_world: Path, tmp_path: Path) -> None:
     from diffusers import DiffusionPipeline
 
-    arguments = options(data, tmp_path / "out", "--baseline", "generator", "--context", "captions",
-                        "--metrics", "clip_image_similarity", model=golden_world / "sd-golden")  # fmt: skip
+    arguments = options(
+        data,
+        tmp_path / "out",
+        "--baseline",
+        "generator",
+        "--context",
+        "captions",
+        "--metrics",
+        "clip_image_similarity",
+        model=golden_world / "sd-golden",
+    )
     results = vist.main(["generation", *arguments])
     pipeline = DiffusionPipeline.from_pretrained(golden_world / "sd-golden")
     pipeline.set_progress_bar_config(disable=True)
@@ -189,8 +219,9 @@ def test_pictures_of_the_story_are_no_candidates_and_that_changes_the_answer(
     free = vist.main(["retrieval", *arguments, "--no-mask"])
     assert [one.figures[0].value for one in (masked, free)] == [1, 0]
     assert [one.protocol["masking"] for one in (masked, free)] == [
-        "pictures that the story has shown are no candidates", "none",
-    ]  # fmt: skip
+        "pictures that the story has shown are no candidates",
+        "none",
+    ]
 
 
 def test_clip_retrieves_by_captions_alone(data: Data, tmp_path: Path) -> None:
@@ -217,8 +248,12 @@ def test_a_story_with_a_missing_picture_is_refused_or_left_out_by_name(
     path = tmp_path / "val.story-in-sequence.json"
     stories = [*STORIES, ("s4", ["p0", "p1", "nowhere", "p3", "p4"])]
     path.write_text(json.dumps({"annotations": vist_annotations(stories)}))
-    arguments = ["retrieval", *options(data, tmp_path / "out", "--baseline", "clip", "--context", "captions",
-                                       model=data.clip, annotations=path)]  # fmt: skip
+    arguments = [
+        "retrieval",
+        *options(
+            data, tmp_path / "out", "--baseline", "clip", "--context", "captions", model=data.clip, annotations=path
+        ),
+    ]
     assert run_command(vist.main, arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: story s4: its pictures nowhere are not in the folder (1 of 4 examples")
@@ -245,8 +280,19 @@ def test_a_baseline_that_cannot_do_the_task_says_so(
 def test_a_metric_without_its_network_is_told_before_anything_is_drawn(
     data: Data, golden_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["generation", "--model", str(golden_repository), "--annotations", str(data.vist), "--pictures",
-                 str(data.pictures), "--out", str(tmp_path / "out"), "--metrics", "lpips"]  # fmt: skip
+    arguments = [
+        "generation",
+        "--model",
+        str(golden_repository),
+        "--annotations",
+        str(data.vist),
+        "--pictures",
+        str(data.pictures),
+        "--out",
+        str(tmp_path / "out"),
+        "--metrics",
+        "lpips",
+    ]
     assert run_command(vist.main, arguments) == 2
     assert "lpips needs the file alexnet-owt-7be5be79.pth" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

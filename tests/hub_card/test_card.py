@@ -20,23 +20,37 @@ from pipeline_gill import GillPipeline
 from tests.hub_fixtures import TestHub, card_problems
 
 RESULTS = Results(
-    "vist generation", {"kind": "gill", "name": "org/gill", "revision": None},
-    {"data": "VIST", "annotations": "val.story-in-sequence.json", "annotations_sha256": "ab" * 32, "limit": None,
-     "context": "all captions", "seed": 42, "drawing": {"steps": 50, "guidance": 7.5}},
+    "vist generation",
+    {"kind": "gill", "name": "org/gill", "revision": None},
+    {
+        "data": "VIST",
+        "annotations": "val.story-in-sequence.json",
+        "annotations_sha256": "ab" * 32,
+        "limit": None,
+        "context": "all captions",
+        "seed": 42,
+        "drawing": {"steps": 50, "guidance": 7.5},
+    },
     [Figure("clip_image_similarity", 0.612345678, 4990, (0.609, 0.615)), Figure("lpips", 0.7, 1)],
     [LeftOut("story 7", "lost")],
-)  # fmt: skip
+)
 FACTS = Facts(
-    name="gill", repo_id="org/gill", license="apache-2.0",
-    base_models=[BaseModel("language model", "facebook/opt-6.7b", revision="a45aa65", license="other"),
-                 BaseModel("image encoder", "clip-here", on_hub=False)],
+    name="gill",
+    repo_id="org/gill",
+    license="apache-2.0",
+    base_models=[
+        BaseModel("language model", "facebook/opt-6.7b", revision="a45aa65", license="other"),
+        BaseModel("image encoder", "clip-here", on_hub=False),
+    ],
     adapters=Adapters(50_123_456, 200_493_824, "float32", {"[IMG] tokens": 8, "mapper": "gill_mapper"}),
     training=Training("org/pairs", True, {"steps": 20000, "learning_rate": 0.001}, {"torch": "2.13.0"}),
     retrieval_set=RetrievalSet(2_700_000, "0a1b2c3d-4e5f6a7b", "org/gill-retrieval-set", "f" * 40, "CC3M"),
     results=[RESULTS],
     samples=[Sample("a dog | a cat", "retrieve", 0.712, "samples/00-retrieved.png", "samples/00-generated.png")],
-    sample_grid="samples/grid.png", languages=["en"], datasets=["org/pairs"],
-)  # fmt: skip
+    sample_grid="samples/grid.png",
+    languages=["en"],
+    datasets=["org/pairs"],
+)
 
 
 def test_the_whole_card_says_all_that_is_known_and_each_figure_with_its_protocol() -> None:
@@ -54,7 +68,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 def test_metadata_is_what_the_hub_accepts_and_reads_back(
     hub_in_this_process: TestHub, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     assert card_problems(make_card(FACTS)) == card_problems(make_card(Facts("gill"))) == []
     card = ModelCard(make_card(FACTS))
     assert card.data.base_model == ["facebook/opt-6.7b"] and card.data.pipeline_tag == "any-to-any"
@@ -92,17 +106,25 @@ def test_a_template_with_an_unknown_field_is_told(tmp_path: Path) -> None:
 
 
 def test_facts_are_read_from_the_folder_itself(small_repository: Path, small_set: Path) -> None:
-    (small_repository / "training.json").write_text(json.dumps({
-        "recipe": "small.yaml", "steps": 12, "versions": {"torch": "2.13.0"},
-        "data": {"train_data": "/somewhere/of/mine/pairs.tsv", "max_length": 32},
-        "training": {"max_steps": 100, "learning_rate": 0.001, "hub_token": "hf_secret"},
-        "losses": {"captioning_weight": 1.0},
-    }))  # fmt: skip
+    (small_repository / "training.json").write_text(
+        json.dumps(
+            {
+                "recipe": "small.yaml",
+                "steps": 12,
+                "versions": {"torch": "2.13.0"},
+                "data": {"train_data": "/somewhere/of/mine/pairs.tsv", "max_length": 32},
+                "training": {"max_steps": 100, "learning_rate": 0.001, "hub_token": "hf_secret"},
+                "losses": {"captioning_weight": 1.0},
+            }
+        )
+    )
     facts = gather(small_repository, repo_id="org/gill", retrieval_set=small_set, license="mit")
     assert facts.training == Training(
-        "pairs.tsv", False, {"steps": 12, "learning_rate": 0.001, "captioning_weight": 1.0, "max_length": 32},
+        "pairs.tsv",
+        False,
+        {"steps": 12, "learning_rate": 0.001, "captioning_weight": 1.0, "max_length": 32},
         {"torch": "2.13.0"},
-    )  # fmt: skip
+    )
     assert facts.adapters is not None and facts.adapters.sizes["[IMG] tokens"] == 3
     assert facts.retrieval_set is not None and facts.retrieval_set.pictures == 4
     assert facts.retrieval_set.source == "four reds" and facts.base_models == []
@@ -120,8 +142,10 @@ def test_licenses_of_base_models_are_the_users_word_or_that_of_their_own_cards(
     (small_repository / "config.json").write_text(json.dumps(config))
     facts = gather(small_repository, base_licenses={"image_generator": "openrail"})
     assert [(base.name, base.license) for base in facts.base_models] == [
-        ("lm", "bsd-3-clause"), ("org/clip", None), ("org/sd", "openrail"),
-    ]  # fmt: skip
+        ("lm", "bsd-3-clause"),
+        ("org/clip", None),
+        ("org/sd", "openrail"),
+    ]
     assert parse(make_card(facts)).metadata["base_model"] == ["org/clip", "org/sd"]
     with pytest.raises(ValueError, match="There is no base model 'vae'; there are language_model, vision_model"):
         gather(small_repository, base_licenses={"vae": "mit"})

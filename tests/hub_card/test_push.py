@@ -78,8 +78,9 @@ def test_the_retrieval_set_gets_a_repository_of_its_own_linked_both_ways(
     revision = hub.repositories.get("datasets", "org/gill-retrieval-set").commit("main").oid
     assert f'pipe.load_retrieval_set("org/gill-retrieval-set", revision="{revision}")' in card
     assert "datasets:\n- org/gill-retrieval-set\n" in card
-    folder = snapshot_download("org/gill-retrieval-set", repo_type="dataset", local_dir=tmp_path / "set",
-                               endpoint=hub.url)  # fmt: skip
+    folder = snapshot_download(
+        "org/gill-retrieval-set", repo_type="dataset", local_dir=tmp_path / "set", endpoint=hub.url
+    )
     pipeline.load_retrieval_set(folder)
     assert pipeline.retrieval_set is not None and len(pipeline.retrieval_set) == len(RetrievalSet.load(small_set)) == 4
     assert "For the model [org/gill]" in (tmp_path / "set/README.md").read_text()
@@ -110,17 +111,23 @@ def test_edits_of_the_card_on_the_hub_survive_a_push(
 
 @pytest.mark.parametrize("broken", ["answered 500", "connection dropped", "answer lost"])
 def test_a_push_that_fails_at_any_request_leaves_the_old_state_or_the_new_one(
-    small_repository: Path, small_set: Path, hub_in_this_process: TestHub, api: HfApi, tmp_path: Path, broken: str,
+    small_repository: Path,
+    small_set: Path,
+    hub_in_this_process: TestHub,
+    api: HfApi,
+    tmp_path: Path,
+    broken: str,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     hub = hub_in_this_process
     arguments = [str(small_repository), "org/gill", "--yes", "--retrieval-set", str(small_set)]
     assert push.main(arguments, api) == 0
     model, data = hub.repositories.get("models", "org/gill"), hub.repositories.get("datasets", "org/gill-retrieval-set")
     how = {
-        "answered 500": {"status": 500}, "connection dropped": {"status": None},
+        "answered 500": {"status": 500},
+        "connection dropped": {"status": None},
         "answer lost": {"status": None, "after": True},
-    }[broken]  # fmt: skip
+    }[broken]
     failed = 0
     for at in range(1, 100):
         # Each time other weights, another config and another set, so that there is all to send again.
@@ -161,9 +168,14 @@ def test_a_push_that_fails_at_any_request_leaves_the_old_state_or_the_new_one(
     ],
 )
 def test_a_wrong_token_and_a_repository_of_someone_else_are_told_and_nothing_is_sent(
-    small_repository: Path, small_set: Path, hub_in_this_process: TestHub, api: HfApi, token: str, said: str,
+    small_repository: Path,
+    small_set: Path,
+    hub_in_this_process: TestHub,
+    api: HfApi,
+    token: str,
+    said: str,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     push.main([str(small_repository), "org/gill", "--yes"], api)
     other = HfApi(endpoint=hub_in_this_process.url, token=token)
     arguments = [str(small_repository), "org/gill", "--yes", "--retrieval-set", str(small_set)]
@@ -175,9 +187,12 @@ def test_a_wrong_token_and_a_repository_of_someone_else_are_told_and_nothing_is_
 
 
 def test_someone_elses_commit_meanwhile_is_not_overwritten(
-    small_repository: Path, hub_in_this_process: TestHub, api: HfApi, monkeypatch: pytest.MonkeyPatch,
+    small_repository: Path,
+    hub_in_this_process: TestHub,
+    api: HfApi,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     push.main([str(small_repository), "org/gill", "--yes"], api)
     (small_repository / "config.json").write_text((small_repository / "config.json").read_text() + "\n")
 
@@ -197,9 +212,12 @@ def test_a_private_push_is_private(small_repository: Path, hub_in_this_process: 
 
 
 def test_nobody_to_ask_is_no_yes(
-    small_repository: Path, hub_in_this_process: TestHub, api: HfApi, capsys: pytest.CaptureFixture[str],
+    small_repository: Path,
+    hub_in_this_process: TestHub,
+    api: HfApi,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: False)
     assert push.main([str(small_repository), "org/gill"], api) == 2
     assert "`--yes` pushes without asking" in capsys.readouterr().err
@@ -207,9 +225,13 @@ def test_nobody_to_ask_is_no_yes(
 
 
 def test_tokens_are_written_nowhere(
-    small_repository: Path, small_set: Path, hub_in_this_process: TestHub, api: HfApi, tmp_path: Path,
+    small_repository: Path,
+    small_set: Path,
+    hub_in_this_process: TestHub,
+    api: HfApi,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     push.main([str(small_repository), "org/gill", "--yes", "--retrieval-set", str(small_set)], api)
     written = capsys.readouterr()
     assert WRITER_TOKEN not in written.out + written.err
@@ -242,9 +264,12 @@ def test_the_command_pushes_by_the_environments_token(small_repository: Path, hu
 
 
 def test_base_models_that_nobody_else_finds_are_refused_and_other_paths_are_told(
-    small_repository: Path, hub_in_this_process: TestHub, api: HfApi, tmp_path: Path,
+    small_repository: Path,
+    hub_in_this_process: TestHub,
+    api: HfApi,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     (small_repository / "training.json").write_text(json.dumps({"data": {"train_data": str(tmp_path)}}))
     assert push.main([str(small_repository), "org/gill", "--dry-run"], api) == 0
     assert f"note: training.json names {tmp_path}, a path of this machine" in capsys.readouterr().out

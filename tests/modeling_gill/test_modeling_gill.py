@@ -55,8 +55,9 @@ def test_logits_are_as_wide_as_the_tokenizer_and_never_favour_ids_without_an_emb
 def test_padding_is_recognised_where_no_mask_is_given(model, processor):
     options = {"max_new_tokens": 6, "min_text_tokens": 2, "return_dict_in_generate": True, **FORCED}
     batch = processor(["the dog", "a cat on a mat in the sun"])
-    told, found = (model.generate(batch["input_ids"], attention_mask=mask, **options)
-                   for mask in (batch["attention_mask"], None))  # fmt: skip
+    told, found = (
+        model.generate(batch["input_ids"], attention_mask=mask, **options) for mask in (batch["attention_mask"], None)
+    )
     assert torch.equal(told.sequences, found.sequences)
     assert torch.equal(told.img_hidden_states, found.img_hidden_states)
 
@@ -103,9 +104,13 @@ def test_however_text_is_decoded_the_states_are_those_of_the_tokens_that_came_ou
     prompts = PROMPTS[:1] if "prompt_lookup_num_tokens" in options else PROMPTS
     batch = processor(prompts)
     written = model.generate(
-        **batch, max_new_tokens=8, min_text_tokens=2, image_token_scale=3.0, return_dict_in_generate=True,
+        **batch,
+        max_new_tokens=8,
+        min_text_tokens=2,
+        image_token_scale=3.0,
+        return_dict_in_generate=True,
         **{"do_sample": False, **options},
-    )  # fmt: skip
+    )
     copies = len(written.sequences) // len(prompts)
     assert len(written.sequences) == len(prompts) * options.get("num_return_sequences", 1)
     assert len(written.img_batch_indices)
@@ -169,12 +174,20 @@ def test_only_adapters_get_gradients(processor):
     model = small_model(processor).train()
     batch = processor([[PHOTO, "a cat"], "the dog"], add_img_tokens=True)
     model(
-        **batch, labels=batch["input_ids"], target_image_features=torch.randn(2, 20),
+        **batch,
+        labels=batch["input_ids"],
+        target_image_features=torch.randn(2, 20),
         target_conditioning=torch.randn(2, 7, 12),
-    ).loss.backward()  # fmt: skip
+    ).loss.backward()
     trained = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is not None}
-    assert trained == {"visual_projection", "img_embeddings", "text_retrieval_head", "image_retrieval_head",
-                       "logit_scale", "mapper"}  # fmt: skip
+    assert trained == {
+        "visual_projection",
+        "img_embeddings",
+        "text_retrieval_head",
+        "image_retrieval_head",
+        "logit_scale",
+        "mapper",
+    }
 
 
 @pytest.mark.parametrize("mapper_type", ("gill_mapper", "linear", "mlp", "encoder"))

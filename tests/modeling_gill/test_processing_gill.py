@@ -81,8 +81,9 @@ def test_chat_messages_become_the_papers_questions_and_answers(processor):
     by_hand, by_template = processor([written]), processor(chat)
     for name in ("input_ids", "attention_mask", "pixel_values"):
         assert torch.equal(by_hand[name], by_template[name])
-    again = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True,
-                                          return_tensors="pt")  # fmt: skip
+    again = processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
     assert torch.equal(again["input_ids"], by_hand["input_ids"])
     both = processor([chat, "a cat"])
     assert both["input_ids"].shape[0] == 2

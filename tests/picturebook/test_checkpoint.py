@@ -64,8 +64,11 @@ def test_only_what_is_ordinary_is_looked_for_and_answers_are_right_either_way(pi
     asked = sample_asked(TEST, 60, stream(0, TEST, "decided"))
     out = pipe([one.prompt for one in asked], generator=[torch.Generator().manual_seed(0) for _ in asked])
     first = [pictures[0] if pictures else None for pictures in out.pictures]
-    found = [is_ordinary(one.scene) for one, picture in zip(asked, first, strict=True)
-             if picture is not None and picture.source == "retrieved"]  # fmt: skip
+    found = [
+        is_ordinary(one.scene)
+        for one, picture in zip(asked, first, strict=True)
+        if picture is not None and picture.source == "retrieved"
+    ]
     assert all(found) and len(found) >= 6
     assert judge(first, asked).mean() >= 0.85
 

@@ -10,8 +10,11 @@ from picturebook import embed
 def test_what_is_embedded_replaces_what_was_and_leaves_out_what_is_here_already(tmp_path: Path) -> None:
     source, folder = tmp_path / "gill", tmp_path / "checkpoint"
     for place, name in (
-        (source, "model_index.json"), (source, "modeling_gill.py"), (source, "embeddings.faiss"), (folder, "old.json")
-    ):  # fmt: skip
+        (source, "model_index.json"),
+        (source, "modeling_gill.py"),
+        (source, "embeddings.faiss"),
+        (folder, "old.json"),
+    ):
         place.mkdir(exist_ok=True)
         (place / name).write_text("{}")
     embed.embed_repository(source, folder)

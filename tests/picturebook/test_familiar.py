@@ -24,20 +24,21 @@ def test_as_many_scenes_are_familiar_as_were_asked_for() -> None:
     shares = {
         share: sum(
             scene in FAMILIAR
-            for scene in sample_pairs(
-                TRAIN, 400, stream(0, TRAIN, "familiar"), PairMixture(familiar=share)
-            ).scenes
-        ) / 400
+            for scene in sample_pairs(TRAIN, 400, stream(0, TRAIN, "familiar"), PairMixture(familiar=share)).scenes
+        )
+        / 400
         for share in (0.0, 0.5, 1.0)
-    }  # fmt: skip
+    }
     assert shares[0.0] < 0.1 and 0.4 < shares[0.5] < 0.65 and shares[1.0] == 1
     scenes = scenes_with_edits(TRAIN, 20, 4, stream(0, TRAIN, "familiar"), familiar=1.0)
     assert len(scenes) == 80 and {*scenes[::4]} <= {*FAMILIAR} and not {*scenes} <= {*FAMILIAR}
 
 
 def test_a_world_in_which_nothing_is_familiar_is_drawn_as_ever() -> None:
-    some, same = ([scene_in(TRAIN, generator, *more) for _ in range(50)] for generator, more in (
-        (stream(0, TRAIN, "as ever"), ()), (stream(0, TRAIN, "as ever"), (0.3, 0.0))))  # fmt: skip
+    some, same = (
+        [scene_in(TRAIN, generator, *more) for _ in range(50)]
+        for generator, more in ((stream(0, TRAIN, "as ever"), ()), (stream(0, TRAIN, "as ever"), (0.3, 0.0)))
+    )
     assert some == same
 
 

@@ -71,9 +71,16 @@ def test_a_picture_stands_behind_every_sentence_but_the_last() -> None:
 def model() -> OPTForCausalLM:
     torch.manual_seed(0)
     model = OPTForCausalLM(
-        OPTConfig(vocab_size=60, hidden_size=96, word_embed_proj_dim=96, num_hidden_layers=1, ffn_dim=96,
-                  num_attention_heads=1, max_position_embeddings=64)
-    ).eval()  # fmt: skip
+        OPTConfig(
+            vocab_size=60,
+            hidden_size=96,
+            word_embed_proj_dim=96,
+            num_hidden_layers=1,
+            ffn_dim=96,
+            num_attention_heads=1,
+            max_position_embeddings=64,
+        )
+    ).eval()
     begin(model)
     return model
 

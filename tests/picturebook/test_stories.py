@@ -37,10 +37,14 @@ def stories() -> list:
         (f"{BOTH} they turn green .", "a green house on the left and a green boat at the top at night"),
         (f"{BOTH} the house leaves .", "a blue boat at the top at night"),
         (f"{BOTH} the boat goes away . it turns green .", "a green house on the left at night"),
-        (f"{BOTH} the boat turns pink . it moves to the right .",
-         "a red house on the left and a pink boat on the right at night"),
-        (f"{BOTH} the boat turns pink . snow falls . it turns red .",
-         "a red house on the left and a red boat at the top in the snow"),
+        (
+            f"{BOTH} the boat turns pink . it moves to the right .",
+            "a red house on the left and a pink boat on the right at night",
+        ),
+        (
+            f"{BOTH} the boat turns pink . snow falls . it turns red .",
+            "a red house on the left and a red boat at the top in the snow",
+        ),
         (f"{HOUSE} picture : {HOUSE} it leaves the rest out", None),
         # What is told of vaguely is not known afterwards.
         (f"{HOUSE} it changes colour .", "a house on the left at night"),
@@ -49,7 +53,7 @@ def stories() -> list:
         (f"{HOUSE} a cat joins it . they swap places .", "a red house and a cat on the left at night"),
         ("a house at night . it turns blue .", "a blue house at night"),
     ],
-)  # fmt: skip
+)
 def test_events_do_what_they_say(text: str, state: str | None) -> None:
     if state is None:
         with pytest.raises(StoryError):

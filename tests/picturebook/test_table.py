@@ -23,7 +23,13 @@ def test_a_statistic_is_of_the_items_drawn() -> None:
 def test_markdown_and_json_say_the_same() -> None:
     table = Table("t", "Title", ("right", "wrong"), {"one": {"right": mean_of(np.ones(4))}}, "A note.")
     assert table.markdown().splitlines() == [
-        "### Title", "", "| | right | wrong |", "|---|---|---|", "| one | 100.0 (100.0 to 100.0) |  |", "", "A note.",
-    ]  # fmt: skip
+        "### Title",
+        "",
+        "| | right | wrong |",
+        "|---|---|---|",
+        "| one | 100.0 (100.0 to 100.0) |  |",
+        "",
+        "A note.",
+    ]
     found = json.loads(json.dumps(table.as_json()))
     assert found["rows"] == {"one": {"right": [1.0, 1.0, 1.0]}} and found["note"] == "A note."

@@ -55,8 +55,14 @@ def test_questions_have_right_answers(question: str, answer: str) -> None:
 def test_short_questions_tell_the_state_in_order_of_appearance() -> None:
     assert [one.answer for one in slot_questions(KNOWN)] == ["night", "house", "red", "left", "boat", "blue", "top"]
     assert [one.answer for one in slot_questions(Known((KnownThing("cat"),)))] == [
-        "unknown", "cat", "unknown", "unknown", "nothing", "nothing", "nothing",
-    ]  # fmt: skip
+        "unknown",
+        "cat",
+        "unknown",
+        "unknown",
+        "nothing",
+        "nothing",
+        "nothing",
+    ]
     assert slot_questions(KNOWN)[5].question == "second colour ?"
 
 
@@ -69,8 +75,11 @@ def test_dialogues_end_by_telling_everything_and_asking_for_the_picture() -> Non
         assert dialogue.known[-1].scene() == scene and len(dialogue.known) == len(dialogue.rounds) + 1
         assert all(known.fits(scene) for known in dialogue.known)
         assert dialogue.text().endswith("Q: can we see it ? A: picture :")
-        assert dialogue.text().count("Q:") == len(dialogue.rounds) + 1 == dialogue.text(1).count("Q:") - 1 + len(
-            dialogue.rounds)  # fmt: skip
+        assert (
+            dialogue.text().count("Q:")
+            == len(dialogue.rounds) + 1
+            == dialogue.text(1).count("Q:") - 1 + len(dialogue.rounds)
+        )
         every = [*ask_all(dialogue.known[-1]), *all_yes_or_no(dialogue.known[-1])]
         assert all(one in every for one in dialogue.rounds)
 

@@ -71,7 +71,7 @@ def test_the_repository_loads_and_answers(trained: Path) -> None:
     assert out.pictures[0][0].decision_probabilities is not None
     assert {str(weight.dtype) for weight in load_file(trained / "gill" / "model.safetensors").values()} == {
         "torch.float16"
-    }  # fmt: skip
+    }
 
 
 def test_the_tables_are_made_from_it(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,10 @@ def test_every_word_of_every_document_is_a_token() -> None:
 
 def test_people_type_as_they_like() -> None:
     tokenizer = language_model_tokenizer()
-    assert tokenizer("A red House on the left. Q: Can we see it?").input_ids == tokenizer(
-        "a red house on the left . Q: can we see it ?").input_ids  # fmt: skip
+    assert (
+        tokenizer("A red House on the left. Q: Can we see it?").input_ids
+        == tokenizer("a red house on the left . Q: can we see it ?").input_ids
+    )
     assert tokenizer.tokenize("a zebra") == ["a", tokenizer.unk_token]
 
 

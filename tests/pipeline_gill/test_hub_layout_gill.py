@@ -15,8 +15,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_file_that_travels_is_the_file_here_but_for_the_way_it_names_its_siblings(golden_repository):
-    here = {path.name: path.read_text() for folder in ("modeling_gill", "pipeline_gill")
-            for path in (ROOT / folder).glob("*_gill.py")}  # fmt: skip
+    here = {
+        path.name: path.read_text()
+        for folder in ("modeling_gill", "pipeline_gill")
+        for path in (ROOT / folder).glob("*_gill.py")
+    }
     there = {path.name: path.read_text() for path in golden_repository.glob("*.py")}
     assert here.keys() == there.keys() == flat_code().keys()
     for name, text in there.items():
@@ -31,8 +34,12 @@ def test_imports_are_of_the_one_form_that_both_libraries_follow():
                 assert f"{node.module}.py" in flat_code(), name
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not [one for one in names if one.split(".")[0] in ("modeling_gill", "pipeline_gill") and not (
-                isinstance(node, ast.ImportFrom) and node.level)], name  # fmt: skip
+            assert not [
+                one
+                for one in names
+                if one.split(".")[0] in ("modeling_gill", "pipeline_gill")
+                and not (isinstance(node, ast.ImportFrom) and node.level)
+            ], name
 
 
 def test_the_pipelines_file_imports_every_other_because_diffusers_copies_no_further():
@@ -60,8 +67,11 @@ repository, resaved = sys.argv[1:]
 def run_without_package(code: str, *arguments: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_PACKAGE + textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True, text=True, cwd=arguments[0].parent, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=arguments[0].parent,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

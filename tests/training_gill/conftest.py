@@ -51,9 +51,15 @@ def recipe_with(recipe_file: Path) -> Callable[..., Recipe]:
 
     def read(**options: Any) -> Recipe:
         options = {
-            "max_steps": 3, "per_device_train_batch_size": 8, "eval_strategy": "no", "panel_steps": 0,
-            "disable_tqdm": True, "use_cpu": True, "save_steps": 1000, **options,
-        }  # fmt: skip
+            "max_steps": 3,
+            "per_device_train_batch_size": 8,
+            "eval_strategy": "no",
+            "panel_steps": 0,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "save_steps": 1000,
+            **options,
+        }
         return read_recipe(
             [str(recipe_file), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
         )

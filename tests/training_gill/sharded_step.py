@@ -34,11 +34,16 @@ def main() -> None:
         fully_shard(step)
     generator = torch.Generator().manual_seed(0)
     examples = [
-        {"index": i, "name": "", "key": "", "caption": caption,
-         "image_features": torch.randn(gill.config.vision_dim, generator=generator),
-         "target_conditioning": torch.randn(77, 768, generator=generator)}
+        {
+            "index": i,
+            "name": "",
+            "key": "",
+            "caption": caption,
+            "image_features": torch.randn(gill.config.vision_dim, generator=generator),
+            "target_conditioning": torch.randn(77, 768, generator=generator),
+        }
         for i, caption in enumerate(CAPTIONS)
-    ]  # fmt: skip
+    ]
     collator = CaptionedPictureCollator(GillProcessor.from_pretrained(repository), 24, packing=0.0)
     whole = collator(examples)
     reads = (whole["input_ids"] == gill.config.image_token_id).any(1)

@@ -64,9 +64,7 @@ def test_other_captions_stand_before_a_caption_and_are_neither_drawn_nor_predict
     golden_processor, golden_cases, pictures
 ):
     examples = examples_of(golden_cases["train"][1], pictures)
-    alone = rows_of(
-        CaptionedPictureCollator(golden_processor, 32, packing=0.0)(examples), "text", golden_processor
-    )  # fmt: skip
+    alone = rows_of(CaptionedPictureCollator(golden_processor, 32, packing=0.0)(examples), "text", golden_processor)
     collator = CaptionedPictureCollator(golden_processor, 32, packing=0.0, context=4, context_separator="\n")
     batch = collator(examples)
     text = ~(batch["input_ids"] == golden_processor.image_token_id).any(1)

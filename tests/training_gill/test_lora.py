@@ -113,9 +113,13 @@ def test_with_lora_the_cheap_step_has_the_gradients_of_the_plain_forward(loaded,
     model.zero_grad()
     features = model.get_image_features(batch["pixel_values"])
     model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"],
-        image_features=features, target_image_features=features, target_conditioning=batch["target_conditioning"],
-    ).loss.backward()  # fmt: skip
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        labels=batch["labels"],
+        image_features=features,
+        target_image_features=features,
+        target_conditioning=batch["target_conditioning"],
+    ).loss.backward()
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             assert float((found[name] - weight.grad).abs().max()) <= 1e-5 * float(weight.grad.abs().max()), name

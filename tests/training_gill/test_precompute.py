@@ -19,9 +19,17 @@ from training_gill.training_data import open_data
 @pytest.fixture
 def arguments(small_world, tmp_path):
     return [
-        "--dataset", str(small_world / "train.tsv"), "--out", str(tmp_path / "cache"), "--device", "cpu",
-        "--image-generator", str(small_world / "models" / "image_generator"), "--dtype", "float32",
-    ]  # fmt: skip
+        "--dataset",
+        str(small_world / "train.tsv"),
+        "--out",
+        str(tmp_path / "cache"),
+        "--device",
+        "cpu",
+        "--image-generator",
+        str(small_world / "models" / "image_generator"),
+        "--dtype",
+        "float32",
+    ]
 
 
 def test_targets_are_what_the_generator_conditions_on(arguments, small_world, tmp_path):

@@ -13,9 +13,15 @@ from training_gill.whole_checkpoints import clear_staging, last_checkpoint, put_
 
 # 20 examples in batches of 4: five steps an epoch, so that steps 3, 6 and 8 lie in two epochs.
 OPTIONS = {
-    "max_steps": 9, "per_device_train_batch_size": 4, "save_steps": 2, "eval_strategy": "no", "panel_steps": 0,
-    "use_cpu": "true", "disable_tqdm": "true", "max_length": 20,
-}  # fmt: skip
+    "max_steps": 9,
+    "per_device_train_batch_size": 4,
+    "save_steps": 2,
+    "eval_strategy": "no",
+    "panel_steps": 0,
+    "use_cpu": "true",
+    "disable_tqdm": "true",
+    "max_length": 20,
+}
 
 
 @pytest.fixture

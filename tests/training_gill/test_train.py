@@ -47,9 +47,14 @@ def spoil(world, recipe_file, change):
 @pytest.mark.slow
 def test_some_hundred_steps_bring_every_loss_down_and_retrieval_far_above_chance(recipe_with):
     recipe = recipe_with(
-        max_steps=250, per_device_train_batch_size=16, logging_steps=25, save_steps=250, eval_strategy="steps",
-        eval_steps=250, learning_rate=3e-3,
-    )  # fmt: skip
+        max_steps=250,
+        per_device_train_batch_size=16,
+        logging_steps=25,
+        save_steps=250,
+        eval_strategy="steps",
+        eval_steps=250,
+        learning_rate=3e-3,
+    )
     measured = train(recipe)
     history = [entry for entry in logged(recipe) if "captioning_loss" in entry]
     for name in LOSSES:
@@ -163,9 +168,17 @@ def test_an_existing_repository_is_trained_on(trained, recipe_with, tmp_path):
 
 def test_the_learning_rate_falls_by_steps_after_the_warm_up(recipe_with):
     recipe = recipe_with(
-        max_steps=6, warmup_steps=2, lr_decay_every=2, lr_decay_factor=0.1, learning_rate=1.0, logging_steps=1,
-        save_steps=6, conditioning_weight=0, captioning_weight=0, language_weight=0,
-    )  # fmt: skip
+        max_steps=6,
+        warmup_steps=2,
+        lr_decay_every=2,
+        lr_decay_factor=0.1,
+        learning_rate=1.0,
+        logging_steps=1,
+        save_steps=6,
+        conditioning_weight=0,
+        captioning_weight=0,
+        language_weight=0,
+    )
     train(recipe)
     rates = [entry["learning_rate"] for entry in logged(recipe) if "loss" in entry]
     assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 0.1, 0.1])
@@ -284,12 +297,15 @@ def test_a_cache_that_was_interrupted_is_refused(recipe_with, small_world, tmp_p
         ({"language_model": "/no/such/model"}, RecipeError, "language_model"),
         ({"max_length": 5}, RecipeError, "max_length"),
         ({"streaming": "true", "max_steps": -1}, RecipeError, "max_steps"),
-        ({"captioning_weight": 0, "language_weight": 0, "contrastive_weight": 0, "conditioning_weight": 0},
-         RecipeError, "nothing to train"),
+        (
+            {"captioning_weight": 0, "language_weight": 0, "contrastive_weight": 0, "conditioning_weight": 0},
+            RecipeError,
+            "nothing to train",
+        ),
         ({"resume_from_checkpoint": "/no/such/checkpoint"}, RecipeError, "resume_from_checkpoint"),
         ({"lora": '{"target_modules": ["nothing_like_it"]}'}, RecipeError, "nothing_like_it"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_followed_is_said_before_the_first_step(options, error, said, recipe_with):
     with pytest.raises(error, match=said):
         train(recipe_with(**options))

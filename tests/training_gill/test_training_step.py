@@ -49,10 +49,16 @@ def twelve_examples(pictures):
     captions = ["a cat", "the sun over the sea and the house", "what is in this photo ?", "a red car on the beach"] * 3
     rng = np.random.default_rng(0)
     return [
-        {"index": i, "name": "", "key": "", "image": pictures[i], "caption": c,
-         "target_conditioning": rng.standard_normal((77, 768))}
+        {
+            "index": i,
+            "name": "",
+            "key": "",
+            "image": pictures[i],
+            "caption": c,
+            "target_conditioning": rng.standard_normal((77, 768)),
+        }
         for i, c in enumerate(captions)
-    ]  # fmt: skip
+    ]
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -120,9 +126,13 @@ def test_the_cheap_step_equals_the_plain_forward(packing, golden_repository, gol
     gill.zero_grad()
     features = gill.get_image_features(batch["pixel_values"])
     plain = gill(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"],
-        image_features=features, target_image_features=features, target_conditioning=batch["target_conditioning"],
-    )  # fmt: skip
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        labels=batch["labels"],
+        image_features=features,
+        target_image_features=features,
+        target_conditioning=batch["target_conditioning"],
+    )
     plain.loss.backward()
     assert float(cheap["loss"].detach()) == pytest.approx(float(plain.loss.detach()), rel=1e-5)
     assert_same_gradients(found, gradients(gill), 1e-5)
@@ -145,10 +155,12 @@ def test_pictures_that_stand_before_a_caption_are_read_as_the_plain_forward_read
     gill.zero_grad()
     features = gill.get_image_features(batch["pixel_values"])
     plain = gill(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
-        image_features=torch.cat([features, features[shown]]), target_image_features=features,
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        image_features=torch.cat([features, features[shown]]),
+        target_image_features=features,
         target_conditioning=batch["target_conditioning"],
-    )  # fmt: skip
+    )
     plain.loss.backward()
     assert float(cheap["loss"].detach()) == pytest.approx(float(plain.loss.detach()), rel=1e-5)
     assert_same_gradients(found, gradients(gill), 1e-5)
@@ -158,8 +170,13 @@ def test_only_adapters_get_gradients_and_frozen_models_stay_in_evaluation_mode(g
     step = AdapterTrainingStep(gill).train()
     trained = {name.split(".")[1] for name, weight in step.named_parameters() if weight.requires_grad}
     assert trained == {
-        "visual_projection", "img_embeddings", "text_retrieval_head", "image_retrieval_head", "logit_scale", "mapper"
-    }  # fmt: skip
+        "visual_projection",
+        "img_embeddings",
+        "text_retrieval_head",
+        "image_retrieval_head",
+        "logit_scale",
+        "mapper",
+    }
     assert not gill.language_model.training
     assert not gill.vision_model.training
     assert gill.mapper.training

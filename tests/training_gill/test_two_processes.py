@@ -22,10 +22,14 @@ def run_processes(command: list[str], processes: int) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         if processes > 1:
             environment |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-                "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
                 "ACCELERATE_USE_CPU": "true",
-            }  # fmt: skip
+            }
         running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     errors = [process.communicate(timeout=300)[1] for process in running]
     assert all(process.returncode == 0 for process in running), errors[0][-3000:]
@@ -34,9 +38,16 @@ def run_processes(command: list[str], processes: int) -> None:
 def launch(recipe: Path, out: Path, processes: int, **options: object) -> dict[str, torch.Tensor]:
     """Gradients of the first step of a run of the training command."""
     options = {
-        "max_steps": 1, "eval_strategy": "no", "save_strategy": "no", "panel_steps": 0, "use_cpu": "true",
-        "disable_tqdm": "true", "max_grad_norm": 0, "output_dir": out, **options,
-    }  # fmt: skip
+        "max_steps": 1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "panel_steps": 0,
+        "use_cpu": "true",
+        "disable_tqdm": "true",
+        "max_grad_norm": 0,
+        "output_dir": out,
+        **options,
+    }
     result = out.with_suffix(".pt")
     command = [sys.executable, "-m", "tests.training_gill.run_steps", str(recipe), str(result)]
     run_processes(

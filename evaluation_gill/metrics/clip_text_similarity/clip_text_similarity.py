@@ -41,9 +41,14 @@ class ClipTextSimilarity(evaluate.Metric):
 
     @torch.no_grad()
     def _compute(
-        self, predictions: Any, references: Any, model: str = "openai/clip-vit-large-patch14",
-        revision: str | None = None, batch_size: int = 32, device: str = "cpu",
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        predictions: Any,
+        references: Any,
+        model: str = "openai/clip-vit-large-patch14",
+        revision: str | None = None,
+        batch_size: int = 32,
+        device: str = "cpu",
+    ) -> dict[str, Any]:
         if not len(predictions):
             raise ValueError("clip_text_similarity was given no pictures.")
         try:

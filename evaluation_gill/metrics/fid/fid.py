@@ -56,9 +56,16 @@ class Fid(evaluate.Metric):
 
     @torch.no_grad()
     def _compute(
-        self, predictions: Any, references: Any, weights: str | None = None, size: int | None = None,
-        batch_size: int = 32, device: str = "cpu", resamples: int = 0, seed: int = 0,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        predictions: Any,
+        references: Any,
+        weights: str | None = None,
+        size: int | None = None,
+        batch_size: int = 32,
+        device: str = "cpu",
+        resamples: int = 0,
+        seed: int = 0,
+    ) -> dict[str, Any]:
         if len(predictions) < 2:
             raise ValueError(f"fid needs two pictures of each kind at least, got {len(predictions)}.")
         network = _network(weights, device)

@@ -49,9 +49,15 @@ class Lpips(evaluate.Metric):
 
     @torch.no_grad()
     def _compute(
-        self, predictions: Any, references: Any, weights: str | None = None, heads: str | None = None,
-        size: int = 256, batch_size: int = 16, device: str = "cpu",
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        predictions: Any,
+        references: Any,
+        weights: str | None = None,
+        heads: str | None = None,
+        size: int = 256,
+        batch_size: int = 16,
+        device: str = "cpu",
+    ) -> dict[str, Any]:
         if not len(predictions):
             raise ValueError("lpips was given no pictures.")
         trunk, linear = _trunk(weights).to(device), [head.to(device) for head in _heads(heads)]
@@ -84,12 +90,19 @@ class Lpips(evaluate.Metric):
 def _trunk(weights: str | None) -> nn.Sequential:
     """AlexNet's convolutions, numbered as torchvision numbers `features`."""
     trunk = nn.Sequential(
-        nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
-    )  # fmt: skip
+        nn.Conv2d(3, 64, 11, stride=4, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+    )
     state = _read(weights, _TRUNK_FILE, "weights", "torchvision's AlexNet, https://download.pytorch.org/models/")
     own = {name.removeprefix("features."): tensor for name, tensor in state.items() if name.startswith("features.")}
     try:
