@@ -12,7 +12,7 @@ CARD = ["jinja2>=3.1", "pyyaml>=6.0"]
 setup(
     name="gill",
     version="0.1.0",
-    description="GILL for the Hugging Face Hub: language models that read, retrieve and generate pictures",
+    description="GILL for the Hugging Face Hub: language models that read, retrieve and generate images",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,9 +1,9 @@
 """How fast GILL answers, as ratios in one run: `python -m benchmarks.decode`.
 
-1. 32 tokens after two pictures and a sentence, against the same model recomputing everything at every step, as the
+1. 32 tokens after two images and a sentence, against the same model recomputing everything at every step, as the
    authors' code does (no cache, all logits, all hidden states kept).
 2. Eight prompts as one batch, against one by one.
-3. The whole pipeline for one picture, against the bare diffusers pipeline given the same embeddings.
+3. The whole pipeline for one image, against the bare diffusers pipeline given the same embeddings.
 """
 
 import argparse
@@ -30,13 +30,13 @@ TOKENS = 32
 def recompute_everything(model: GillForConditionalGeneration, batch: dict[str, Any], tokens: int) -> list[int]:
     """Greedy decoding by whole forward passes, as the authors' `GILLModel.generate` does it."""
     embeds = model.embed_prompt(batch["input_ids"], batch["pixel_values"])
-    later, written = model.config.img_token_ids[1:], []
+    later, written = model.config.image_output_token_ids[1:], []
     kept: list[Any] = []
     for _ in range(tokens):
-        states = model._run_language_model(embeds, None, use_cache=False, output_hidden_states=True)
+        states = model.run_language_model(embeds, None, use_cache=False, output_hidden_states=True)
         kept.append(states.hidden_states[-1])
         logits = model.compute_logits(states.last_hidden_state)[:, -1]
-        logits[:, [model.config.img_token_ids[0], *later]] = -torch.inf
+        logits[:, [model.config.image_output_token_ids[0], *later]] = -torch.inf
         written.append(int(logits.argmax(-1)))
         embeds = torch.cat([embeds, model.embed_tokens(torch.tensor([written[-1:]]))], dim=1)
     return written
@@ -57,15 +57,15 @@ def seconds(run: Callable[[], Any], other: Callable[[], Any], repeats: int) -> t
 def measure_decoding(repeats: int) -> None:
     """Print the first two ratios."""
     model, processor = make_model(make_config(OPT_125M, CLIP_B_32)), make_processor()
-    # The small tokenizer of these tests gives the tokens of pictures other ids than OPT's does.
+    # The small tokenizer of these tests gives the tokens of images other ids than OPT's does.
     renumber = dict(
         zip(
-            [processor.image_token_id, *processor.img_token_ids],
-            [model.config.image_token_id, *model.config.img_token_ids],
+            [processor.image_token_id, *processor.image_output_token_ids],
+            [model.config.image_token_id, *model.config.image_output_token_ids],
             strict=True,
         )
     )
-    pictures = [Image.effect_noise((320, 240), 60).convert("RGB"), Image.linear_gradient("L").convert("RGB")]
+    images = [Image.effect_noise((320, 240), 60).convert("RGB"), Image.linear_gradient("L").convert("RGB")]
 
     def read(prompts: list[Any]) -> dict[str, Any]:
         batch = dict(processor(prompts))
@@ -73,7 +73,7 @@ def measure_decoding(repeats: int) -> None:
         return batch
 
     options: dict[str, Any] = {"max_new_tokens": TOKENS, "min_text_tokens": TOKENS, "do_sample": False}
-    single = read([[*pictures, SENTENCE]])
+    single = read([[*images, SENTENCE]])
 
     def cached() -> list[int]:
         return model.generate(**single, **options)[0, single["input_ids"].shape[1] :].tolist()
@@ -86,7 +86,7 @@ def measure_decoding(repeats: int) -> None:
     prompt = single["input_ids"].shape[1]
     print(f"1. {TOKENS} tokens after {prompt}: {fast:.2f} s, recomputing {slow:.2f} s: {slow / fast:.1f} times as fast")
 
-    prompts = [[*pictures, SENTENCE[: 12 + 5 * number]] for number in range(8)]
+    prompts = [[*images, SENTENCE[: 12 + 5 * number]] for number in range(8)]
     together, alone = read(prompts), [read([prompt]) for prompt in prompts]
     batched, one_by_one = seconds(
         lambda: model.generate(**together, **options),
@@ -104,7 +104,10 @@ def measure_pipeline(steps: int, size: int, repeats: int) -> None:
     processor = make_processor()
     config = make_config(OPT_125M, CLIP_B_32)
     model = make_model(config)
-    model.config.image_token_id, model.config.img_token_ids = processor.image_token_id, processor.img_token_ids
+    model.config.image_token_id, model.config.image_output_token_ids = (
+        processor.image_token_id,
+        processor.image_output_token_ids,
+    )
     model.config.vocab_size = len(processor.tokenizer)
     parts = make_generator()
     parts["tokenizer"] = PreTrainedTokenizerFast(
@@ -127,7 +130,7 @@ def measure_pipeline(steps: int, size: int, repeats: int) -> None:
         repeats,
     )
     print(
-        f"3. one picture of {size} x {size} in {steps} steps: whole pipeline {whole:.1f} s, "
+        f"3. one image of {size} x {size} in {steps} steps: whole pipeline {whole:.1f} s, "
         f"bare diffusers {drawn:.1f} s: {100 * (whole / drawn - 1):+.1f} %"
     )
 
@@ -137,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of the third (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=256, help="pixels of its picture (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=256, help="pixels of its image (default: %(default)s)")
     parser.add_argument("--skip-pipeline", action="store_true", help="leave the third out")
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, random weights")

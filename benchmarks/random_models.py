@@ -37,7 +37,11 @@ IMG_TOKENS = [f"[IMG{i}]" for i in range(8)]
 def make_config(opt: dict[str, Any], clip: dict[str, Any], **fields: Any) -> GillConfig:
     """GILL as published (r 8, k 4, p 256, conditioning 77 x 768) over backbones of the given sizes."""
     text = OPTConfig(vocab_size=50272, dropout=0.0, bos_token_id=2, eos_token_id=2, pad_token_id=1, **opt)
-    ids: dict[str, Any] = {"image_token_id": 50265, "img_token_ids": list(range(50266, 50274)), "vocab_size": 50274}
+    ids: dict[str, Any] = {
+        "image_token_id": 50265,
+        "image_output_token_ids": list(range(50266, 50274)),
+        "vocab_size": 50274,
+    }
     return GillConfig(text_config=text, vision_config=CLIPVisionConfig(image_size=224, **clip), **ids, **fields)
 
 

@@ -1,4 +1,4 @@
-"""Time and memory of ranking 30,000 pictures for 100,000 captions: `python -m benchmarks.retrieval_eval`."""
+"""Time and memory of ranking 30,000 images for 100,000 captions: `python -m benchmarks.retrieval_eval`."""
 
 import argparse
 import resource

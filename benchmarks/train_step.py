@@ -3,9 +3,9 @@
     python -m benchmarks.train_step [--device cuda --dtype bfloat16] [--batch-size 32] [--repeats 5]
 
 OPT-125m's and CLIP ViT-B/16's sizes with random weights, caption lengths like CC3M's. The three-pass step runs the
-language model over rows padded to 32 tokens (36 with the picture) once for captioning, once for retrieval and once for
-generation, makes all logits, and encodes the pictures for captioning and for retrieval (`--encodings 3`: for generation
-too, which has no use for them). Ours is measured twice: with the pictures
+language model over rows padded to 32 tokens (36 with the image) once for captioning, once for retrieval and once for
+generation, makes all logits, and encodes the images for captioning and for retrieval (`--encodings 3`: for generation
+too, which has no use for them). Ours is measured twice: with the images
 encoded in the step, and with their features given, as after `python -m training_gill.precompute --image-features`.
 Both take the same batch; times are medians of interleaved runs. Gradients are compared in float64, on fewer examples:
 in float32 a unit of a ReLU that rounding pushes over zero makes more of a difference than is to be shown.
@@ -29,11 +29,11 @@ from transformers import CLIPVisionConfig, OPTConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
 from modeling_gill.losses_gill import conditioning_loss, contrastive_loss
-from training_gill.collator import CaptionedPictureCollator
+from training_gill.collator import CaptionedImageCollator
 from training_gill.training_step import AdapterTrainingStep
 
 MAX_LENGTH = 32
-STEPS = ("three passes", "ours, pictures encoded", "ours, features given")
+STEPS = ("three passes", "ours, images encoded", "ours, features given")
 
 
 def build_model(device: str, dtype: torch.dtype) -> GillForConditionalGeneration:
@@ -47,7 +47,7 @@ def build_model(device: str, dtype: torch.dtype) -> GillForConditionalGeneration
         use_decision_head=False,
         # As OPT's tokenizer places them: over unused rows, and beyond.
         image_token_id=50265,
-        img_token_ids=list(range(50266, 50274)),
+        image_output_token_ids=list(range(50266, 50274)),
     )
     model = GillForConditionalGeneration(config).to(device)
     model.language_model.to(dtype)
@@ -56,7 +56,7 @@ def build_model(device: str, dtype: torch.dtype) -> GillForConditionalGeneration
 
 
 def build_batch(model: GillForConditionalGeneration, size: int, packing: float, device: str) -> dict[str, Any]:
-    """Random captions with lengths like CC3M's (11 tokens in the mean, long tail), pictures, features and targets."""
+    """Random captions with lengths like CC3M's (11 tokens in the mean, long tail), images, features and targets."""
     rng = np.random.default_rng(0)
     lengths = np.clip(np.round(rng.lognormal(mean=2.3, sigma=0.4, size=size)), 3, MAX_LENGTH - 9).astype(int)
     captions = [" ".join(map(str, rng.integers(4, 50265, length))) for length in lengths]
@@ -64,10 +64,10 @@ def build_batch(model: GillForConditionalGeneration, size: int, packing: float, 
     processor = SimpleNamespace(
         tokenizer=_NumberTokenizer(),
         image_token_id=config.image_token_id,
-        img_token_ids=config.img_token_ids,
+        image_output_token_ids=config.image_output_token_ids,
         num_visual_tokens=config.num_visual_tokens,
     )
-    collator = CaptionedPictureCollator(processor, MAX_LENGTH, packing)  # type: ignore[arg-type]
+    collator = CaptionedImageCollator(processor, MAX_LENGTH, packing)  # type: ignore[arg-type]
     batch = collator(
         [{"index": i, "name": "", "key": "", "caption": c, "image_features": [0.0]} for i, c in enumerate(captions)]
     )
@@ -86,8 +86,8 @@ def three_passes(model: GillForConditionalGeneration, batch: dict[str, Any], enc
     config = model.config
     ids, labels = batch["input_ids"], batch["labels"]
     reads = (ids == config.image_token_id).any(1)
-    pictures = batch["pixel_values"].shape[0]
-    packed = int(reads.sum()) < pictures
+    images = batch["pixel_values"].shape[0]
+    packed = int(reads.sum()) < images
     k = config.num_visual_tokens
 
     def states_and_cross_entropy(rows: torch.Tensor, length: int, features: torch.Tensor | None) -> Any:
@@ -96,7 +96,7 @@ def three_passes(model: GillForConditionalGeneration, batch: dict[str, Any], enc
         row_labels = functional.pad(labels[rows], (0, padding), value=-100)[:, :length]
         mask = functional.pad(batch["attention_mask"][rows], (0, padding))[:, :length]
         embeds = model.embed_prompt(row_ids, image_features=features)
-        states = model._run_language_model(embeds, mask, use_cache=False).last_hidden_state
+        states = model.run_language_model(embeds, mask, use_cache=False).last_hidden_state
         logits, targets = model.compute_logits(states)[:, :-1], row_labels[:, 1:]
         # In float64 where the check is; `next_token_loss` would round to float32.
         precision = torch.promote_types(logits.dtype, torch.float32)
@@ -112,8 +112,10 @@ def three_passes(model: GillForConditionalGeneration, batch: dict[str, Any], enc
         length = 2 * MAX_LENGTH - 1 if packed else MAX_LENGTH
         row_ids, states, cross_entropy = states_and_cross_entropy(~reads, length, None)
         loss = loss + cross_entropy / 2
-        row, start = (row_ids == config.img_token_ids[0]).nonzero(as_tuple=True)
-        img_states = states[row[:, None], start[:, None] + torch.arange(config.num_img_tokens, device=ids.device)]
+        row, start = (row_ids == config.image_output_token_ids[0]).nonzero(as_tuple=True)
+        img_states = states[
+            row[:, None], start[:, None] + torch.arange(config.num_image_output_tokens, device=ids.device)
+        ]
         img_states = img_states.to(model.text_retrieval_head.weight)
         if number == 1:
             text = model.text_retrieval_head(img_states[:, 0])
@@ -254,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check-batch-size", type=int, default=4, help="examples that gradients are compared on")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--packing", type=float, default=0.0, help="0 or 1: whether examples share rows in pairs")
-    parser.add_argument("--encodings", type=int, default=2, help="times that three passes encode a picture, 2 or 3")
+    parser.add_argument("--encodings", type=int, default=2, help="times that three passes encode an image, 2 or 3")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="of the frozen models and of autocast")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 leaves it to torch")

@@ -48,7 +48,7 @@ class PlacedTensors:
 def place_tensors(
     sources: Sequence[TensorSource],
     expected: Mapping[str, Sequence[int]],
-    img_token_ids: Sequence[int],
+    image_output_token_ids: Sequence[int],
     hints: Mapping[str, str] | None = None,
 ) -> PlacedTensors:
     """Finds the source tensor of each of the model's parameters.
@@ -56,8 +56,8 @@ def place_tensors(
     Args:
         sources: the checkpoints.
         expected: parameter of the model -> its shape.
-        img_token_ids: ids of the `[IMG]` tokens, by which their rows are picked from a whole embedding: a vocabulary
-            that is padded to a round number does not end with them.
+        image_output_token_ids: ids of the `[IMG]` tokens, by which their rows are picked from a whole embedding: a
+            vocabulary that is padded to a round number does not end with them.
         hints: parameter -> what to add to the message if its shape is wrong.
 
     Raises:
@@ -68,7 +68,7 @@ def place_tensors(
     report: list[ReportRow] = []
     found: dict[str, tuple[str, torch.Tensor]] = {}
     for source in sources:
-        _sort_out(source, expected, img_token_ids, found, report, problems)
+        _sort_out(source, expected, image_output_token_ids, found, report, problems)
 
     tensors: dict[str, torch.Tensor] = {}
     for destination, shape in expected.items():
@@ -129,7 +129,7 @@ def format_report(report: Iterable[ReportRow]) -> str:
 def _sort_out(
     source: TensorSource,
     expected: Mapping[str, Sequence[int]],
-    img_token_ids: Sequence[int],
+    image_output_token_ids: Sequence[int],
     found: dict[str, tuple[str, torch.Tensor]],
     report: list[ReportRow],
     problems: list[str],
@@ -140,7 +140,7 @@ def _sort_out(
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape)
         if name == rows_name:
-            rows = _img_rows(name, tensor, expected[IMG_ROWS], img_token_ids, report)
+            rows = _img_rows(name, tensor, expected[IMG_ROWS], image_output_token_ids, report)
             found[IMG_ROWS] = (name, rows)
         elif name in source.img_rows:
             reason = f"the language model's embedding; the new rows are taken from {rows_name}"

@@ -33,7 +33,7 @@ from .verification import verify_repository
 
 # The authors' default length of an answer.
 _MAX_NEW_TOKENS = 32
-# The authors squeeze generated pictures to so many pixels before they score them.
+# The authors squeeze generated images to so many pixels before they score them.
 _RANKING_SIZE = 224
 _PATHS_LOOKED_UP = 100
 
@@ -45,7 +45,7 @@ class Choices:
     language_model: str | None = None
     vision_model: str | None = None
     image_generator: str | None = None
-    picture_folder: Path = Path()
+    image_folder: Path = Path()
     dtype: torch.dtype = torch.bfloat16
     verify: bool = False
     overwrite: bool = False
@@ -68,7 +68,7 @@ def convert(original: Original, out: Path, choices: Choices, say: Callable[[str]
     with output_folder(out, choices.overwrite, _folders(inputs, choices)) as folder:
         model, processor, placed, vision = _assemble(original, choices)
         say(format_report(placed.report))
-        retrieval_set = _retrieval_set(original, model, vision, choices.picture_folder, say)
+        retrieval_set = _retrieval_set(original, model, vision, choices.image_folder, say)
         _write(folder, model, processor, retrieval_set)
         if choices.verify:
             compared = verify_repository(
@@ -90,7 +90,7 @@ def _assemble(
         generator = locate("image generator", generator_id, "--image-generator")
         fields["image_generator_id"] = generator.name
         fields["conditioning_length"] = _conditioning_length(fields, generator)
-    tokenizer = load_tokenizer(language, original.img_tokens, fields["img_token_ids"])
+    tokenizer = load_tokenizer(language, original.img_tokens, fields["image_output_token_ids"])
     text_config, vision_config = load_text_config(language), load_vision_config(vision)
     try:
         # An embedding padded to a round number has rows that no token stands for; the authors cut them off.
@@ -112,7 +112,7 @@ def _assemble(
         "image_retrieval_head.weight": f"the {vision} is {config.vision_dim} wide; {vision.flag} names another",
     }
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    placed = place_tensors(original.sources, expected, config.img_token_ids, hints)
+    placed = place_tensors(original.sources, expected, config.image_output_token_ids, hints)
     model.load_state_dict(round_to(placed.tensors, choices.dtype), assign=True)
     model.generation_config = _generation_config(text_config, tokenizer)
     return model.eval(), processor, placed, vision
@@ -146,7 +146,7 @@ def _retrieval_set(
     original: Original,
     model: GillForConditionalGeneration,
     vision: Backbone,
-    picture_folder: Path,
+    image_folder: Path,
     say: Callable[[str], None],
 ) -> RetrievalSet | None:
     if not original.retrieval_pickles:
@@ -171,17 +171,17 @@ def _retrieval_set(
     model.vision_model = None
     try:
         retrieval_set = RetrievalSet.from_embeddings(
-            read.paths, read.embeddings, fingerprint, base_dir=picture_folder, source=f"the original release's {files}"
+            read.paths, read.embeddings, fingerprint, base_dir=image_folder, source=f"the original release's {files}"
         )
     except ValueError as error:
         raise ConversionError(f"{files}: {error}") from error
-    say(f"retrieval set: {len(read.paths)} pictures from {files}")
+    say(f"retrieval set: {len(read.paths)} images from {files}")
     local = [path for path in read.paths[:_PATHS_LOOKED_UP] if "://" not in path]
-    missing = [path for path in local if not (picture_folder / path).is_file()]
+    missing = [path for path in local if not (image_folder / path).is_file()]
     if missing:
         say(
-            f"note: of the first {len(local)} pictures in files, {len(missing)} are not below "
-            f"{picture_folder.absolute()}, {missing[0]!r} for one; --picture-folder names another folder"
+            f"note: of the first {len(local)} images in files, {len(missing)} are not below "
+            f"{image_folder.absolute()}, {missing[0]!r} for one; --image-folder names another folder"
         )
     return retrieval_set
 

@@ -90,21 +90,21 @@ def load_image_processor(backbone: Backbone) -> Any:
     return _from_pretrained(AutoImageProcessor, backbone, "image processor")
 
 
-def load_tokenizer(backbone: Backbone, img_tokens: Sequence[str], img_token_ids: Sequence[int]) -> Any:
+def load_tokenizer(backbone: Backbone, img_tokens: Sequence[str], image_output_token_ids: Sequence[int]) -> Any:
     """The language model's tokenizer with `<|image|>` and `img_tokens` added in the authors' order.
 
     Raises:
-        ConversionError: there is none, or the new tokens get other ids than `img_token_ids`; prints both.
+        ConversionError: there is none, or the new tokens get other ids than `image_output_token_ids`; prints both.
     """
     # Said while loading, because `save_pretrained` writes no side that was set afterwards.
     tokenizer = _from_pretrained(AutoTokenizer, backbone, "tokenizer", padding_side="left")
     length = len(tokenizer)
     GillProcessor.extend_tokenizer(tokenizer, list(img_tokens))
     ids = tokenizer.convert_tokens_to_ids(list(img_tokens))
-    if ids != list(img_token_ids):
+    if ids != list(image_output_token_ids):
         raise ConversionError(
-            f"model_args.json gives {', '.join(img_tokens)} the ids {list(img_token_ids)}, but in the tokenizer of the "
-            f"{backbone}, which knows {length} tokens, they get {ids}; {backbone.flag} names another"
+            f"model_args.json gives {', '.join(img_tokens)} the ids {list(image_output_token_ids)}, but in the "
+            f"tokenizer of the {backbone}, which knows {length} tokens, they get {ids}; {backbone.flag} names another"
         )
     return tokenizer
 

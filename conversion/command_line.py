@@ -48,7 +48,7 @@ def run(
         language_model=args.language_model,
         vision_model=args.vision_model,
         image_generator=args.image_generator if has_image_generator else None,
-        picture_folder=args.picture_folder,
+        image_folder=args.image_folder,
         dtype=DTYPES[args.dtype],
         verify=args.verify,
         overwrite=args.overwrite,
@@ -92,7 +92,7 @@ def _parser(name: str, title: str, has_image_generator: bool) -> argparse.Argume
         help="pickled retrieval embeddings to use in place of those in ORIGINAL_DIR; may be given several times",
     )
     parser.add_argument(
-        "--picture-folder",
+        "--image-folder",
         type=Path,
         metavar="FOLDER",
         default=Path(),

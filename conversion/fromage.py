@@ -1,6 +1,6 @@
 """Converts an original FROMAGe release: `python -m conversion.fromage ORIGINAL_DIR OUT`.
 
-FROMAGe is GILL without a mapper and without a decision: one `[RET]` token, and pictures are retrieved only.
+FROMAGe is GILL without a mapper and without a decision: one `[RET]` token, and images are retrieved only.
 Source of the layout: the authors' `fromage/models.py` (`load_fromage`) and `fromage/prune_model_ckpt.py` at commit
 b36a188.
 """
@@ -58,7 +58,7 @@ def read_model_args(folder: Path) -> dict[str, Any]:
     return {
         "language_model_id": text(args, "opt_version", path),
         "vision_model_id": text(args, "visual_encoder", path),
-        "img_token_ids": token_ids(args, "retrieval_token_idx", 1, path),
+        "image_output_token_ids": token_ids(args, "retrieval_token_idx", 1, path),
         "num_visual_tokens": positive_int(args, "n_visual_tokens", path),
         "retrieval_dim": positive_int(args, "shared_emb_dim", path),
         "mapper_type": None,

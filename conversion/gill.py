@@ -91,7 +91,7 @@ def read_model_args(folder: Path) -> dict[str, Any]:
         "language_model_id": text(args, "opt_version", path),
         "vision_model_id": text(args, "visual_encoder", path),
         "image_generator_id": IMAGE_GENERATOR,
-        "img_token_ids": ids,
+        "image_output_token_ids": ids,
         "num_visual_tokens": positive_int(args, "n_visual_tokens", path),
         "retrieval_dim": positive_int(args, "ret_emb_dim", path),
         "mapper_type": mode,
@@ -145,7 +145,7 @@ def read_original(folder: Path, retrieval_pickles: Sequence[Path] = ()) -> Origi
         sources.append(TensorSource(load_checkpoint(folder / DECISION_HEAD_NAME), DECISION_HEAD_RENAMES, {}))
     return Original(
         config_fields=fields,
-        img_tokens=[f"[IMG{i}]" for i in range(len(fields["img_token_ids"]))],
+        img_tokens=[f"[IMG{i}]" for i in range(len(fields["image_output_token_ids"]))],
         sources=sources,
         retrieval_pickles=list(retrieval_pickles) or find_retrieval_pickles(folder),
         inputs=[folder, *retrieval_pickles],

@@ -13,7 +13,7 @@ class Original:
 
     Attributes:
         config_fields: keyword arguments of `GillConfig`, backbones' configurations and vocabulary excepted.
-        img_tokens: text of the `[IMG]` tokens, in the order of `config_fields["img_token_ids"]`.
+        img_tokens: text of the `[IMG]` tokens, in the order of `config_fields["image_output_token_ids"]`.
         sources: the checkpoints with their key tables.
         retrieval_pickles: files of retrieval embeddings, may be none.
         inputs: files and folders that a conversion reads.

@@ -26,7 +26,7 @@ _EXPECTED = '{"paths": [...], "embeddings": [...]}'
 
 @dataclass(frozen=True)
 class RetrievalEmbeddings:
-    """Pictures to retrieve from.
+    """Images to retrieve from.
 
     Attributes:
         paths: N addresses or file names.

@@ -78,7 +78,7 @@ def _tokens(processor: GillProcessor) -> dict[str, Any]:
     return {
         "length": len(tokenizer),
         "image token": processor.image_token_id,
-        "[IMG] tokens": processor.img_token_ids,
+        "[IMG] tokens": processor.image_output_token_ids,
         "[IMG] tokens in a text": written,
         "pad token": tokenizer.pad_token_id,
         "padding side": tokenizer.padding_side,
@@ -93,7 +93,7 @@ def _lengths_and_ends(config: GenerationConfig) -> dict[str, Any]:
 
 def _contents(retrieval_set: RetrievalSet) -> dict[str, Any]:
     info = retrieval_set.info
-    return {"pictures": len(retrieval_set), "width": info.retrieval_dim, "fingerprint": info.fingerprint}
+    return {"images": len(retrieval_set), "width": info.retrieval_dim, "fingerprint": info.fingerprint}
 
 
 def _differing(what: str, stored: Mapping[str, Any], meant: Mapping[str, Any]) -> list[str]:

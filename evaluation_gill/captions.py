@@ -1,4 +1,4 @@
-"""Pictures and their captions: COCO's captions JSON, or a TSV of captions and files as CC3M has it."""
+"""Images and their captions: COCO's captions JSON, or a TSV of captions and files as CC3M has it."""
 
 import csv
 import json
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, its own name, and the name of its picture's file without folder and suffix."""
+    """A caption, its own name, and the name of its image's file without folder and suffix."""
 
     name: str
     text: str
-    picture: str
+    image: str
 
 
 def read_captions(path: str | os.PathLike[str]) -> list[Caption]:

@@ -15,7 +15,7 @@ from .systems import ClipBaseline, Drawing, GeneratorBaseline, GillSystem
 
 _SYSTEMS: dict[str | None, Any] = {None: GillSystem, "generator": GeneratorBaseline, "clip": ClipBaseline}
 _NEEDS = {
-    "draw": ("draws no pictures", "GILL or `--baseline generator`"),
+    "draw": ("draws no images", "GILL or `--baseline generator`"),
     "embed_prompts": ("cannot retrieve", "GILL or `--baseline clip`"),
     "answer_scores": ("writes no text", "GILL"),
 }
@@ -35,8 +35,8 @@ def new_parser(module: str, description: str, needs_model: bool = True) -> argpa
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=_positive, default=8, help="examples at once; 8")
     parser.add_argument("--limit", type=_positive, help="only the first so many examples")
-    parser.add_argument("--out", type=Path, required=True, help="folder for results and pictures")
-    incomplete = "measure without examples that lack a picture or a text; the results list them"
+    parser.add_argument("--out", type=Path, required=True, help="folder for results and images")
+    incomplete = "measure without examples that lack an image or a text; the results list them"
     parser.add_argument("--leave-out-incomplete", action="store_true", help=incomplete)
     return parser
 
@@ -45,7 +45,7 @@ def add_drawing(parser: argparse.ArgumentParser, metrics: Sequence[str]) -> None
     """Options of tasks that draw; `metrics` are measured unless others are named."""
     parser.add_argument("--steps", type=_positive, default=50, help="denoising steps; 50")
     parser.add_argument("--guidance", type=float, default=7.5, help="7.5")
-    parser.add_argument("--size", type=_positive, help="pixels of the pictures made, both ways; the generator's own")
+    parser.add_argument("--size", type=_positive, help="pixels of the images made, both ways; the generator's own")
     parser.add_argument("--seed", type=int, default=42, help="42")
     parser.add_argument(
         "--seeding",

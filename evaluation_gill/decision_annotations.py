@@ -1,4 +1,4 @@
-"""PartiPrompts with people's votes on whether the retrieved or the generated picture is the better match.
+"""PartiPrompts with people's votes on whether the retrieved or the generated image is the better match.
 
 The files are the authors': tab-separated, no quoting, a header `Prompt Category Challenge Note Decisions`, five votes
 `gen`, `ret` or `same` a line, separated by commas; or the column `Decision` with one label, votes already counted.

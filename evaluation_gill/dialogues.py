@@ -24,9 +24,9 @@ class Round:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A dialogue on the picture with the COCO id `picture`."""
+    """A dialogue on the image with the COCO id `image`."""
 
-    picture: int
+    image: int
     rounds: tuple[Round, ...]
 
     def lines(self, rounds: int) -> list[str]:
@@ -54,7 +54,7 @@ def read_dialogues(path: str | os.PathLike[str], dense: str | os.PathLike[str] |
     found = []
     for number, dialog in enumerate(dialogs):
         try:
-            picture = int(dialog["image_id"])
+            image = int(dialog["image_id"])
             rounds = [
                 Round(
                     questions[one["question"]],
@@ -66,16 +66,16 @@ def read_dialogues(path: str | os.PathLike[str], dense: str | os.PathLike[str] |
             ]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, dialogue {number} is not Visual Dialog's: {error!r}.") from error
-        if picture in annotated:
-            place, relevance = annotated[picture]
+        if image in annotated:
+            place, relevance = annotated[image]
             if not 0 <= place < len(rounds) or len(relevance) != len(rounds[place].options):
                 raise ValueError(
-                    f"{dense}, picture {picture}: {len(relevance)} relevances for round {place + 1}, which has "
+                    f"{dense}, image {image}: {len(relevance)} relevances for round {place + 1}, which has "
                     f"{len(rounds[place].options) if 0 <= place < len(rounds) else 'no'} options in {path}."
                 )
             one = rounds[place]
             rounds[place] = Round(one.question, one.answer, one.options, one.right, relevance)
-        found.append(Dialogue(picture, tuple(rounds)))
+        found.append(Dialogue(image, tuple(rounds)))
     if not found:
         raise ValueError(f"{path} holds no dialogue.")
     return found

@@ -1,4 +1,4 @@
-"""Draw a picture for every example, and measure how well it fits: what all generating tasks share."""
+"""Draw an image for every example, and measure how well it fits: what all generating tasks share."""
 
 import json
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ SCORES_FILE = "scores.json"
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, the true picture, and the text that a picture should fit."""
+    """A prompt, the true image, and the text that an image should fit."""
 
     name: str
     prompt: Prompt
-    picture: Path
+    image: Path
     text: str
 
 
@@ -37,7 +37,7 @@ class Measure:
     shown: dict[str, Any]
 
     def check(self) -> None:
-        """Find out on two grey pictures whether its network is there, before hours are spent on drawing.
+        """Find out on two grey images whether its network is there, before hours are spent on drawing.
 
         Raises:
             OSError, ValueError: the metric's own, naming the file that it needs.
@@ -51,7 +51,7 @@ class Measure:
         metric = load_metric(self.name)
         for begin in range(0, len(made), 100):
             some = examples[begin : begin + 100]
-            wanted = self._references([str(one.picture) for one in some], [one.text for one in some])
+            wanted = self._references([str(one.image) for one in some], [one.text for one in some])
             metric.add_batch(predictions=[str(path) for path in made[begin : begin + 100]], references=wanted)
         found = metric.compute(**self.options)
         scores = found.get("scores")
@@ -59,8 +59,8 @@ class Measure:
         pair = None if interval is None else (interval[0], interval[1])
         return Figure(self.name, float(found[self.name]), len(made), pair), scores
 
-    def _references(self, pictures: list[Any], texts: list[str]) -> list[Any]:
-        return texts if self.name == "clip_text_similarity" else pictures
+    def _references(self, images: list[Any], texts: list[str]) -> list[Any]:
+        return texts if self.name == "clip_text_similarity" else images
 
 
 def generate_and_measure(
@@ -81,9 +81,9 @@ def generate_and_measure(
 
     Args:
         task (`str`), protocol (`dict`): As in [`Results`]; how is drawn and measured is added to the protocol.
-        folder (`Path`): Where the pictures and results go; a run that was stopped there is gone on with.
+        folder (`Path`): Where the images and results go; a run that was stopped there is gone on with.
         seeding (`str`): `"run"`, one generator for all, or `"example"`, a fresh one for each.
-        batch_size (`int`): Pictures drawn at once. No figure depends on it, but for rounding.
+        batch_size (`int`): Images drawn at once. No figure depends on it, but for rounding.
 
     Raises:
         ValueError: the folder holds a run under another protocol. OSError: a metric's network is not there.
@@ -99,15 +99,15 @@ def generate_and_measure(
         "seeding": {"run": "one generator for the whole run", "example": "seed plus number of the example"}[seeding],
     }
     run = ResumableRun(folder, {**drawn_by, "system": described}, seed, shared=seeding == "run")
-    with tqdm(total=len(examples), initial=run.done, desc=task, unit="picture", disable=None) as bar:
+    with tqdm(total=len(examples), initial=run.done, desc=task, unit="image", disable=None) as bar:
         while run.done < len(examples):
             numbers = range(run.done, min(run.done + batch_size, len(examples)))
             batch = [examples[number] for number in numbers]
-            pictures = system.draw([one.prompt for one in batch], run.generators(numbers), drawing)
-            run.finish([one.name for one in batch], pictures)
+            images = system.draw([one.prompt for one in batch], run.generators(numbers), drawing)
+            run.finish([one.name for one in batch], images)
             bar.update(len(batch))
 
-    made = [run.picture(number) for number in range(len(examples))]
+    made = [run.image(number) for number in range(len(examples))]
     figures, scores = [], {}
     for measure in measures:
         figure, each = measure.compute(made, examples)
@@ -120,7 +120,7 @@ def generate_and_measure(
         {
             "example": one.name,
             "text": one.text,
-            "picture": made[number].name,
+            "image": made[number].name,
             **{name: each[number] for name, each in scores.items()},
         }
         for number, one in enumerate(examples)

@@ -10,9 +10,9 @@ _VIST = {
     "data": "VIST",
     "annotations": "val.story-in-sequence.json",
     "limit": None,
-    "target": "last picture of each story",
+    "target": "last image of each story",
 }
-_CONTEXTS = ("last caption", "all captions", "all captions and all pictures but the last")
+_CONTEXTS = ("last caption", "all captions", "all captions and all images but the last")
 _DRAWN = {
     **_VIST,
     "seed": 42,
@@ -33,7 +33,7 @@ _TABLE_1 = {
     },
     "lpips": {"GLIDE": (0.753, 0.745), "Stable Diffusion": (0.703, 0.704), "GILL": (0.702, 0.696, 0.693)},
 }
-_MASKED = {**_VIST, "masking": "pictures that the story has shown are no candidates"}
+_MASKED = {**_VIST, "masking": "images that the story has shown are no candidates"}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-# A product of matrices rounds the same picture's score differently in different columns.
+# A product of matrices rounds the same image's score differently in different columns.
 _TIE = 1e-6
 
 

@@ -51,7 +51,7 @@ class Results:
         task (`str`): Such as `"vist generation"`.
         system (`dict`): What was measured: kind, name, revision or fingerprint, dtype.
         protocol (`dict`): Everything that has a say in the figures: data, split, context, candidates, masking, seeds,
-            picture sizes, metrics' models and their revisions.
+            image sizes, metrics' models and their revisions.
         figures (`list[Figure]`)
         left_out (`list[LeftOut]`): Never silently.
         made_with (`dict[str, str]`): Versions of the software.

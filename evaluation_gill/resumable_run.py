@@ -1,7 +1,7 @@
 """A run of generations in a folder, that goes on where it was stopped.
 
 progress.json   the protocol, what is finished, and the state of the random numbers after it
-pictures/       one PNG for each finished example
+images/       one PNG for each finished example
 """
 
 import base64
@@ -18,12 +18,12 @@ from PIL import Image
 
 from .results import write_whole
 
-PICTURES_FOLDER = "pictures"
+IMAGES_FOLDER = "images"
 _PROGRESS_FILE = "progress.json"
 
 
 class ResumableRun:
-    """Pictures made so far under one protocol.
+    """Images made so far under one protocol.
 
     Args:
         folder (`Path`): Where it is; made if need be.
@@ -43,16 +43,16 @@ class ResumableRun:
         progress = folder / _PROGRESS_FILE
         if progress.is_file():
             self._go_on(progress)
-        (folder / PICTURES_FOLDER).mkdir(parents=True, exist_ok=True)
+        (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
 
     @property
     def done(self) -> int:
         """How many examples are finished; they are the first ones."""
         return len(self._names)
 
-    def picture(self, number: int) -> Path:
-        """The picture of a finished example."""
-        return self.folder / PICTURES_FOLDER / self._names[number]
+    def image(self, number: int) -> Path:
+        """The image of a finished example."""
+        return self.folder / IMAGES_FOLDER / self._names[number]
 
     def generators(self, numbers: range) -> list[torch.Generator]:
         """Where the next batch's random numbers come from, one generator for each example."""
@@ -60,11 +60,11 @@ class ResumableRun:
             return [self._generator] * len(numbers)
         return [torch.Generator().manual_seed(self.seed + number) for number in numbers]
 
-    def finish(self, examples: list[str], pictures: list[Image.Image]) -> None:
-        """Keep a batch's pictures; it is finished once all of them lie on disk."""
+    def finish(self, examples: list[str], images: list[Image.Image]) -> None:
+        """Keep a batch's images; it is finished once all of them lie on disk."""
         names = [f"{self.done + offset:06d}-{_file_name(example)}.png" for offset, example in enumerate(examples)]
-        for name, picture in zip(names, pictures, strict=True):
-            _write_picture(self.folder / PICTURES_FOLDER / name, picture)
+        for name, image in zip(names, images, strict=True):
+            _write_image(self.folder / IMAGES_FOLDER / name, image)
         self._names += names
         state = base64.b64encode(bytes(self._generator.get_state().tolist())).decode()
         content = {"protocol": self.protocol, "pictures": self._names, "generator_state": state}
@@ -80,10 +80,10 @@ class ResumableRun:
         if differing:
             told = "; ".join(f"{name} was {before.get(name)!r}, is {self.protocol.get(name)!r}" for name in differing)
             raise ValueError(f"{self.folder} was begun under another protocol: {told}. Name a new folder.")
-        missing = [name for name in names if not (self.folder / PICTURES_FOLDER / name).is_file()]
+        missing = [name for name in names if not (self.folder / IMAGES_FOLDER / name).is_file()]
         if missing:
             raise ValueError(
-                f"{self.folder} has lost {len(missing)} pictures that it says are finished, {missing[0]} for one. "
+                f"{self.folder} has lost {len(missing)} images that it says are finished, {missing[0]} for one. "
                 "Name a new folder."
             )
         self._names = list(names)
@@ -94,12 +94,12 @@ def _file_name(example: str) -> str:
     return re.sub(r"[^\w.-]+", "_", example)[:80]
 
 
-def _write_picture(place: Path, picture: Image.Image) -> None:
+def _write_image(place: Path, image: Image.Image) -> None:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".", delete=False) as file:
         file.write(buffer.getvalue())
     os.replace(file.name, place)
 
 
-__all__ = ["PICTURES_FOLDER", "ResumableRun"]
+__all__ = ["IMAGES_FOLDER", "ResumableRun"]

@@ -1,4 +1,4 @@
-"""Find the right picture among all candidates for every prompt: what all retrieving tasks share."""
+"""Find the right image among all candidates for every prompt: what all retrieving tasks share."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ KS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Query:
-    """A prompt, the name of the picture that it wants, and the names of candidates that do not count for it."""
+    """A prompt, the name of the image that it wants, and the names of candidates that do not count for it."""
 
     name: str
     prompt: Prompt
@@ -41,15 +41,15 @@ def retrieve_and_measure(
     """Embed candidates and prompts, rank, and write `results.json`.
 
     Args:
-        candidates (`Mapping[str, Path]`): Every picture that can be retrieved.
+        candidates (`Mapping[str, Path]`): Every image that can be retrieved.
         protocol (`dict`): As in [`Results`]; the number of candidates and the rule for ties are added.
     """
     names = {name: number for number, name in enumerate(candidates)}
-    pictures = _batched(system.embed_pictures, list(candidates.values()), batch_size, f"{task}: candidates")
+    images = _batched(system.embed_images, list(candidates.values()), batch_size, f"{task}: candidates")
     prompts = _batched(system.embed_prompts, [query.prompt for query in queries], batch_size, f"{task}: prompts")
     excluded = [[names[one] for one in query.excluded if one in names] for query in queries]
     targets = [names[query.target] for query in queries]
-    places = target_places(prompts, pictures, targets, excluded if any(excluded) else None)
+    places = target_places(prompts, images, targets, excluded if any(excluded) else None)
     scores = {**{f"recall@{k}": places.recall_at(k) for k in KS}, "mrr": places.reciprocal_ranks()}
     figures = [
         Figure(name, sum(values) / len(values), len(values), interval_of_mean(values))

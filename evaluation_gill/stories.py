@@ -8,11 +8,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Story:
-    """A story: as many captions as pictures, in the order that its writer gave them."""
+    """A story: as many captions as images, in the order that its writer gave them."""
 
     name: str
     captions: tuple[str, ...]
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
 
 
 def read_stories(path: str | os.PathLike[str]) -> list[Story]:
@@ -32,8 +32,8 @@ def read_stories(path: str | os.PathLike[str]) -> list[Story]:
     for number, entry in enumerate(content["annotations"]):
         try:
             one = entry[0] if isinstance(entry, list) else entry
-            place, picture = int(one["worker_arranged_photo_order"]), str(one["photo_flickr_id"])
-            parts.setdefault(str(one["story_id"]), []).append((place, str(one["text"]), picture))
+            place, image = int(one["worker_arranged_photo_order"]), str(one["photo_flickr_id"])
+            parts.setdefault(str(one["story_id"]), []).append((place, str(one["text"]), image))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, annotation {number} is not VIST's: {error!r}.") from error
     if not parts:

@@ -11,13 +11,13 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from modeling_gill.fingerprint_gill import fingerprint_name, fingerprint_weights
-from modeling_gill.image_loading_gill import load_picture
+from modeling_gill.image_loading_gill import load_image
 from pipeline_gill import GillPipeline
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Texts, and paths of pictures, in reading order."""
+    """Texts, and paths of images, in reading order."""
 
     pieces: tuple[str | Path, ...]
 
@@ -29,7 +29,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are generated: `size` in pixels both ways (None: the generator's own), steps, guidance."""
+    """How images are generated: `size` in pixels both ways (None: the generator's own), steps, guidance."""
 
     steps: int = 50
     guidance: float = 7.5
@@ -48,11 +48,11 @@ class Generator(Protocol):
         """What it is, for the results."""
 
     def draw(self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing) -> list[Image.Image]:
-        """One picture for each prompt, with the generator of random numbers at the same place."""
+        """One image for each prompt, with the generator of random numbers at the same place."""
 
 
 class Retriever(Protocol):
-    """A system that places prompts and pictures in one space."""
+    """A system that places prompts and images in one space."""
 
     def describe(self) -> dict[str, Any]:
         """What it is, for the results."""
@@ -60,8 +60,8 @@ class Retriever(Protocol):
     def embed_prompts(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """Float32 `(prompts, p)` of length one."""
 
-    def embed_pictures(self, pictures: Sequence[Path]) -> torch.Tensor:
-        """Float32 `(pictures, p)` of length one."""
+    def embed_images(self, images: Sequence[Path]) -> torch.Tensor:
+        """Float32 `(images, p)` of length one."""
 
 
 class GillSystem:
@@ -70,11 +70,11 @@ class GillSystem:
     Args:
         pipeline (`GillPipeline`)
         name (`str`), revision (`str`, *optional*): What the pipeline was loaded from.
-        reading_size (`int`, *optional*): Pixels that pictures of prompts are squeezed to, both ways, before the image
+        reading_size (`int`, *optional*): Pixels that images of prompts are squeezed to, both ways, before the image
             encoder's own preprocessing; 224 as in the authors' evaluations.
     """
 
-    reads_pictures = True
+    reads_images = True
 
     def __init__(self, pipeline: Any, name: str, revision: str | None = None, reading_size: int | None = 224) -> None:
         self.pipeline, self.name, self.revision, self.reading_size = pipeline, name, revision, reading_size
@@ -117,22 +117,22 @@ class GillSystem:
         answered = self.pipeline(
             self._prompts(prompts), decision="generate", force_image=True, generator=generators, **drawing.options()
         )
-        return [pictures[0] for pictures in answered.images]
+        return [images[0] for images in answered.images]
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         return torch.nn.functional.normalize(self._read(prompts).retrieval_embeds.float().cpu(), dim=-1)
 
     @torch.no_grad()
-    def embed_pictures(self, pictures: Sequence[Path]) -> torch.Tensor:
-        rgb = [self._picture(path) for path in pictures]
+    def embed_images(self, images: Sequence[Path]) -> torch.Tensor:
+        rgb = [self._image(path) for path in images]
         pixels = self.pipeline.processor.image_processor(images=rgb, return_tensors="pt")["pixel_values"]
         embeds = self.pipeline.model.get_image_retrieval_embeddings(pixels.to(self.pipeline.device))
         return torch.nn.functional.normalize(embeds.float().cpu(), dim=-1)
 
     @torch.no_grad()
     def decide(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Probability that a picture should be retrieved, float32 `(prompts,)`.
+        """Probability that an image should be retrieved, float32 `(prompts,)`.
 
         Raises:
             ValueError: the model has no decision head.
@@ -164,7 +164,7 @@ class GillSystem:
 
     def _read(self, prompts: Sequence[Prompt]) -> Any:
         batch = self.pipeline.processor(self._prompts(prompts), add_img_tokens=True).to(self.pipeline.device)
-        return self.pipeline.model(**batch, logits_to_keep=1, use_cache=False, output_pictures=True)
+        return self.pipeline.model(**batch, logits_to_keep=1, use_cache=False, output_images=True)
 
     def _prompts(self, prompts: Sequence[Prompt]) -> list[list[Any]]:
         return [self._pieces(prompt) for prompt in prompts]
@@ -172,19 +172,18 @@ class GillSystem:
     def _pieces(self, prompt: Prompt) -> list[Any]:
         # Marked as text, a caption that happens to be a URL stays a caption.
         return [
-            {"type": "text", "text": piece} if isinstance(piece, str) else self._picture(piece)
-            for piece in prompt.pieces
+            {"type": "text", "text": piece} if isinstance(piece, str) else self._image(piece) for piece in prompt.pieces
         ]
 
-    def _picture(self, path: Path) -> Image.Image:
-        picture = load_picture(path)
-        return picture if self.reading_size is None else picture.resize((self.reading_size, self.reading_size))
+    def _image(self, path: Path) -> Image.Image:
+        image = load_image(path)
+        return image if self.reading_size is None else image.resize((self.reading_size, self.reading_size))
 
 
 class GeneratorBaseline:
-    """Any text-to-image pipeline of diffusers, which reads the texts of a prompt and no pictures."""
+    """Any text-to-image pipeline of diffusers, which reads the texts of a prompt and no images."""
 
-    reads_pictures = False
+    reads_images = False
 
     def __init__(self, pipeline: Any, name: str, revision: str | None = None) -> None:
         self.pipeline, self.name, self.revision = pipeline, name, revision
@@ -213,9 +212,9 @@ class GeneratorBaseline:
 
 
 class ClipBaseline:
-    """CLIP as a retriever, which reads the texts of a prompt, as far as its 77 tokens go, and no pictures."""
+    """CLIP as a retriever, which reads the texts of a prompt, as far as its 77 tokens go, and no images."""
 
-    reads_pictures = False
+    reads_images = False
 
     def __init__(self, model: Any, prepare: Any, tokenizer: Any, name: str, revision: str | None = None) -> None:
         self.model, self.prepare, self.tokenizer = model, prepare, tokenizer
@@ -247,8 +246,8 @@ class ClipBaseline:
         return torch.nn.functional.normalize(embeds.float().cpu(), dim=-1)
 
     @torch.no_grad()
-    def embed_pictures(self, pictures: Sequence[Path]) -> torch.Tensor:
-        rgb = [load_picture(path) for path in pictures]
+    def embed_images(self, images: Sequence[Path]) -> torch.Tensor:
+        rgb = [load_image(path) for path in images]
         pixels = self.prepare(images=rgb, return_tensors="pt")["pixel_values"].to(self.model.device, self.model.dtype)
         embeds = self.model.visual_projection(self.model.vision_model(pixels).pooler_output)
         return torch.nn.functional.normalize(embeds.float().cpu(), dim=-1)

@@ -46,9 +46,9 @@ class Training:
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """The pictures to retrieve: a data set repository of its own, or a folder of this repository (`name` None)."""
+    """The images to retrieve: a data set repository of its own, or a folder of this repository (`name` None)."""
 
-    pictures: int
+    images: int
     fingerprint: str
     name: str | None = None
     revision: str | None = None
@@ -57,7 +57,7 @@ class RetrievalSet:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and what was answered; pictures by their files' names in the repository."""
+    """A prompt and what was answered; images by their files' names in the repository."""
 
     prompt: str
     decision: str | None = None
@@ -75,7 +75,7 @@ class Facts:
         repo_id (`str`, *optional*): Where it is on the Hub; examples of loading name it.
         license (`str`, *optional*): Of the adapters: the Hub's short name of it, or `"other"` with `license_name`.
         base_models, adapters, training, retrieval_set, results, samples: See there.
-        sample_grid (`str`, *optional*): File of the picture of all samples.
+        sample_grid (`str`, *optional*): File of the image of all samples.
         languages (`list[str]`): Codes, such as `"en"`.
         datasets (`list[str]`): Hub ids of what it was trained on.
         retrieves_only (`bool`): It has no part that generates (FROMAGe).

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--language", nargs="+", default=[], help="codes of the languages that it reads, such as en")
     parser.add_argument("--dataset", nargs="+", default=[], help="Hub ids of what it was trained on")
-    parser.add_argument("--samples", type=Path, help="folder with samples.json and its pictures")
+    parser.add_argument("--samples", type=Path, help="folder with samples.json and its images")
     parser.add_argument("--prompt", action="append", default=[], help="have it answered as a sample; may be repeated")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps of the samples; 50")
     parser.add_argument("--size", type=int, help="pixels of the samples generated, both ways")

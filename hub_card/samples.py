@@ -1,6 +1,6 @@
-"""Sample answers for a card: pictures of each, and a grid of all.
+"""Sample answers for a card: images of each, and a grid of all.
 
-samples/samples.json   for each sample its prompt, decision, probability, and the files of its pictures
+samples/samples.json   for each sample its prompt, decision, probability, and the files of its images
 samples/grid.png       a row for each: prompt, retrieved, generated, decision
 """
 
@@ -26,11 +26,11 @@ _CELL, _TEXT, _GAP = 192, 240, 8
 def answer_prompts(
     pipeline: Any, prompts: Sequence[str], folder: Path, *, seed: int = 42, **drawing: Any
 ) -> list[Sample]:
-    """Answer prompts both ways where there is a retrieval set, and write the pictures.
+    """Answer prompts both ways where there is a retrieval set, and write the images.
 
     Args:
         pipeline (`GillPipeline`), prompts (`Sequence[str]`)
-        folder (`Path`): Where `samples.json`, the pictures and the grid go.
+        folder (`Path`): Where `samples.json`, the images and the grid go.
         drawing: As in diffusers: `num_inference_steps`, `height` and so on.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,11 +40,11 @@ def answer_prompts(
         generator = torch.Generator().manual_seed(seed + number)
         answer = pipeline([prompt], decision=decision, force_image=True, generator=generator, **drawing)
         files: dict[str, str] = {}
-        for picture in answer.pictures[0]:
-            if picture.image is not None:
-                files[picture.source] = f"{number:02d}-{picture.source}.png"
-                picture.image.save(folder / files[picture.source])
-        first = answer.pictures[0][0]
+        for image in answer.image_pieces[0]:
+            if image.image is not None:
+                files[image.source] = f"{number:02d}-{image.source}.png"
+                image.image.save(folder / files[image.source])
+        first = answer.image_pieces[0][0]
         decided = (first.decision_probabilities or {}).get(first.decision)
         samples.append(Sample(prompt, first.decision, decided, files.get("retrieved"), files.get("generated")))
     (folder / LIST_FILE).write_text(json.dumps([asdict(one) for one in samples], indent=1) + "\n", encoding="utf-8")
@@ -53,10 +53,10 @@ def answer_prompts(
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """Samples of a folder, their pictures named as in the repository.
+    """Samples of a folder, their images named as in the repository.
 
     Raises:
-        OSError: there is no `samples.json`, or a picture that it names. ValueError: it is something else.
+        OSError: there is no `samples.json`, or an image that it names. ValueError: it is something else.
     """
     try:
         samples = [Sample(**one) for one in json.loads((folder / LIST_FILE).read_text(encoding="utf-8"))]
@@ -65,7 +65,7 @@ def read_samples(folder: Path) -> list[Sample]:
     for sample in samples:
         for name in (sample.retrieved, sample.generated):
             if name is not None and not (folder / name).is_file():
-                raise OSError(f"{folder / LIST_FILE} names the picture {name}, which is not there.")
+                raise OSError(f"{folder / LIST_FILE} names the image {name}, which is not there.")
     return [
         Sample(one.prompt, one.decision, one.probability, _in_repository(one.retrieved), _in_repository(one.generated))
         for one in samples
@@ -73,7 +73,7 @@ def read_samples(folder: Path) -> list[Sample]:
 
 
 def grid(samples: Sequence[Sample], folder: Path) -> Image.Image:
-    """A picture with a row for each sample, whose files lie in `folder`."""
+    """An image with a row for each sample, whose files lie in `folder`."""
     width = _TEXT + 2 * (_CELL + _GAP) + 2 * _GAP
     header = 24
     sheet = Image.new("RGB", (width, header + len(samples) * (_CELL + _GAP)), "white")
@@ -95,19 +95,19 @@ def grid(samples: Sequence[Sample], folder: Path) -> Image.Image:
                 draw.rectangle((x, y, x + _CELL - 1, y + _CELL - 1), outline="lightgrey")
                 draw.text((x + _GAP, y + _GAP), "none", fill="dimgrey", font=font)
                 continue
-            with Image.open(folder / Path(name).name) as picture:
-                fitted = _fit(picture.convert("RGB"))
+            with Image.open(folder / Path(name).name) as image:
+                fitted = _fit(image.convert("RGB"))
             sheet.paste(fitted, (x + (_CELL - fitted.width) // 2, y + (_CELL - fitted.height) // 2))
             if sample.decision == source:
                 draw.rectangle((x, y, x + _CELL - 1, y + _CELL - 1), outline="seagreen", width=4)
     return sheet
 
 
-def _fit(picture: Image.Image) -> Image.Image:
-    """As large as a cell holds; small pictures are enlarged without blurring their pixels."""
-    scale = _CELL / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
+def _fit(image: Image.Image) -> Image.Image:
+    """As large as a cell holds; small images are enlarged without blurring their pixels."""
+    scale = _CELL / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
 
 
 def _in_repository(name: str | None) -> str | None:

@@ -35,12 +35,12 @@ class GillConfig(PretrainedConfig):
             self-contained: the backbones' weights lie in it.
         image_generator_id, image_generator_revision (`str`, *optional*):
             The same for the frozen text-to-image generator, a diffusers repository. Only the pipeline reads it.
-        vocab_size (`int`, *optional*): Number of token ids, the picture placeholder and the `[IMG]` tokens included.
-        image_token_id (`int`, *optional*): Id of the placeholder that stands for one embedding of a picture *read*.
-        img_token_ids (`list[int]`, *optional*):
-            Ids of `[IMG0]`..`[IMG r-1]` (FROMAGe: of `[RET]`), which stand for a picture *answered*. They may lie
+        vocab_size (`int`, *optional*): Number of token ids, the image placeholder and the `[IMG]` tokens included.
+        image_token_id (`int`, *optional*): Id of the placeholder that stands for one embedding of an image *read*.
+        image_output_token_ids (`list[int]`, *optional*):
+            Ids of `[IMG0]`..`[IMG r-1]` (FROMAGe: of `[RET]`), which stand for an image *answered*. They may lie
             anywhere, also over unused rows of a padded vocabulary.
-        num_visual_tokens (`int`, defaults to 4): Embeddings that a picture read takes [`k`].
+        num_visual_tokens (`int`, defaults to 4): Embeddings that an image read takes [`k`].
         retrieval_dim (`int`, defaults to 256): Width of the space that retrieval compares in [`p`].
         mapper_type (`str` or `None`, defaults to `"gill_mapper"`):
             Kind of the module from `[IMG]` states to the generator's conditioning: one of `"gill_mapper"`,
@@ -79,7 +79,7 @@ class GillConfig(PretrainedConfig):
         image_generator_revision: str | None = None,
         vocab_size: int | None = None,
         image_token_id: int | None = None,
-        img_token_ids: list[int] | None = None,
+        image_output_token_ids: list[int] | None = None,
         num_visual_tokens: int = 4,
         retrieval_dim: int = 256,
         mapper_type: str | None = "gill_mapper",
@@ -96,6 +96,8 @@ class GillConfig(PretrainedConfig):
         language_model_lora: str | None = None,
         **kwargs: Any,
     ) -> None:
+        # The name in repositories written before version 0.2.
+        image_output_token_ids = kwargs.pop("img_token_ids", None) or image_output_token_ids
         self.text_config = _sub_config("text_config", text_config, "opt")
         self.vision_config = _sub_config("vision_config", vision_config, "clip_vision_model")
         self.language_model_id = language_model_id
@@ -108,8 +110,10 @@ class GillConfig(PretrainedConfig):
         # A tokenizer that is only as large as the language model gets the new tokens right behind its last row.
         rows = self.num_language_model_rows
         self.image_token_id = rows if image_token_id is None else image_token_id
-        self.img_token_ids = list(range(rows + 1, rows + 9)) if img_token_ids is None else list(img_token_ids)
-        largest = max([self.image_token_id, *self.img_token_ids])
+        self.image_output_token_ids = (
+            list(range(rows + 1, rows + 9)) if image_output_token_ids is None else list(image_output_token_ids)
+        )
+        largest = max([self.image_token_id, *self.image_output_token_ids])
         self.vocab_size = max(rows, largest + 1) if vocab_size is None else vocab_size
 
         self.num_visual_tokens = num_visual_tokens
@@ -122,7 +126,7 @@ class GillConfig(PretrainedConfig):
         self.conditioning_length = conditioning_length
         self.conditioning_dim = conditioning_dim
         if mapper_tokens_per_img_token is None:
-            mapper_tokens_per_img_token = -(-conditioning_length // max(self.num_img_tokens, 1))
+            mapper_tokens_per_img_token = -(-conditioning_length // max(self.num_image_output_tokens, 1))
         self.mapper_tokens_per_img_token = mapper_tokens_per_img_token
         self.use_decision_head = use_decision_head
         self.decision_dropout = decision_dropout
@@ -132,9 +136,9 @@ class GillConfig(PretrainedConfig):
         self._check()
 
     @property
-    def num_img_tokens(self) -> int:
-        """Number of tokens that a picture answered takes [`r`]."""
-        return len(self.img_token_ids)
+    def num_image_output_tokens(self) -> int:
+        """Number of tokens that an image answered takes [`r`]."""
+        return len(self.image_output_token_ids)
 
     @property
     def embedding_dim(self) -> int:
@@ -190,14 +194,19 @@ class GillConfig(PretrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-        if not self.img_token_ids or len(set(self.img_token_ids)) != len(self.img_token_ids):
-            raise ValueError(f"`img_token_ids` must be one or more different ids, got {self.img_token_ids}.")
-        for name, ids in (("img_token_ids", self.img_token_ids), ("image_token_id", [self.image_token_id])):
+        if not self.image_output_token_ids or len(set(self.image_output_token_ids)) != len(self.image_output_token_ids):
+            raise ValueError(
+                f"`image_output_token_ids` must be one or more different ids, got {self.image_output_token_ids}."
+            )
+        for name, ids in (
+            ("image_output_token_ids", self.image_output_token_ids),
+            ("image_token_id", [self.image_token_id]),
+        ):
             outside = [i for i in ids if not isinstance(i, int) or not 0 <= i < self.vocab_size]
             if outside:
                 raise ValueError(f"`{name}` holds {outside}, outside of the {self.vocab_size} ids of `vocab_size`.")
-        if self.image_token_id in self.img_token_ids:
-            raise ValueError(f"`image_token_id` {self.image_token_id} is also one of `img_token_ids`.")
+        if self.image_token_id in self.image_output_token_ids:
+            raise ValueError(f"`image_token_id` {self.image_token_id} is also one of `image_output_token_ids`.")
         if self.mapper_type is not None and self.mapper_type not in MAPPER_TYPES:
             raise ValueError(f"`mapper_type` must be one of {MAPPER_TYPES} or None, got {self.mapper_type!r}.")
         if self.mapper_hidden_size % self.mapper_num_heads:

@@ -11,22 +11,22 @@ class ImgTokenLogitsProcessor(LogitsProcessor):
     `min_text_tokens` tokens are written; from then on its logit is scaled.
 
     Args:
-        img_token_ids (`list[int]`): Ids of `[IMG0]`..`[IMG r-1]`.
+        image_output_token_ids (`list[int]`): Ids of `[IMG0]`..`[IMG r-1]`.
         prompt_length (`int`): Columns of `input_ids` that are prompt.
-        min_text_tokens (`int`, defaults to 0): Tokens to write before a picture may come.
+        min_text_tokens (`int`, defaults to 0): Tokens to write before an image may come.
         scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`.
         scaling (`str`, defaults to `"absolute"`): See [`GillConfig`].
     """
 
     def __init__(
         self,
-        img_token_ids: list[int],
+        image_output_token_ids: list[int],
         prompt_length: int,
         min_text_tokens: int = 0,
         scale: float = 1.0,
         scaling: str = "absolute",
     ) -> None:
-        self.img_token_ids = img_token_ids
+        self.image_output_token_ids = image_output_token_ids
         self.prompt_length = prompt_length
         self.min_text_tokens = min_text_tokens
         self.scale = scale
@@ -34,7 +34,7 @@ class ImgTokenLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Args and return: `input_ids` of shape `(rows, tokens)`, `scores` of shape `(rows, ids)`."""
-        first, *later = self.img_token_ids
+        first, *later = self.image_output_token_ids
         scores = scores.clone()
         scores[:, later] = -torch.inf
         if input_ids.shape[1] - self.prompt_length < self.min_text_tokens:
@@ -45,39 +45,41 @@ class ImgTokenLogitsProcessor(LogitsProcessor):
             scores[:, first] = scores[:, first].abs() * self.scale
         if not later or input_ids.shape[1] == 0:
             return scores
-        begun = input_ids[:, -1, None] == input_ids.new_tensor(self.img_token_ids[:-1])
+        begun = input_ids[:, -1, None] == input_ids.new_tensor(self.image_output_token_ids[:-1])
         successors = input_ids.new_tensor(later)[begun.int().argmax(1)]
         forced = torch.full_like(scores, -torch.inf).scatter(1, successors[:, None], 0.0)
         return torch.where(begun.any(1, keepdim=True), forced, scores)
 
 
-def find_pictures(input_ids: torch.Tensor, img_token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def find_images(input_ids: torch.Tensor, image_output_token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Where whole runs `[IMG0]`..`[IMG r-1]` stand in `(rows, tokens)` ids.
 
     Returns:
-        Two `torch.LongTensor` of shape `(pictures,)`: row and first column of each, in reading order.
+        Two `torch.LongTensor` of shape `(images,)`: row and first column of each, in reading order.
     """
-    if input_ids.shape[1] < len(img_token_ids):
+    if input_ids.shape[1] < len(image_output_token_ids):
         nowhere = input_ids.new_zeros(0, dtype=torch.long)
         return nowhere, nowhere
-    windows = input_ids.unfold(1, len(img_token_ids), 1)
-    rows, starts = (windows == windows.new_tensor(img_token_ids)).all(-1).nonzero(as_tuple=True)
+    windows = input_ids.unfold(1, len(image_output_token_ids), 1)
+    rows, starts = (windows == windows.new_tensor(image_output_token_ids)).all(-1).nonzero(as_tuple=True)
     return rows, starts
 
 
-def complete_pictures(sequences: torch.Tensor, img_token_ids: list[int], pad_token_id: int) -> torch.Tensor:
-    """Write the `[IMG]` tokens that a row still owes when its length ran out in the middle of a picture.
+def complete_images(sequences: torch.Tensor, image_output_token_ids: list[int], pad_token_id: int) -> torch.Tensor:
+    """Write the `[IMG]` tokens that a row still owes when its length ran out in the middle of an image.
 
-    The authors' code draws all `r` tokens in one step, so a picture begun is a picture finished.
+    The authors' code draws all `r` tokens in one step, so an image begun is an image finished.
     """
     rows: list[list[int]] = []
     for row in sequences.tolist():
-        tail = next((n for n in range(len(img_token_ids) - 1, 0, -1) if row[-n:] == img_token_ids[:n]), None)
-        rows.append(row + img_token_ids[tail:] if tail else row)
+        tail = next(
+            (n for n in range(len(image_output_token_ids) - 1, 0, -1) if row[-n:] == image_output_token_ids[:n]), None
+        )
+        rows.append(row + image_output_token_ids[tail:] if tail else row)
     longest = max(len(row) for row in rows)
     if longest == sequences.shape[1]:
         return sequences
     return sequences.new_tensor([row + [pad_token_id] * (longest - len(row)) for row in rows])
 
 
-__all__ = ["ImgTokenLogitsProcessor", "complete_pictures", "find_pictures"]
+__all__ = ["ImgTokenLogitsProcessor", "complete_images", "find_images"]

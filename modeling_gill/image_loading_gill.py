@@ -1,4 +1,4 @@
-"""Open a picture from wherever it is: memory, a file, a URL, a `data:` URI, a row of a data set."""
+"""Open an image from wherever it is: memory, a file, a URL, a `data:` URI, a row of a data set."""
 
 import base64
 import binascii
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from .picture_conversion_gill import array_to_rgb, check_size, image_to_rgb
+from .image_conversion_gill import array_to_rgb, check_size, image_to_rgb
 from .url_fetching_gill import fetch_url
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 64_000_000
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"}
 )
@@ -36,39 +36,39 @@ _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
-class PictureError(ValueError):
-    """A picture that could not be read. The message names the picture, what is wrong and what was expected."""
+class ImageError(ValueError):
+    """An image that could not be read. The message names the image, what is wrong and what was expected."""
 
 
-def load_picture(
+def load_image(
     source: Any, *, timeout: float = 10.0, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Open a picture as a new 8-bit RGB image.
+    """Open an image as a new 8-bit RGB image.
 
     What is transparent is laid on white, the EXIF orientation is applied, and of an animation the first frame counts.
 
     Args:
         source: A PIL image of any mode; a numpy array or torch tensor, uint8 or float in 0..1, of shape
             (height, width), (height, width, C) or (C, height, width) with C 1, 3 or 4; a path; an http(s) URL; a
-            `data:` URI; the bytes of a picture file; or a dict with `bytes` or `path` as `datasets` gives it.
+            `data:` URI; the bytes of an image file; or a dict with `bytes` or `path` as `datasets` gives it.
         timeout (`float`): Seconds that fetching a URL may take in all.
         max_bytes (`int`): Bytes that a URL or `data:` URI may hold.
-        max_pixels (`int`): Width times height allowed; pictures of files are refused before they are decoded.
+        max_pixels (`int`): Width times height allowed; images of files are refused before they are decoded.
             Pillow has a limit of its own, `PIL.Image.MAX_IMAGE_PIXELS`, which holds as well.
 
     Returns:
         `PIL.Image.Image`: Mode RGB, sharing nothing with `source`.
 
     Raises:
-        PictureError: If there is no picture, or no whole one, or one beyond the limits.
+        ImageError: If there is no image, or no whole one, or one beyond the limits.
     """
     return _load(source, timeout, max_bytes, max_pixels, keep=False)[0]
 
 
-def load_picture_and_file(
+def load_image_and_file(
     source: Any, *, timeout: float = 10.0, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, bytes | None]:
-    """As [`load_picture`], with the bytes of the picture file, or None for a picture that never was a file."""
+    """As [`load_image`], with the bytes of the image file, or None for an image that never was a file."""
     return _load(source, timeout, max_bytes, max_pixels, keep=True)
 
 
@@ -79,9 +79,9 @@ def is_url(text: str) -> bool:
     return False
 
 
-def looks_like_picture_reference(text: str) -> bool:
+def looks_like_image_reference(text: str) -> bool:
     """Whether a string, rather than being words, is nothing but an http(s) URL, a `data:image/` URI or the path of an
-    existing file with the suffix of a picture."""
+    existing file with the suffix of an image."""
     if not isinstance(text, str) or not text.strip():
         return False
     if is_url(text):
@@ -90,7 +90,7 @@ def looks_like_picture_reference(text: str) -> bool:
         return "," in text
     path = Path(text)
     with contextlib.suppress(OSError, ValueError):  # words may be longer than paths can be
-        return path.suffix.lower() in PICTURE_SUFFIXES and path.expanduser().is_file()
+        return path.suffix.lower() in IMAGE_SUFFIXES and path.expanduser().is_file()
     return False
 
 
@@ -104,13 +104,13 @@ def _load(
             return _decode(source, max_pixels), None
         stream, content_type = _open(source, timeout, max_bytes)
         with stream:
-            picture = _decode_stream(stream, content_type, max_pixels)
+            image = _decode_stream(stream, content_type, max_pixels)
             stream.seek(0)
-            return picture, stream.read() if keep else None
+            return image, stream.read() if keep else None
     except (ValueError, OSError) as error:
-        if isinstance(error, PictureError):
+        if isinstance(error, ImageError):
             raise
-        raise PictureError(f"Picture could not be read: {describe_source(source)}: {error}") from error
+        raise ImageError(f"Image could not be read: {describe_source(source)}: {error}") from error
 
 
 def _open(source: Any, timeout: float, max_bytes: int) -> tuple[BinaryIO, str]:
@@ -143,11 +143,11 @@ def _open(source: Any, timeout: float, max_bytes: int) -> tuple[BinaryIO, str]:
 def _open_file(path: Path) -> BinaryIO:
     try:
         if path.is_dir():
-            raise ValueError("it is a directory, expected a picture file")
+            raise ValueError("it is a directory, expected an image file")
         if not path.exists():
             raise ValueError("there is no such file")
         if not path.is_file():
-            raise ValueError("it is not a regular file, expected a picture file")
+            raise ValueError("it is not a regular file, expected an image file")
         return path.open("rb")
     except OSError as error:
         raise ValueError(f"it could not be opened ({error.strerror or error})") from error
@@ -174,17 +174,15 @@ def _data_uri_bytes(uri: str, max_bytes: int) -> bytes:
 def _decode_stream(stream: BinaryIO, content_type: str, max_pixels: int) -> Image.Image:
     start = stream.read(16)
     if not start:
-        raise ValueError("it is empty (0 bytes), expected a picture file")
+        raise ValueError("it is empty (0 bytes), expected an image file")
     stream.seek(0)
     Image.init()
     try:
-        with _whole_pictures_only():  # some formats are decoded as soon as they are opened
+        with _whole_images_only():  # some formats are decoded as soon as they are opened
             image = Image.open(stream, formats=[name for name in Image.ID if name not in _REFUSED_FORMATS])
     except UnidentifiedImageError as error:
         served = f", and was served as {content_type!r}" if content_type else ""
-        raise ValueError(
-            f"it begins with {start!r}{served}, expected a whole picture of a kind Pillow reads"
-        ) from error
+        raise ValueError(f"it begins with {start!r}{served}, expected a whole image of a kind Pillow reads") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"it is too large to be decoded ({error})") from error
     except Exception as error:
@@ -196,7 +194,7 @@ def _decode_stream(stream: BinaryIO, content_type: str, max_pixels: int) -> Imag
 def _decode(image: Image.Image, max_pixels: int) -> Image.Image:
     check_size(image.width, image.height, max_pixels)
     try:
-        with _whole_pictures_only():
+        with _whole_images_only():
             return image_to_rgb(image)
     except ValueError as error:
         raise ValueError(str(error) or "it could not be decoded") from error
@@ -210,7 +208,7 @@ _allowed_before = False
 
 
 @contextlib.contextmanager
-def _whole_pictures_only() -> Iterator[None]:
+def _whole_images_only() -> Iterator[None]:
     """Programs set Pillow's global flag that fills the missing part of a truncated file with grey; here it is off.
 
     Decoders in several threads share the flag, so the first to come switches it off and the last to go restores it.
@@ -230,7 +228,7 @@ def _whole_pictures_only() -> Iterator[None]:
 
 
 def describe_source(source: Any) -> str:
-    """A picture's source in few words, for messages."""
+    """An image's source in few words, for messages."""
     if isinstance(source, str | os.PathLike):
         text = os.fsdecode(source)
         if text[:5].lower() == "data:":
@@ -253,11 +251,11 @@ def describe_source(source: Any) -> str:
 __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
-    "PICTURE_SUFFIXES",
-    "PictureError",
+    "IMAGE_SUFFIXES",
+    "ImageError",
     "describe_source",
     "is_url",
-    "load_picture",
-    "load_picture_and_file",
-    "looks_like_picture_reference",
+    "load_image",
+    "load_image_and_file",
+    "looks_like_image_reference",
 ]

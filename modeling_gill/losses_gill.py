@@ -23,7 +23,7 @@ def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def contrastive_loss(text_embeds: torch.Tensor, image_embeds: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE between texts and pictures of the same row, all other rows being the negatives.
+    """Symmetric InfoNCE between texts and images of the same row, all other rows being the negatives.
 
     Args:
         text_embeds, image_embeds (`torch.Tensor` of shape `(pairs, p)`): Of any length; compared at unit length.
@@ -37,7 +37,7 @@ def contrastive_loss(text_embeds: torch.Tensor, image_embeds: torch.Tensor, scal
 
 
 def conditioning_loss(conditioning: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean over all positions of the L2 distance, not squared, between two conditionings `(pictures, L, c)`."""
+    """Mean over all positions of the L2 distance, not squared, between two conditionings `(images, L, c)`."""
     return torch.linalg.vector_norm(conditioning.float() - target.float(), dim=-1).mean()
 
 

@@ -20,11 +20,11 @@ class GillMapper(nn.Module):
     def forward(self, img_states: torch.Tensor, img_embeddings: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            img_states (`torch.Tensor` of shape `(pictures, r, d)`): Last hidden states at the `[IMG]` tokens.
+            img_states (`torch.Tensor` of shape `(images, r, d)`): Last hidden states at the `[IMG]` tokens.
             img_embeddings (`torch.Tensor` of shape `(r, d)`): Input embeddings of the same tokens.
 
         Returns:
-            `torch.Tensor` of shape `(pictures, L, c)`.
+            `torch.Tensor` of shape `(images, L, c)`.
         """
         read = self.input_projection(img_states + img_embeddings)
         return self.output_projection(self.transformer(read, self.queries.expand(read.shape[0], -1, -1)))

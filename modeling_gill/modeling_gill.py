@@ -1,4 +1,4 @@
-"""GILL: a frozen language model that reads pictures and answers with text and pictures (Koh et al., 2023)."""
+"""GILL: a frozen language model that reads images and answers with text and images (Koh et al., 2023)."""
 
 import inspect
 import math
@@ -11,7 +11,7 @@ from transformers import GenerationMixin, LogitsProcessorList
 from .backbones_gill import build_backbones, check_backbones
 from .configuration_gill import GillConfig
 from .fingerprint_gill import fingerprint_weights
-from .generation_gill import ImgTokenLogitsProcessor, complete_pictures, find_pictures
+from .generation_gill import ImgTokenLogitsProcessor, complete_images, find_images
 from .losses_gill import conditioning_loss, contrastive_loss, next_token_loss
 from .mapper_gill import build_mapper
 from .outputs_gill import GillGenerateOutput, GillOutput
@@ -31,7 +31,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         super().__init__(config)
         # Before the backbones: transformers takes the dtype of the first parameter for that of the checkpoint.
         self.visual_projection = nn.Linear(config.vision_dim, config.num_visual_tokens * config.embedding_dim)
-        self.img_embeddings = nn.Embedding(config.num_img_tokens, config.embedding_dim)
+        self.img_embeddings = nn.Embedding(config.num_image_output_tokens, config.embedding_dim)
         self.text_retrieval_head = nn.Linear(config.embedding_dim, config.retrieval_dim)
         self.image_retrieval_head = nn.Linear(config.vision_dim, config.retrieval_dim)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -55,10 +55,10 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module | None:
         return self.language_model.get_output_embeddings() if self.language_model is not None else None
 
-    # --- pictures in -------------------------------------------------------------------------------------------------
+    # --- images in -------------------------------------------------------------------------------------------------
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pooled features `(pictures, v)` of preprocessed pictures `(pictures, channels, height, width)`.
+        """Pooled features `(images, v)` of preprocessed images `(images, channels, height, width)`.
 
         Raises:
             ValueError: values that are not finite, or an image encoder that pools nothing.
@@ -74,7 +74,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
     def get_image_retrieval_embeddings(
         self, pixel_values: torch.Tensor | None = None, image_features: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Where pictures lie in the space of retrieval, `(pictures, p)`, of any length; give one of the arguments."""
+        """Where images lie in the space of retrieval, `(images, p)`, of any length; give one of the arguments."""
         if image_features is None:
             assert pixel_values is not None
             image_features = self.get_image_features(pixel_values)
@@ -82,14 +82,14 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         return self.image_retrieval_head(image_features.to(weight.device, weight.dtype))
 
     def retrieval_scores(self, retrieval_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        """Score `exp(logit_scale) * cosine`, float32 `(texts, pictures)`, of `(texts, p)` and `(pictures, p)`."""
+        """Score `exp(logit_scale) * cosine`, float32 `(texts, images)`, of `(texts, p)` and `(images, p)`."""
         texts = nn.functional.normalize(retrieval_embeds.float(), dim=-1)
         images = nn.functional.normalize(image_embeds.to(texts.device).float(), dim=-1)
         return self.logit_scale.float().exp() * texts @ images.T
 
     @torch.no_grad()
     def retrieval_fingerprint(self) -> dict[str, Any]:
-        """Fingerprint of the weights that place pictures in the space of retrieval."""
+        """Fingerprint of the weights that place images in the space of retrieval."""
         return fingerprint_weights(
             {
                 "image_retrieval_head": self.image_retrieval_head.parameters(),
@@ -103,7 +103,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         """Input embeddings `(rows, tokens, d)` of ids `(rows, tokens)`: `[IMG]` rows are ours, others the model's."""
         table = self.language_model.get_input_embeddings()
         input_ids = input_ids.to(table.weight.device)
-        matches = input_ids[..., None] == input_ids.new_tensor(self.config.img_token_ids)
+        matches = input_ids[..., None] == input_ids.new_tensor(self.config.image_output_token_ids)
         is_img = matches.any(-1)
         has_row = ~is_img & (input_ids < table.num_embeddings)
         embeds = table(input_ids.where(has_row, 0))
@@ -116,15 +116,15 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Input embeddings `(rows, tokens, d)` of prompts with pictures at their placeholders.
+        """Input embeddings `(rows, tokens, d)` of prompts with images at their placeholders.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(rows, tokens)`).
-            pixel_values (`torch.FloatTensor` of shape `(pictures, channels, height, width)`, *optional*).
-            image_features (`torch.FloatTensor` of shape `(pictures, v)`, *optional*): In place of `pixel_values`.
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*).
+            image_features (`torch.FloatTensor` of shape `(images, v)`, *optional*): In place of `pixel_values`.
 
         Raises:
-            ValueError: ids that do not exist, or placeholders that do not fit the number of pictures.
+            ValueError: ids that do not exist, or placeholders that do not fit the number of images.
         """
         if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
             raise ValueError(
@@ -135,11 +135,11 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         if pixel_values is not None:
             image_features = self.get_image_features(pixel_values)
         placeholders = (input_ids == self.config.image_token_id).to(embeds.device)
-        pictures = 0 if image_features is None else image_features.shape[0]
-        found, expected = int(placeholders.sum()), pictures * self.config.num_visual_tokens
+        num_images = 0 if image_features is None else image_features.shape[0]
+        found, expected = int(placeholders.sum()), num_images * self.config.num_visual_tokens
         if found != expected:
             raise ValueError(
-                f"The prompts hold {found} picture placeholders, but {pictures} pictures of "
+                f"The prompts hold {found} image placeholders, but {num_images} images of "
                 f"{self.config.num_visual_tokens} each take {expected}."
             )
         if image_features is None:
@@ -157,11 +157,11 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         if missing:
             logits = nn.functional.pad(logits, (0, missing), value=-torch.inf)
         img_logits = nn.functional.linear(hidden_states, self.img_embeddings.weight.to(hidden_states)).to(logits)
-        columns = torch.tensor(self.config.img_token_ids, device=logits.device)
+        columns = torch.tensor(self.config.image_output_token_ids, device=logits.device)
         return logits.index_copy(-1, columns, img_logits)
 
-    def picture_outputs(self, img_hidden_states: torch.Tensor) -> dict[str, torch.Tensor | None]:
-        """What the heads make of states `(pictures, r, d)`; keys and shapes as in [`GillOutput`]."""
+    def image_outputs(self, img_hidden_states: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        """What the heads make of states `(images, r, d)`; keys and shapes as in [`GillOutput`]."""
         states = img_hidden_states.to(self.text_retrieval_head.weight)
         first = states[:, 0]
         return {
@@ -188,7 +188,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         target_conditioning: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        output_pictures: bool | None = None,
+        output_images: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> GillOutput | tuple:
@@ -196,21 +196,21 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         Read interleaved prompts, or compute the losses of both passes of a training step at once.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(rows, tokens)`): Placeholders where pictures are read.
+            input_ids (`torch.LongTensor` of shape `(rows, tokens)`): Placeholders where images are read.
             attention_mask (`torch.Tensor` of shape `(rows, tokens)`, *optional*): 0 at padding.
             inputs_embeds (`torch.FloatTensor` of shape `(rows, tokens, d)`, *optional*):
                 In place of the embeddings of `input_ids`, which may be given beside it to find the `[IMG]` runs.
-            pixel_values (`torch.FloatTensor` of shape `(pictures read, channels, height, width)`, *optional*),
-            image_features (`torch.FloatTensor` of shape `(pictures read, v)`, *optional*): One of both.
+            pixel_values (`torch.FloatTensor` of shape `(images read, channels, height, width)`, *optional*),
+            image_features (`torch.FloatTensor` of shape `(images read, v)`, *optional*): One of both.
             labels (`torch.LongTensor` of shape `(rows, tokens)`, *optional*):
-                -100 where nothing is to be predicted, which placeholders never are. Rows that read a picture and rows
+                -100 where nothing is to be predicted, which placeholders never are. Rows that read an image and rows
                 that read none are averaged apart, into `captioning_loss` and `language_loss`.
             target_pixel_values, target_image_features (*optional*):
-                The picture that each `[IMG]` run should retrieve, in reading order; one of both.
-            target_conditioning (`torch.FloatTensor` of shape `(pictures, L, c)`, *optional*):
+                The image that each `[IMG]` run should retrieve, in reading order; one of both.
+            target_conditioning (`torch.FloatTensor` of shape `(images, L, c)`, *optional*):
                 What the generator's own text encoder makes of the text of each `[IMG]` run.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0): As in transformers.
-            output_pictures (`bool`, *optional*):
+            output_images (`bool`, *optional*):
                 Whether to run the heads at the `[IMG]` runs; by default wherever no cache is passed in.
 
         Raises:
@@ -221,7 +221,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         continues = past_key_values is not None and past_key_values.get_seq_length() > 0
         if inputs_embeds is None:
             assert input_ids is not None
-            # A placeholder that was written, not read, has no picture: the cache says that the prompt is read.
+            # A placeholder that was written, not read, has no image: the cache says that the prompt is read.
             inputs_embeds = (
                 self.embed_tokens(input_ids)
                 if continues
@@ -229,7 +229,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
             )
         if not continues:
             self._check_length(inputs_embeds.shape[1])
-        outputs = self._run_language_model(
+        outputs = self.run_language_model(
             inputs_embeds, attention_mask, position_ids, past_key_values, use_cache=use_cache, **kwargs
         )
         states = outputs.last_hidden_state
@@ -241,16 +241,16 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
             attentions=outputs.get("attentions"),
         )
         has_targets = any(t is not None for t in (target_pixel_values, target_image_features, target_conditioning))
-        if output_pictures is None:
-            output_pictures = has_targets or past_key_values is None
-        if output_pictures and input_ids is not None:
-            rows, starts = find_pictures(input_ids, self.config.img_token_ids)
-            for name, value in self._pictures_at(states, rows, starts).items():
+        if output_images is None:
+            output_images = has_targets or past_key_values is None
+        if output_images and input_ids is not None:
+            rows, starts = find_images(input_ids, self.config.image_output_token_ids)
+            for name, value in self._images_at(states, rows, starts).items():
                 output[name] = value
         if labels is not None:
             self._add_language_losses(output, labels, input_ids)
         if has_targets:
-            self._add_picture_losses(output, target_pixel_values, target_image_features, target_conditioning)
+            self._add_image_losses(output, target_pixel_values, target_image_features, target_conditioning)
         losses = (output.captioning_loss, output.language_loss, output.contrastive_loss, output.conditioning_loss)
         given = [loss for loss in losses if loss is not None]
         if given:
@@ -275,12 +275,12 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         Args:
             inputs (`torch.LongTensor` of shape `(rows, tokens)`, *optional*): Left-padded prompts, or `input_ids`.
             image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`, see [`GillConfig`].
-            min_text_tokens (`int`, defaults to 0): Tokens written before a picture may come.
+            min_text_tokens (`int`, defaults to 0): Tokens written before an image may come.
             pixel_values, image_features (*optional*): As in [`~GillForConditionalGeneration.forward`].
             kwargs: Everything that `GenerationMixin.generate` takes.
 
         Returns:
-            [`GillGenerateOutput`] if `return_dict_in_generate=True`, else its `sequences`. A picture that
+            [`GillGenerateOutput`] if `return_dict_in_generate=True`, else its `sequences`. An image that
             `max_new_tokens` would cut is finished, as the authors' code does, which makes the answer up to `r - 1`
             tokens longer.
         """
@@ -298,7 +298,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = self._mask_of_padding(prompt_ids, prompt_embeds)
         rules = ImgTokenLogitsProcessor(
-            self.config.img_token_ids,
+            self.config.image_output_token_ids,
             prompt_ids.shape[1],
             min_text_tokens,
             image_token_scale,
@@ -312,16 +312,16 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         )
         pad_token_id = self.generation_config.pad_token_id or 0
         sequences = made if isinstance(made, torch.Tensor) else made.sequences
-        sequences = complete_pictures(sequences, self.config.img_token_ids, pad_token_id)
+        sequences = complete_images(sequences, self.config.image_output_token_ids, pad_token_id)
         if isinstance(made, torch.Tensor):
             return sequences
-        pictures = self._pictures_of_sequences(sequences, prompt_ids, prompt_embeds, kwargs["attention_mask"])
+        images = self._images_of_sequences(sequences, prompt_ids, prompt_embeds, kwargs["attention_mask"])
         fields = {name: value for name, value in made.items() if name in GillGenerateOutput.__dataclass_fields__}
-        return GillGenerateOutput(**{**fields, "sequences": sequences, **pictures})
+        return GillGenerateOutput(**{**fields, "sequences": sequences, **images})
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _run_language_model(
+    def run_language_model(
         self,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
@@ -345,32 +345,32 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
             return prompt_embeds.new_ones(prompt_embeds.shape[:2], dtype=torch.long)
         return ((prompt_ids != pad_token_id).cumsum(1) > 0).long()
 
-    def _pictures_at(self, states: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> dict[str, Any]:
-        columns = starts[:, None] + torch.arange(self.config.num_img_tokens, device=starts.device)
+    def _images_at(self, states: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> dict[str, Any]:
+        columns = starts[:, None] + torch.arange(self.config.num_image_output_tokens, device=starts.device)
         rows, starts, columns = (index.to(states.device) for index in (rows, starts, columns))
-        found = self.picture_outputs(states[rows[:, None], columns])
+        found = self.image_outputs(states[rows[:, None], columns])
         return {"img_batch_indices": rows, "img_start_positions": starts, **found}
 
-    def _pictures_of_sequences(
+    def _images_of_sequences(
         self, sequences: torch.Tensor, prompt_ids: torch.Tensor, prompt_embeds: torch.Tensor, mask: torch.Tensor
     ) -> dict[str, Any]:
         # The state of a token that ends a sequence is never computed while generating, and beams change rows on the
-        # way: one more pass over the rows that hold a picture is exact for every way of generating.
-        rows, starts = find_pictures(sequences, self.config.img_token_ids)
+        # way: one more pass over the rows that hold an image is exact for every way of generating.
+        rows, starts = find_images(sequences, self.config.image_output_token_ids)
         if not len(rows):
-            nothing = prompt_embeds.new_zeros(0, self.config.num_img_tokens, self.config.embedding_dim)
-            return {"img_batch_indices": rows, "img_start_positions": starts, **self.picture_outputs(nothing)}
+            nothing = prompt_embeds.new_zeros(0, self.config.num_image_output_tokens, self.config.embedding_dim)
+            return {"img_batch_indices": rows, "img_start_positions": starts, **self.image_outputs(nothing)}
         kept, index = rows.unique(return_inverse=True)
-        end = int(starts.max()) + self.config.num_img_tokens
+        end = int(starts.max()) + self.config.num_image_output_tokens
         prompts = kept // (sequences.shape[0] // prompt_embeds.shape[0])
         answers = self.embed_tokens(sequences[kept, prompt_ids.shape[1] : end])
         embeds = torch.cat([prompt_embeds[prompts].to(answers), answers], dim=1)
         written = mask.new_ones(len(kept), answers.shape[1])
         mask = torch.cat([mask[prompts, : prompt_embeds.shape[1]], written], dim=1)
         offset = embeds.shape[1] - end  # prompts given as embeddings alone are no columns of `sequences`
-        states = self._run_language_model(embeds, mask, use_cache=False).last_hidden_state
-        pictures = self._pictures_at(states, index, starts + offset)
-        return {**pictures, "img_batch_indices": rows, "img_start_positions": starts}
+        states = self.run_language_model(embeds, mask, use_cache=False).last_hidden_state
+        images = self._images_at(states, index, starts + offset)
+        return {**images, "img_batch_indices": rows, "img_start_positions": starts}
 
     def _add_language_losses(self, output: GillOutput, labels: torch.Tensor, input_ids: torch.Tensor | None) -> None:
         assert output.logits is not None
@@ -384,7 +384,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
                     output.logits[rows.to(output.logits.device)], labels[rows.to(labels.device)]
                 )
 
-    def _add_picture_losses(
+    def _add_image_losses(
         self,
         output: GillOutput,
         pixel_values: torch.Tensor | None,
@@ -392,18 +392,18 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         conditioning: torch.Tensor | None,
     ) -> None:
         if output.retrieval_embeds is None:
-            raise ValueError("Targets for pictures need `input_ids`, to find the `[IMG]` tokens by.")
-        pictures = output.retrieval_embeds.shape[0]
+            raise ValueError("Targets for images need `input_ids`, to find the `[IMG]` tokens by.")
+        num_images = output.retrieval_embeds.shape[0]
         for name, target in (
-            ("pictures", pixel_values),
+            ("images", pixel_values),
             ("image features", image_features),
             ("conditionings", conditioning),
         ):
-            if target is not None and target.shape[0] != pictures:
-                raise ValueError(f"{target.shape[0]} target {name} were given for {pictures} runs of `[IMG]` tokens.")
+            if target is not None and target.shape[0] != num_images:
+                raise ValueError(f"{target.shape[0]} target {name} were given for {num_images} runs of `[IMG]` tokens.")
         if pixel_values is not None or image_features is not None:
-            images = self.get_image_retrieval_embeddings(pixel_values, image_features)
-            output["contrastive_loss"] = contrastive_loss(output.retrieval_embeds, images, self.logit_scale.exp())
+            image_embeds = self.get_image_retrieval_embeddings(pixel_values, image_features)
+            output["contrastive_loss"] = contrastive_loss(output.retrieval_embeds, image_embeds, self.logit_scale.exp())
         if conditioning is not None:
             if output.conditioning is None:
                 raise ValueError("`target_conditioning` was given to a model without a mapper.")

@@ -10,21 +10,21 @@ from transformers.utils import ModelOutput
 @dataclass
 class GillOutput(ModelOutput):
     r"""
-    What [`GillForConditionalGeneration`] makes of a batch. `pictures` counts the whole `[IMG]` runs of all rows.
+    What [`GillForConditionalGeneration`] makes of a batch. `images` counts the whole `[IMG]` runs of all rows.
 
     Args:
         loss (`torch.FloatTensor`, *optional*): Sum of the losses below that targets were given for.
         logits (`torch.FloatTensor` of shape `(rows, tokens, ids)`): `-inf` for ids that have no embedding.
         past_key_values (`Cache`, *optional*), hidden_states, attentions: The language model's own.
-        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(pictures,)`):
+        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(images,)`):
             Row and column of each `[IMG0]`, in reading order.
-        img_hidden_states (`torch.FloatTensor` of shape `(pictures, r, d)`): Last hidden states at the `[IMG]` tokens.
-        retrieval_embeds (`torch.FloatTensor` of shape `(pictures, p)`): Of any length, not normalised.
-        conditioning (`torch.FloatTensor` of shape `(pictures, L, c)`, *optional*): For the image generator.
-        decision_logits (`torch.FloatTensor` of shape `(pictures, 2)`, *optional*): Generate, retrieve.
-        captioning_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read a picture.
+        img_hidden_states (`torch.FloatTensor` of shape `(images, r, d)`): Last hidden states at the `[IMG]` tokens.
+        retrieval_embeds (`torch.FloatTensor` of shape `(images, p)`): Of any length, not normalised.
+        conditioning (`torch.FloatTensor` of shape `(images, L, c)`, *optional*): For the image generator.
+        decision_logits (`torch.FloatTensor` of shape `(images, 2)`, *optional*): Generate, retrieve.
+        captioning_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read an image.
         language_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read none.
-        contrastive_loss (`torch.FloatTensor`, *optional*): InfoNCE between `[IMG0]` and the target pictures.
+        contrastive_loss (`torch.FloatTensor`, *optional*): InfoNCE between `[IMG0]` and the target images.
         conditioning_loss (`torch.FloatTensor`, *optional*): Distance to the target conditioning.
     """
 
@@ -47,16 +47,16 @@ class GillOutput(ModelOutput):
 
 @dataclass
 class GillGenerateOutput(ModelOutput):
-    r"""What `generate(..., return_dict_in_generate=True)` returns: transformers' fields, then those of the pictures.
+    r"""What `generate(..., return_dict_in_generate=True)` returns: transformers' fields, then those of the images.
 
     Args:
         sequences (`torch.Tensor` of shape `(rows, tokens)`): Prompts and answers.
-        img_batch_indices, img_start_positions (`torch.Tensor` of shape `(pictures,)`):
-            Row of `sequences` that each picture lies in, and column of its `[IMG0]`, in reading order.
-        img_hidden_states (`torch.Tensor` of shape `(pictures, r, d)`): The last hidden states at its tokens.
-        retrieval_embeds (`torch.Tensor` of shape `(pictures, p)`): What retrieval looks for; of any length.
-        conditioning (`torch.Tensor` of shape `(pictures, L, c)`, *optional*): What the generator draws from.
-        decision_logits (`torch.Tensor` of shape `(pictures, 2)`, *optional*): Generate, retrieve.
+        img_batch_indices, img_start_positions (`torch.Tensor` of shape `(images,)`):
+            Row of `sequences` that each image lies in, and column of its `[IMG0]`, in reading order.
+        img_hidden_states (`torch.Tensor` of shape `(images, r, d)`): The last hidden states at its tokens.
+        retrieval_embeds (`torch.Tensor` of shape `(images, p)`): What retrieval looks for; of any length.
+        conditioning (`torch.Tensor` of shape `(images, L, c)`, *optional*): What the generator draws from.
+        decision_logits (`torch.Tensor` of shape `(images, 2)`, *optional*): Generate, retrieve.
     """
 
     sequences: torch.Tensor = None  # type: ignore[assignment]

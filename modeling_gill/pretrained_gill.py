@@ -75,7 +75,7 @@ class GillPreTrainedModel(PreTrainedModel):
             ValueError: a configuration that contradicts its backbones, with both numbers.
             OSError: weights or a backbone that are not there or cannot be read.
         """
-        if not hasattr(config, "img_token_ids"):
+        if not hasattr(config, "image_output_token_ids"):
             hub = {
                 name: kwargs[name]
                 for name in (

@@ -1,11 +1,11 @@
-"""Interleaved prompts to left-padded batches, and written tokens back to text and pictures."""
+"""Interleaved prompts to left-padded batches, and written tokens back to text and images."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from .prompt_gill import Piece, list_prompts, place_pictures, split_prompt
+from .prompt_gill import Piece, list_prompts, place_images, split_prompt
 
 # The paper's dialogues (section 4.2): questions and answers, and nothing around them.
 DEFAULT_CHAT_TEMPLATE = (
@@ -24,13 +24,13 @@ DEFAULT_CHAT_TEMPLATE = (
 
 class GillProcessor(ProcessorMixin):
     r"""
-    The image encoder's image processor and the language model's tokenizer, with the tokens of pictures added.
+    The image encoder's image processor and the language model's tokenizer, with the tokens of images added.
 
     Args:
         image_processor: Preprocessing of the image encoder.
         tokenizer: Tokenizer that knows `image_token` and `img_tokens`.
-        num_visual_tokens (`int`, defaults to 4): Placeholders that a picture read takes [`k` in the paper].
-        img_tokens (`list[str]`, *optional*, defaults to `[IMG0]`..`[IMG7]`): Tokens of a picture answered.
+        num_visual_tokens (`int`, defaults to 4): Placeholders that an image read takes [`k` in the paper].
+        img_tokens (`list[str]`, *optional*, defaults to `[IMG0]`..`[IMG7]`): Tokens of an image answered.
         image_token (`str`, defaults to `"<|image|>"`): The placeholder.
         chat_template (`str`, *optional*): Jinja template for chat messages, by default the paper's `Q: ...\nA:`.
 
@@ -59,11 +59,11 @@ class GillProcessor(ProcessorMixin):
         if tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer has no `pad_token` to pad batches with; set one.")
         self.image_token_id: int = vocabulary[image_token]
-        self.img_token_ids: list[int] = [vocabulary[token] for token in self.img_tokens]
+        self.image_output_token_ids: list[int] = [vocabulary[token] for token in self.img_tokens]
 
     @staticmethod
     def extend_tokenizer(tokenizer: Any, img_tokens: Sequence[str], image_token: str = "<|image|>") -> Any:
-        """Add the tokens of pictures to a language model's tokenizer, in the authors' order; returns it."""
+        """Add the tokens of images to a language model's tokenizer, in the authors' order; returns it."""
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
@@ -86,20 +86,20 @@ class GillProcessor(ProcessorMixin):
         Make a left-padded batch of prompts.
 
         Args:
-            prompt: One prompt, or a list of prompts. A prompt is a string; a picture (PIL image of any mode, array,
-                tensor, path or URL); a list of both, where a string that is nothing but a URL or the path of a picture
-                is that picture; or chat messages `[{"role": ..., "content": [{"type": "image" | "text", ...}]}]`.
+            prompt: One prompt, or a list of prompts. A prompt is a string; an image (PIL image of any mode, array,
+                tensor, path or URL); a list of both, where a string that is nothing but a URL or the path of an image
+                is that image; or chat messages `[{"role": ..., "content": [{"type": "image" | "text", ...}]}]`.
             text (`str` or `list[str]`, *optional*), images (*optional*):
-                In place of `prompt`: texts with one placeholder a picture, and the pictures, in one list or one a text.
+                In place of `prompt`: texts with one placeholder an image, and the images, in one list or one a text.
             add_special_tokens (`bool`, defaults to `True`): Put the BOS token before the first text of each prompt.
-            add_img_tokens (`bool`, defaults to `False`): End each prompt with the tokens that ask for a picture.
+            add_img_tokens (`bool`, defaults to `False`): End each prompt with the tokens that ask for an image.
 
         Returns:
             [`BatchFeature`]: `input_ids` and `attention_mask` of shape `(prompts, tokens)`, and where there are
-            pictures `pixel_values` of shape `(pictures, channels, height, width)`, in reading order of the batch.
+            images `pixel_values` of shape `(images, channels, height, width)`, in reading order of the batch.
 
         Raises:
-            ValueError: a prompt that is empty, of a wrong type or with a picture that cannot be read, naming it.
+            ValueError: a prompt that is empty, of a wrong type or with an image that cannot be read, naming it.
         """
         unknown = {name: value for name, value in kwargs.items() if value is not None and name not in _IGNORED}
         if unknown:
@@ -114,9 +114,9 @@ class GillProcessor(ProcessorMixin):
             ]
         ids = [self._encode(pieces, add_special_tokens, add_img_tokens) for pieces in batch]
         data = dict(self.tokenizer.pad({"input_ids": ids}, padding_side="left", return_attention_mask=True))
-        pictures = [piece for pieces in batch for piece in pieces if not isinstance(piece, str)]
-        if pictures:
-            data["pixel_values"] = self.image_processor(images=pictures, return_tensors=return_tensors)["pixel_values"]
+        loaded = [piece for pieces in batch for piece in pieces if not isinstance(piece, str)]
+        if loaded:
+            data["pixel_values"] = self.image_processor(images=loaded, return_tensors=return_tensors)["pixel_values"]
         return BatchFeature(data, tensor_type=return_tensors)
 
     @classmethod
@@ -133,30 +133,30 @@ class GillProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", "pixel_values"]
 
     def split_answer(
-        self, ids: Sequence[int], max_pictures: int | None = None, truncate_text: bool = True
+        self, ids: Sequence[int], max_images: int | None = None, truncate_text: bool = True
     ) -> list[str | int]:
-        """Take the ids of an answer apart into texts and pictures.
+        """Take the ids of an answer apart into texts and images.
 
         Args:
             ids (`Sequence[int]`): What was written, prompt not included.
-            max_pictures (`int`, *optional*): The answer ends with the last of so many pictures.
+            max_images (`int`, *optional*): The answer ends with the last of so many images.
             truncate_text (`bool`, defaults to `True`):
                 End the answer at the first newline that is not its first token, and each text at its first newline or
                 else after its first full stop (paper, section 3.3).
 
         Returns:
-            `list[str | int]`: Texts, and for each picture the index of its `[IMG0]` in `ids`. No text is empty.
+            `list[str | int]`: Texts, and for each image the index of its `[IMG0]` in `ids`. No text is empty.
         """
         ids = [int(i) for i in ids]
         if truncate_text and (newline := self.newline_token_id) in ids[1:]:
             ids = ids[: ids.index(newline, 1)]
         pieces: list[str | int] = []
         begin = position = 0
-        runs = len(self.img_token_ids)
+        runs = len(self.image_output_token_ids)
         while position < len(ids):
-            if max_pictures is not None and sum(isinstance(piece, int) for piece in pieces) >= max_pictures:
+            if max_images is not None and sum(isinstance(piece, int) for piece in pieces) >= max_images:
                 return pieces
-            if ids[position : position + runs] == self.img_token_ids:
+            if ids[position : position + runs] == self.image_output_token_ids:
                 pieces += [*self._decode_text(ids[begin:position], truncate_text), position]
                 position += runs
                 begin = position
@@ -186,8 +186,8 @@ class GillProcessor(ProcessorMixin):
                 add_special_tokens = False
             else:
                 ids += [self.image_token_id] * self.num_visual_tokens
-        if add_img_tokens and ids[-len(self.img_token_ids) :] != self.img_token_ids:
-            ids += self.img_token_ids
+        if add_img_tokens and ids[-len(self.image_output_token_ids) :] != self.image_output_token_ids:
+            ids += self.image_output_token_ids
         return ids
 
     def _split_texts(self, text: str | Sequence[str] | None, images: Any) -> list[list[Piece]]:
@@ -206,13 +206,13 @@ class GillProcessor(ProcessorMixin):
         else:
             if sum(wanted) != len(images):
                 raise ValueError(
-                    f"The texts hold {sum(wanted)} placeholders {self.image_token!r} for {len(images)} pictures; "
+                    f"The texts hold {sum(wanted)} placeholders {self.image_token!r} for {len(images)} images; "
                     "expected one each."
                 )
             remaining = iter(images)
             sources = [[next(remaining) for _ in range(count)] for count in wanted]
         return [
-            place_pictures(one, some, self.image_token, f"Text {number}")
+            place_images(one, some, self.image_token, f"Text {number}")
             for number, (one, some) in enumerate(zip(texts, sources, strict=True))
         ]
 

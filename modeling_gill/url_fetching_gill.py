@@ -23,7 +23,7 @@ except ImportError:
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK = 64 * 1024
-# Several picture hosts refuse Python's default name.
+# Several image hosts refuse Python's default name.
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; gill)", "Accept": "image/*,*/*;q=0.5"}
 
 

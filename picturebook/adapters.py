@@ -1,4 +1,4 @@
-"""GILL's adapters between the world's frozen models, trained by `training_gill` on pairs of a picture and a caption.
+"""GILL's adapters between the world's frozen models, trained by `training_gill` on pairs of an image and a caption.
 
 No story and no dialogue is trained on here, as in the paper: what GILL makes of them comes from the language model.
 """
@@ -34,7 +34,7 @@ _RECIPE = Path(__file__).with_name("adapters.yaml")
 
 
 def train_adapters(place: Place, settings: Settings, seed: int = 0) -> None:
-    """Write pairs, compute what never changes, fit how pictures are read, train all else, measure.
+    """Write pairs, compute what never changes, fit how images are read, train all else, measure.
 
     `DIR/adapters` is a repository that names the folders of the frozen models.
     """
@@ -107,7 +107,7 @@ def load_pipeline(folder: Path) -> GillPipeline:
 
 
 def measure_adapters(pipe: GillPipeline, place: Place, number: int, seed: int) -> dict[str, object]:
-    """Of new scenes: right captions of their pictures, right pictures of their captions, and pictures asked for."""
+    """Of new scenes: right captions of their images, right images of their captions, and images asked for."""
     numbers = stream(seed, VALIDATION, STAGE)
     scenes = [scene_in(VALIDATION, numbers, 0.0) for _ in range(number)]
     said = write_captions(pipe, draw_all(scenes, numbers))
@@ -115,15 +115,15 @@ def measure_adapters(pipe: GillPipeline, place: Place, number: int, seed: int) -
         "right_captions": float(np.mean([one == scene for one, scene in zip(said, scenes, strict=True)])),
     }
     captions = plain_captions(scenes)
-    figures["asks_for_a_picture"] = share_with_picture(pipe, captions)
-    pictures = generate_pictures(pipe, captions, seed)
-    figures["right_pictures_two_things"] = rates(pictures, scenes)
-    place.write_sheet(STAGE, list(pictures[:40]), 8)
+    figures["asks_for_a_picture"] = share_with_image(pipe, captions)
+    images = generate_images(pipe, captions, seed)
+    figures["right_pictures_two_things"] = rates(images, scenes)
+    place.write_sheet(STAGE, list(images[:40]), 8)
     return figures
 
 
-def generate_pictures(pipe: GillPipeline, prompts: list, seed: int = 0, batch_size: int = 50) -> np.ndarray:
-    """GILL's picture right after each prompt, uint8 `(prompts, 32, 32, 3)`; each with a seed of its own."""
+def generate_images(pipe: GillPipeline, prompts: list, seed: int = 0, batch_size: int = 50) -> np.ndarray:
+    """GILL's image right after each prompt, uint8 `(prompts, 32, 32, 3)`; each with a seed of its own."""
     drawn = []
     for begin in range(0, len(prompts), batch_size):
         some = prompts[begin : begin + batch_size]
@@ -136,15 +136,15 @@ def generate_pictures(pipe: GillPipeline, prompts: list, seed: int = 0, batch_si
             num_inference_steps=INFERENCE_STEPS,
             guidance_scale=GUIDANCE_SCALE,
         )
-        drawn.append(from_images([answer[0].image for answer in out.pictures]))
+        drawn.append(from_images([answer[0].image for answer in out.image_pieces]))
     return np.concatenate(drawn)
 
 
-def write_captions(pipe: GillPipeline, pictures: np.ndarray, batch_size: int = 50) -> list[Scene | None]:
-    """The scene that GILL says each picture shows; `None` where it says less, or no caption."""
+def write_captions(pipe: GillPipeline, images: np.ndarray, batch_size: int = 50) -> list[Scene | None]:
+    """The scene that GILL says each image shows; `None` where it says less, or no caption."""
     said = []
-    for begin in range(0, len(pictures), batch_size):
-        prompts = [[one] for one in to_images(pictures[begin : begin + batch_size])]
+    for begin in range(0, len(images), batch_size):
+        prompts = [[one] for one in to_images(images[begin : begin + batch_size])]
         batch = pipe.processor(prompts).to(pipe.device)
         written = pipe.model.generate(**batch, max_new_tokens=24)
         for ids in written[:, batch["input_ids"].shape[1] :].tolist():
@@ -153,15 +153,15 @@ def write_captions(pipe: GillPipeline, pictures: np.ndarray, batch_size: int = 5
     return said
 
 
-def share_with_picture(pipe: GillPipeline, prompts: list[str], batch_size: int = 50) -> float:
-    """How often the model asks for a picture of its own accord right after a full caption."""
+def share_with_image(pipe: GillPipeline, prompts: list[str], batch_size: int = 50) -> float:
+    """How often the model asks for an image of its own accord right after a full caption."""
     asked = []
     for begin in range(0, len(prompts), batch_size):
         batch = pipe.processor(prompts[begin : begin + batch_size]).to(pipe.device)
         with torch.no_grad():
             best = pipe.model(**batch, logits_to_keep=1).logits[:, -1].argmax(-1)
-        asked += (best == pipe.model.config.img_token_ids[0]).tolist()
+        asked += (best == pipe.model.config.image_output_token_ids[0]).tolist()
     return float(np.mean(asked))
 
 
-__all__ = ["STAGE", "generate_pictures", "load_pipeline", "measure_adapters", "train_adapters", "write_captions"]
+__all__ = ["STAGE", "generate_images", "load_pipeline", "measure_adapters", "train_adapters", "write_captions"]

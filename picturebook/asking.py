@@ -1,4 +1,4 @@
-"""Prompts that ask GILL for a picture: captions, stories with or without their pictures, dialogues."""
+"""Prompts that ask GILL for an image: captions, stories with or without their images, dialogues."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from .captions import caption, describe, shuffled
 from .knowledge import all_of
 from .library import is_ordinary
-from .phrases import PICTURE_REQUEST
+from .phrases import IMAGE_REQUEST
 from .pixels import to_images
 from .scene import Scene
 from .splits import dialogue_in, scene_in, split_of_text, story_in
@@ -19,12 +19,12 @@ CAPTION, STORY, DIALOGUE = "caption", "story", "dialogue"
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt of text alone, with the picture that is right.
+    """A prompt of text alone, with the image that is right.
 
     Attributes:
         prompt: What GILL is given.
         kind: `caption`, `story` or `dialogue`.
-        scene: What the picture must show.
+        scene: What the image must show.
     """
 
     prompt: str
@@ -53,21 +53,21 @@ def sample_asked(
     return asked
 
 
-def story_prompt(story: Story, pictures: np.ndarray | None = None, sentences: int | None = None) -> list[Any]:
-    """A story up to its last sentence, and the request for its picture.
+def story_prompt(story: Story, images: np.ndarray | None = None, sentences: int | None = None) -> list[Any]:
+    """A story up to its last sentence, and the request for its image.
 
     Args:
-        pictures: uint8 `(5, 32, 32, 3)`; the first four stand behind their sentences.
+        images: uint8 `(5, 32, 32, 3)`; the first four stand behind their sentences.
         sentences (`int`, *optional*): Only so many, the last ones.
     """
     pieces: list[Any] = []
     told = list(enumerate(story.sentences))
     for number, sentence in told if sentences is None else told[-sentences:]:
         last = number == len(told) - 1
-        pieces.append(f"{sentence} ." + (f" {PICTURE_REQUEST}" if last else ""))
-        if pictures is not None and not last:
-            pieces += to_images(pictures[number : number + 1])
-    if pictures is None:
+        pieces.append(f"{sentence} ." + (f" {IMAGE_REQUEST}" if last else ""))
+        if images is not None and not last:
+            pieces += to_images(images[number : number + 1])
+    if images is None:
         return [" ".join(pieces)]
     return pieces
 

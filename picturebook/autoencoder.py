@@ -8,9 +8,9 @@ from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 
-from .backgrounds import PICTURE_SIZE
+from .backgrounds import IMAGE_SIZE
 from .data import pair_batches, sample_pairs
-from .pixels import to_pictures, to_tensor
+from .pixels import to_arrays, to_tensor
 from .reader import rates
 from .splits import TRAIN, VALIDATION, stream
 from .stage import Place
@@ -30,7 +30,7 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=min(16, *widths),
-        sample_size=PICTURE_SIZE,
+        sample_size=IMAGE_SIZE,
         mid_block_add_attention=False,
     )
     wrapped = _Reconstruction(model)
@@ -39,25 +39,25 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
 
     def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
         batch = next(pair_batches(TRAIN, schedule.batch_size, seed, start=step))
-        pictures = to_tensor(batch.pictures)
-        noise = torch.randn(len(pictures), *latent_shape, generator=generator)
-        return wrapped(pictures.to(model.device), noise.to(model.device))
+        images = to_tensor(batch.images)
+        noise = torch.randn(len(images), *latent_shape, generator=generator)
+        return wrapped(images.to(model.device), noise.to(model.device))
 
     seconds = run_training(STAGE, wrapped, schedule, loss_of_step, place.checkpoints(STAGE), seed)
     drawn = sample_pairs(VALIDATION, _MEASURED, stream(seed, VALIDATION, STAGE))
     with torch.no_grad():
-        latents = model.encode(to_tensor(drawn.pictures)).latent_dist.mean
+        latents = model.encode(to_tensor(drawn.images)).latent_dist.mean
         # So that the generator's latents have unit variance.
         model.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
-        decoded = to_pictures(model.decode(latents).sample)
+        decoded = to_arrays(model.decode(latents).sample)
     place.write_folder(STAGE, model.save_pretrained)
-    place.write_pairs_sheet(STAGE, drawn.pictures, decoded)
+    place.write_pairs_sheet(STAGE, drawn.images, decoded)
     place.write_figures(
         STAGE,
         {
             "parameters": sum(one.numel() for one in model.parameters()),
             "minutes": seconds / 60,
-            "psnr_db": psnr(decoded, drawn.pictures),
+            "psnr_db": psnr(decoded, drawn.images),
             "right": rates(decoded, drawn.scenes),
         },
     )
@@ -65,13 +65,13 @@ def train_autoencoder(place: Place, schedule: Schedule, widths: tuple[int, ...],
 
 
 def latent_side(widths: Sequence[int]) -> int:
-    """Height and width of a picture's latents; each level after the first halves them."""
-    return PICTURE_SIZE // 2 ** (len(widths) - 1)
+    """Height and width of an image's latents; each level after the first halves them."""
+    return IMAGE_SIZE // 2 ** (len(widths) - 1)
 
 
-def psnr(pictures: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal to noise over all pictures, in dB."""
-    error = np.mean((pictures.astype(np.float64) - truth) ** 2)
+def psnr(images: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal to noise over all images, in dB."""
+    error = np.mean((images.astype(np.float64) - truth) ** 2)
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
@@ -82,10 +82,10 @@ class _Reconstruction(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, pictures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        latents = self.model.encode(pictures).latent_dist
+    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        latents = self.model.encode(images).latent_dist
         decoded = self.model.decode(latents.mean + latents.std * noise).sample.float()
-        error = functional.mse_loss(decoded, pictures) + 0.1 * functional.l1_loss(decoded, pictures)
+        error = functional.mse_loss(decoded, images) + 0.1 * functional.l1_loss(decoded, images)
         return error + _KL_WEIGHT * latents.kl().float().mean()
 
 

@@ -47,7 +47,7 @@ def layout(scene: Scene, name_places: bool = False) -> str:
     """What is where, two words a place, always in the same order: `night red house nothing nothing blue boat ...`.
 
     Each word of it depends on one thing alone that can be seen. So a linear map from what is seen, which is what GILL
-    reads pictures by, can come to imitate every word; of a caption's words, none is at a fixed place.
+    reads images by, can come to imitate every word; of a caption's words, none is at a fixed place.
 
     Args:
         name_places: Whether each place follows what is there, `night red house left nothing nothing right ...`. A

@@ -1,7 +1,7 @@
-"""The world's CLIP: its picture tower is GILL's image encoder, its text tower the generator's.
+"""The world's CLIP: its image tower is GILL's image encoder, its text tower the generator's.
 
 First it learns from scenes and one edit of each, then from few scenes and many edits of each: among random scenes,
-kinds and colours tell nearly all apart, and there is little need to know what is where. Last, the picture tower alone
+kinds and colours tell nearly all apart, and there is little need to know what is where. Last, the image tower alone
 learns on: words are soon told apart, shapes take longer. In its very last part a linear layer names from the tower's
 pooled output, which is what GILL reads, what stands at which place; it is then thrown away. It stands in for the
 millions of pairs and the batches of thousands from which CLIP learns as much by comparison alone.
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
-from .backgrounds import PICTURE_SIZE
+from .backgrounds import IMAGE_SIZE
 from .captions import NOTHING, describe, layout
 from .data import PairMixture, caption_for, draw_all
 from .edits import scenes_with_edits
@@ -33,7 +33,7 @@ from .training_loop import LossOfStep, Part, Schedule, remove_checkpoints, run_p
 from .word_tokenizer import clip_tokenizer
 
 STAGE = "clip"
-# Long enough for five sentences: a generator that is asked for a story's last picture has read all of it.
+# Long enough for five sentences: a generator that is asked for a story's last image has read all of it.
 POSITIONS = 52
 _STORIES_EVERY, _MEASURED, _AMONG, _PATCH = 10, 512, 64, 4
 # A background, and a colour and a kind at each place.
@@ -46,27 +46,27 @@ class Phase:
     """A part of training.
 
     Attributes:
-        schedule: How long; its batch size counts pictures.
-        alike: So many pictures of a batch are of a scene and its edits.
+        schedule: How long; its batch size counts images.
+        alike: So many images of a batch are of a scene and its edits.
         familiar: How many scenes are familiar, see [`familiar`].
-        pictures_only: Whether the text tower stays as it is.
-        naming: Whether a linear layer names what pictures show.
+        images_only: Whether the text tower stays as it is.
+        naming: Whether a linear layer names what images show.
     """
 
     schedule: Schedule
     alike: int
     familiar: float = 0.0
-    pictures_only: bool = False
+    images_only: bool = False
     naming: bool = False
 
 
 def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, seed: int = 0) -> None:
-    """Train both towers on pictures and captions, contrastively; measure and save them with their processors."""
+    """Train both towers on images and captions, contrastively; measure and save them with their processors."""
     tokenizer = clip_tokenizer(POSITIONS)
     torch.manual_seed(seed)
     model = CLIPModel(_config(tokenizer, width, layers))
     # Words, patches and places must be told apart from the first step on: with positions as faint as CLIP's own are at
-    # first, a caption stays a bag of words and a picture one of patches, and what is where is never learnt.
+    # first, a caption stays a bag of words and an image one of patches, and what is where is never learnt.
     text, vision = model.text_model.embeddings, model.vision_model.embeddings
     for weight, std in (
         (text.token_embedding.weight, 0.5),
@@ -81,7 +81,7 @@ def train_clip(place: Place, phases: Sequence[Phase], width: int, layers: int, s
         Part(
             phase.schedule,
             _loss_of_step(wrapped, phase, tokenizer, seed, number),
-            frozen=text_tower if phase.pictures_only else (),
+            frozen=text_tower if phase.images_only else (),
         )
         for number, phase in enumerate(phases, start=1)
     ]
@@ -117,7 +117,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> CLIP
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
-        vision_config=tower | {"image_size": PICTURE_SIZE, "patch_size": _PATCH},
+        vision_config=tower | {"image_size": IMAGE_SIZE, "patch_size": _PATCH},
         projection_dim=width,
     )
 
@@ -145,20 +145,20 @@ def _loss_of_step(
 
 
 def image_processor() -> CLIPImageProcessor:
-    """Pictures at the world's own size, from -1 to 1."""
+    """Images at the world's own size, from -1 to 1."""
     return CLIPImageProcessor(
-        size={"shortest_edge": PICTURE_SIZE},
-        crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},
-        # Nearest: a picture shown enlarged comes back to what it was.
+        size={"shortest_edge": IMAGE_SIZE},
+        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        # Nearest: an image shown enlarged comes back to what it was.
         resample=0,
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
 
 
-def normalised(pictures: np.ndarray) -> torch.Tensor:
-    """What [`image_processor`] makes of uint8 pictures `(n, 32, 32, 3)`, without its detours."""
-    return to_tensor(pictures)
+def normalised(images: np.ndarray) -> torch.Tensor:
+    """What [`image_processor`] makes of uint8 images `(n, 32, 32, 3)`, without its detours."""
+    return to_tensor(images)
 
 
 def story_so_far(split: str, generator: np.random.Generator) -> tuple[str, Scene]:
@@ -172,25 +172,25 @@ def story_so_far(split: str, generator: np.random.Generator) -> tuple[str, Scene
 def measure_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int, place: Place) -> dict[str, float]:
     """Right captions among 64 other scenes, and right ones among every edit of the scene, which is far harder.
 
-    The sheet has pictures, and beside each the picture of 64 that its caption is nearest to.
+    The sheet has images, and beside each the image of 64 that its caption is nearest to.
     """
     generator = stream(seed, VALIDATION, STAGE)
     scenes = [scene_in(VALIDATION, generator) for _ in range(_MEASURED)]
     drawn = draw_all(scenes, generator)
-    pictures = model.get_image_features(pixel_values=normalised(drawn)).pooler_output
-    pictures = functional.normalize(pictures, dim=-1)
+    images = model.get_image_features(pixel_values=normalised(drawn)).pooler_output
+    images = functional.normalize(images, dim=-1)
 
     def embed(some: list[Scene]) -> torch.Tensor:
         tokens = tokenizer([describe(all_of(one)) for one in some], padding="max_length", return_tensors="pt")
         return functional.normalize(model.get_text_features(input_ids=tokens.input_ids).pooler_output, dim=-1)
 
-    scores = (pictures @ embed(scenes).T).view(_MEASURED // _AMONG, _AMONG, _MEASURED // _AMONG, _AMONG)
+    scores = (images @ embed(scenes).T).view(_MEASURED // _AMONG, _AMONG, _MEASURED // _AMONG, _AMONG)
     own = torch.stack([scores[block, :, block] for block in range(len(scores))])
     among = (own.argmax(-1) == torch.arange(_AMONG)).float().mean()
     place.write_pairs_sheet(STAGE, drawn[:_AMONG], drawn[:_AMONG][own[0].argmax(0)])
     hard = [
-        bool((picture @ embed([scene, *edits_of(scene)]).T).argmax() == 0)
-        for picture, scene in zip(pictures[:200], scenes, strict=False)
+        bool((image @ embed([scene, *edits_of(scene)]).T).argmax() == 0)
+        for image, scene in zip(images[:200], scenes, strict=False)
     ]
     return {"right_among_64": float(among), "right_among_edits": float(np.mean(hard))}
 

@@ -1,4 +1,4 @@
-"""Pictures with captions, in batches or as a data set on disk; stories with pictures; pictures to retrieve."""
+"""Images with captions, in batches or as a data set on disk; stories with images; images to retrieve."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,15 +21,15 @@ _LEFT_OUT_OF_IT = 0.3
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures with captions.
+    """Images with captions.
 
     Attributes:
-        pictures: uint8 `(pairs, 32, 32, 3)`.
-        captions: One each; true of the picture, but not always all that is.
-        scenes: What the pictures show.
+        images: uint8 `(pairs, 32, 32, 3)`.
+        captions: One each; true of the image, but not always all that is.
+        scenes: What the images show.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     captions: tuple[str, ...]
     scenes: tuple[Scene, ...]
 
@@ -56,8 +56,8 @@ def sample_pairs(
 ) -> Pairs:
     """So many pairs of a split."""
     scenes = tuple(scene_in(split, generator, mixture.one_thing, mixture.familiar) for _ in range(number))
-    pictures = np.stack([draw(scene, generator) for scene in scenes])
-    return Pairs(pictures, tuple(caption_for(scene, generator, mixture) for scene in scenes), scenes)
+    images = np.stack([draw(scene, generator) for scene in scenes])
+    return Pairs(images, tuple(caption_for(scene, generator, mixture) for scene in scenes), scenes)
 
 
 def caption_for(scene: Scene, generator: np.random.Generator, mixture: PairMixture) -> str:
@@ -116,10 +116,9 @@ def save_pairs(
         else:
             pairs = sample_pairs(split, number, generator, mixture)
         rows = {
-            # With names, so that a picture is known by its own whatever order it is read in.
+            # With names, so that an image is known by its own whatever order it is read in.
             "image": [
-                {"bytes": png_bytes(picture), "path": f"{split}-{at:06d}.png"}
-                for at, picture in enumerate(pairs.pictures)
+                {"bytes": png_bytes(image), "path": f"{split}-{at:06d}.png"} for at, image in enumerate(pairs.images)
             ],
             "caption": list(pairs.captions),
             "scene": [scene.key for scene in pairs.scenes],
@@ -129,14 +128,14 @@ def save_pairs(
 
 
 def draw_all(scenes: Sequence[Scene], generator: np.random.Generator) -> np.ndarray:
-    """A picture of each scene, uint8 `(scenes, 32, 32, 3)`."""
+    """An image of each scene, uint8 `(scenes, 32, 32, 3)`."""
     return np.stack([draw(scene, generator) for scene in scenes])
 
 
 def illustrated_stories(
     split: str, number: int, seed: int = 0, share: float = LEAVE_OUT
 ) -> list[tuple[Story, np.ndarray]]:
-    """Different stories of a split with their pictures, uint8 `(5, 32, 32, 3)`; fewer are the first of more.
+    """Different stories of a split with their images, uint8 `(5, 32, 32, 3)`; fewer are the first of more.
 
     Args:
         share (`float`): How often sentences leave out what they could say, see [`stories.sample_story`].

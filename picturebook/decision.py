@@ -1,6 +1,6 @@
-"""The decision head, on labels made as the paper made them: answer both ways, and see which picture is right.
+"""The decision head, on labels made as the paper made them: answer both ways, and see which image is right.
 
-The reader stands in for the people who voted. It says `ret` or `gen` where one picture is right and the other is not,
+The reader stands in for the people who voted. It says `ret` or `gen` where one image is right and the other is not,
 and `same` where both are or neither is.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline_gill import GillPicture, GillPipeline
+from pipeline_gill import GillImage, GillPipeline
 from training_gill import decision as decision_training
 
 from .adapters import load_pipeline
@@ -36,15 +36,15 @@ _SOURCES = ("retrieved", "generated")
 
 @dataclass(frozen=True)
 class AnsweredBothWays:
-    """A prompt with GILL's two pictures.
+    """A prompt with GILL's two images.
 
     Attributes:
         asked: The prompt.
-        text: What the model wrote before its picture.
-        retrieved, generated: Whether each picture is right.
-        score: Retrieval score of the picture found.
+        text: What the model wrote before its image.
+        retrieved, generated: Whether each image is right.
+        score: Retrieval score of the image found.
         decided: What the model decides, `generate` or `retrieve`; `None` without a decision head.
-        pictures: Both, uint8 `(32, 32, 3)`; empty where the model asked for none.
+        images: Both, uint8 `(32, 32, 3)`; empty where the model asked for none.
     """
 
     asked: Asked
@@ -53,7 +53,7 @@ class AnsweredBothWays:
     generated: bool
     score: float
     decided: str | None
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -74,9 +74,7 @@ def train_decision(place: Place, settings: Settings, seed: int = 0) -> None:
             numbers_of_split = stream(seed, split, STAGE)
             asked = sample_asked(split, number, numbers_of_split, settings.ordinary_prompts, settings.familiar)
             answered += answer_both_ways(pipe, asked, seed)
-        place.write_pairs_sheet(
-            STAGE, *([one.pictures[source] for one in answered if one.pictures] for source in _SOURCES)
-        )
+        place.write_pairs_sheet(STAGE, *([one.images[source] for one in answered if one.images] for source in _SOURCES))
         write_annotations(annotations, answered)
     lines = annotations.read_text(encoding="utf-8").splitlines()[1:]
     labels = [line.rpartition("\t")[2] for line in lines]
@@ -124,7 +122,7 @@ def answer_both_ways(
         some = asked[begin : begin + batch_size]
         seeds = noise_seeds(seed, begin, len(some))
         out = pipe([one.prompt for one in some], decision="both", generator=seeds)
-        both = [{picture.source: picture for picture in pictures} for pictures in out.pictures]
+        both = [{image.source: image for image in images} for images in out.image_pieces]
         verdicts = {source: judge([two.get(source) for two in both], some) for source in _SOURCES}
         for number, (one, two, text) in enumerate(zip(some, both, out.texts, strict=True)):
             found = two.get("retrieved")
@@ -136,32 +134,32 @@ def answer_both_ways(
                     bool(verdicts["generated"][number]),
                     found.score if found is not None and found.score is not None else 0.0,
                     decided(two),
-                    {name: from_images([picture.image])[0] for name, picture in two.items()},
+                    {name: from_images([image.image])[0] for name, image in two.items()},
                 )
             )
     return answered
 
 
-def decided(both: dict[str, GillPicture]) -> str | None:
-    """What the model would have done; `None` for no picture or no decision head."""
+def decided(both: dict[str, GillImage]) -> str | None:
+    """What the model would have done; `None` for no image or no decision head."""
     chances = next(iter(both.values())).decision_probabilities if both else None
     return max(chances, key=lambda name: chances[name]) if chances else None
 
 
-def judge(pictures: Sequence[GillPicture | None], asked: Sequence[Asked]) -> np.ndarray:
-    """Whether each picture shows all that its prompt asks for; none shows nothing."""
+def judge(images: Sequence[GillImage | None], asked: Sequence[Asked]) -> np.ndarray:
+    """Whether each image shows all that its prompt asks for; none shows nothing."""
     verdicts = np.zeros(len(asked), dtype=bool)
-    images = {number: picture.image for number, picture in enumerate(pictures) if picture is not None}
-    if images:
-        there = list(images)
-        verdicts[there] = right(read(from_images(list(images.values()))), [asked[number].scene for number in there])[
+    pixels = {number: image.image for number, image in enumerate(images) if image is not None}
+    if pixels:
+        there = list(pixels)
+        verdicts[there] = right(read(from_images(list(pixels.values()))), [asked[number].scene for number in there])[
             "scene"
         ]
     return verdicts
 
 
 def write_annotations(path: Path, answered: Sequence[AnsweredBothWays]) -> None:
-    """The authors' file of votes, one vote a prompt; the prompt ends where the model asked for its picture."""
+    """The authors' file of votes, one vote a prompt; the prompt ends where the model asked for its image."""
     lines = ["Prompt\tCategory\tChallenge\tNote\tDecision"]
     lines += [f"{one.asked.prompt} {one.text}".strip() + f"\t{one.asked.kind}\t\t\t{one.label}" for one in answered]
     partial = path.with_suffix(".partial")

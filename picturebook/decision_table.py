@@ -80,7 +80,7 @@ def best_threshold(answered: Sequence[AnsweredBothWays]) -> float:
 
 
 def rightness(answered: Sequence[AnsweredBothWays], decisions: Sequence[int]) -> np.ndarray:
-    """Whether each answer's picture is right, if decided so."""
+    """Whether each answer's image is right, if decided so."""
     return np.array(
         [
             one.retrieved if decision == _RETRIEVE else one.generated

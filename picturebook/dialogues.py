@@ -1,4 +1,4 @@
-"""Dialogues about a scene: a caption that leaves things out, questions and answers, and a request for the picture."""
+"""Dialogues about a scene: a caption that leaves things out, questions and answers, and a request for the image."""
 
 from dataclasses import dataclass, replace
 
@@ -6,10 +6,10 @@ import numpy as np
 
 from .captions import NOTHING, caption, leave_out, shuffled
 from .knowledge import Known, all_of, parts_of
-from .phrases import PICTURE_REQUEST, place_phrase
+from .phrases import IMAGE_REQUEST, place_phrase
 from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene
 
-REQUEST = f"Q: can we see it ? A: {PICTURE_REQUEST}"
+REQUEST = f"Q: can we see it ? A: {IMAGE_REQUEST}"
 NUMBERS = (NOTHING, "one", "two")
 # How much the caption leaves out, how often a question asks what was told already, and how often one is of yes and no.
 _LEAVE_OUT, _ASKED_AGAIN, _YES_OR_NO = 0.5, 0.25, 0.3

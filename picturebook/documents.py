@@ -1,8 +1,8 @@
 """Text for the language model: captions, stories, dialogues, with descriptions of the present state and questions.
 
-A document is one line of words. Pictures are not in it; where a story's pictures would be stands, in some documents,
+A document is one line of words. Images are not in it; where a story's images would be stands, in some documents,
 what they show, between brackets: as words place by place, as bare words or as a caption. So the model learns to use
-what it is told in these places, and the adapters have words whose effect pictures can come to imitate.
+what it is told in these places, and the adapters have words whose effect images can come to imitate.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from .captions import NOTHING, caption, describe, layout, leave_out, shuffled, t
 from .dialogues import Dialogue, Round, ask_all
 from .knowledge import Known, all_of
 from .library import is_ordinary
-from .phrases import PICTURE_REQUEST
+from .phrases import IMAGE_REQUEST
 from .scene import MOST_THINGS, Scene
 from .splits import dialogue_in, scene_in, story_in, stream
 from .stories import LEAVE_OUT, Story
@@ -26,8 +26,8 @@ class Mixture:
 
     Attributes:
         shares: How often each kind is.
-        as_read: Whether all that stands for pictures says what is where, places named: the words that GILL's visual
-            tokens imitate; and pictures stand between captions too. Else it is in several forms.
+        as_read: Whether all that stands for images says what is where, places named: the words that GILL's visual
+            tokens imitate; and images stand between captions too. Else it is in several forms.
     """
 
     shares: Mapping[str, float] = field(
@@ -39,7 +39,7 @@ class Mixture:
 ALL_KINDS = Mixture()
 # What a model reads first, that has yet to learn which of two things a name means.
 EVENTS_FIRST = Mixture({"event": 1.0})
-# What it reads last, as pictures are all that it has yet to learn to read.
+# What it reads last, as images are all that it has yet to learn to read.
 AS_READ = Mixture({"captions": 0.2, "shown": 0.25, "event": 0.05, "story": 0.4, "dialogue": 0.1}, as_read=True)
 # What happens within documents, and how often.
 _TELLS_ALL, _HAS_STAND_INS, _DESCRIBED_BETWEEN, _ASKED, _SEEN = 0.4, 0.6, 0.3, 0.25, 0.35
@@ -88,7 +88,7 @@ def captions_document(split: str, generator: np.random.Generator, as_read: bool 
     What is asked for is always of the last one, wherever it stands.
 
     Args:
-        as_read (`bool`): Whether what pictures show stands behind some of those before; see [`Mixture`].
+        as_read (`bool`): Whether what images show stands behind some of those before; see [`Mixture`].
     """
     parts: list[str] = []
     scenes: list[Scene] = []
@@ -107,7 +107,7 @@ def story_document(story: Story, generator: np.random.Generator, stand_ins: bool
     """A story with its last state described, others sometimes, and questions sometimes.
 
     Args:
-        stand_ins (`bool`): Whether what each picture but the last shows stands behind its sentence.
+        stand_ins (`bool`): Whether what each image but the last shows stands behind its sentence.
         as_read (`bool`): See [`Mixture`].
     """
     parts = []
@@ -133,14 +133,14 @@ def event_document(split: str, generator: np.random.Generator) -> str:
             order = tuple(one.kind or "" for one in story.heard[number - 1].known.things)
             if len(order) == MOST_THINGS and set(order) & set(sentence.split()):
                 before = all_of(story.scenes[number - 1], order)
-                described = _described(story.known(number, pictures=True), generator)
+                described = _described(story.known(number, images=True), generator)
                 return f"{caption(before, generator)} . {sentence} . {described}"
 
 
 def seen_dialogue_document(
     dialogue: Dialogue, rounds: int, generator: np.random.Generator, as_read: bool = False
 ) -> str:
-    """A dialogue whose opening is no caption, but the picture: what it shows stands there, and tells all."""
+    """A dialogue whose opening is no caption, but the image: what it shows stands there, and tells all."""
     known = shuffled(all_of(dialogue.scene), generator)
     shown = _stand_in(dialogue.scene, known, generator, as_read)
     asked = dialogue.text(rounds).removeprefix(f"{dialogue.opening} .").strip()
@@ -162,7 +162,7 @@ def slot_questions(known: Known) -> list[Round]:
 
 
 def _stand_in(scene: Scene, known: Known, generator: np.random.Generator, as_read: bool) -> str:
-    """What stands for a picture: what is where, or bare words, or a caption."""
+    """What stands for an image: what is where, or bare words, or a caption."""
     if as_read:
         return stand_in(scene)
     form = generator.random()
@@ -170,16 +170,16 @@ def _stand_in(scene: Scene, known: Known, generator: np.random.Generator, as_rea
 
 
 def stand_in(scene: Scene) -> str:
-    """The words for a picture that GILL's visual tokens imitate."""
+    """The words for an image that GILL's visual tokens imitate."""
     return f"( {layout(scene, name_places=True)} )"
 
 
 def _described(known: Known, generator: np.random.Generator, remarked: bool = True) -> str:
-    return f"{PICTURE_REQUEST} {_description(known, generator, remarked)}"
+    return f"{IMAGE_REQUEST} {_description(known, generator, remarked)}"
 
 
 def _description(known: Known, generator: np.random.Generator, remarked: bool = True) -> str:
-    """What is known in the plain form: twice at times, and at times with a remark whether there is a picture of it."""
+    """What is known in the plain form: twice at times, and at times with a remark whether there is an image of it."""
     said = describe(known)
     if generator.random() < _TWICE:
         said = f"{said} : {said}"
@@ -189,7 +189,7 @@ def _description(known: Known, generator: np.random.Generator, remarked: bool = 
 
 
 def remark(scene: Scene) -> str:
-    """The word that says whether there is a picture of a scene."""
+    """The word that says whether there is an image of a scene."""
     return "yes" if is_ordinary(scene) else "no"
 
 

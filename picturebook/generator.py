@@ -1,4 +1,4 @@
-"""The world's text-to-image generator: a Stable Diffusion pipeline, its UNet trained on pictures and captions.
+"""The world's text-to-image generator: a Stable Diffusion pipeline, its UNet trained on images and captions.
 
 Autoencoder and text tower come from the stages before and stay as they are.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from . import autoencoder, clip
-from .backgrounds import PICTURE_SIZE
+from .backgrounds import IMAGE_SIZE
 from .captions import describe
 from .data import PairMixture, caption_for
 from .drawing import draw
@@ -108,9 +108,9 @@ def train_generator(
         shares["right_familiar"] = (0.0, 1.0)
     for name, (one_thing, familiar) in shares.items():
         scenes = [scene_in(VALIDATION, generator, one_thing, familiar) for _ in range(measured)]
-        pictures = generate(pipeline, [describe(all_of(scene)) for scene in scenes], seed)
-        figures[name] = rates(pictures, scenes)
-    place.write_sheet(STAGE, list(pictures[:40]), 8)
+        images = generate(pipeline, [describe(all_of(scene)) for scene in scenes], seed)
+        figures[name] = rates(images, scenes)
+    place.write_sheet(STAGE, list(images[:40]), 8)
     place.write_figures(STAGE, figures)
     remove_checkpoints(place.checkpoints(STAGE))
 
@@ -124,8 +124,8 @@ def generate(pipeline: StableDiffusionPipeline, captions: list[str], seed: int =
         seeds = noise_seeds(seed, begin, len(some))
         images = pipeline(
             some,
-            height=PICTURE_SIZE,
-            width=PICTURE_SIZE,
+            height=IMAGE_SIZE,
+            width=IMAGE_SIZE,
             num_inference_steps=INFERENCE_STEPS,
             guidance_scale=GUIDANCE_SCALE,
             generator=seeds,
@@ -139,9 +139,9 @@ def _loss_of_step(
 ) -> LossOfStep:
     def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
         drawn = stream(seed, TRAIN, f"{purpose} {step}")
-        pictures, captions = _batch(phase, step, drawn)
+        images, captions = _batch(phase, step, drawn)
         tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return wrapped(to_tensor(pictures), tokens, generator)
+        return wrapped(to_tensor(images), tokens, generator)
 
     return loss_of_step
 
@@ -170,11 +170,11 @@ class _Denoising(nn.Module):
         super().__init__()
         self.unet, self.scheduler, self._frozen = unet, scheduler, (vae, text_encoder)
 
-    def forward(self, pictures: torch.Tensor, tokens: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, tokens: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         device = self.unet.device
         vae, text_encoder = (one.to(device) for one in self._frozen)
         with torch.no_grad():
-            latents = vae.encode(pictures.to(device)).latent_dist.mean * vae.config.scaling_factor
+            latents = vae.encode(images.to(device)).latent_dist.mean * vae.config.scaling_factor
             states = text_encoder(input_ids=tokens.to(device)).last_hidden_state
         jitter = torch.randn(states.shape, generator=generator) * torch.rand(len(states), 1, 1, generator=generator)
         states = states + _MOST_NOISE * states.std() * jitter.to(device)

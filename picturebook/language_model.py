@@ -4,10 +4,10 @@ The hard thing to learn is which of two things a sentence means (`the car goes t
 model stays so for long. What brings it about: positions that begin as waves, as loud as words, attention that begins by
 looking for what is alike, and many events among two things at first.
 
-What GILL then needs is a state that holds the whole picture, as it reads pictures off states at `[IMG]`. A model that
+What GILL then needs is a state that holds the whole image, as it reads images off states at `[IMG]`. A model that
 learns the next word alone finds one word after the other; so this one learns to say, from its state at the colon that
 asks for a description, all of its words at once (several words ahead, as of Gloeckle et al., 2024, and as there by a
-linear layer that is thrown away), and in the end also what is where and whether there is a picture of it.
+linear layer that is thrown away), and in the end also what is where and whether there is an image of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
 from .captions import layout, parse_caption
 from .documents import ALL_KINDS, EVENTS_FIRST, Mixture, document, remark, stand_in
 from .drawing import draw
-from .phrases import PICTURE_REQUEST, STOP
+from .phrases import IMAGE_REQUEST, STOP
 from .scene import PLACES, Scene, SceneError
 from .splits import TRAIN, VALIDATION, dialogues, stories, stream
 from .stage import Place
@@ -37,7 +37,7 @@ _ABOUT = 16
 _POSITIONS, _BATCHES_SORTED, _LONGEST_ANSWER, _DESCRIPTION_WEIGHT = 320, 16, 24, 5.0
 # As many words as the longest description with its full stop and a remark.
 _WORDS_AHEAD = 22
-# Words that say what is where, and whether there is a picture of it.
+# Words that say what is where, and whether there is an image of it.
 _LAYOUT = 1 + 2 * len(PLACES) + 1
 # How loud words and positions are at first, and how loud words are in the end.
 _LOUDNESS, _USUAL_LOUDNESS = 0.3, 0.1
@@ -58,9 +58,9 @@ class Phase:
         mixture: Of documents.
         event_steps: For so many steps at its begin all documents are events among two things.
         layouts: Whether the state at a colon also learns to say what is where, see [`layout`]. A description tells of
-            things in an order that no picture shows; retrieval compares by linear maps alone, and finds what both
+            things in an order that no image shows; retrieval compares by linear maps alone, and finds what both
             sides hold place by place.
-        remarks: Whether it then also learns to say whether there is a picture of it. What GILL decides, a linear layer
+        remarks: Whether it then also learns to say whether there is an image of it. What GILL decides, a linear layer
             reads off such a state.
     """
 
@@ -211,7 +211,7 @@ def measure_language_model(
 ) -> dict[str, float]:
     """How often the description after `picture :` is of the scene that is so, all of it.
 
-    After one to five sentences of stories whose sentences tell all; after five with what the first four pictures show
+    After one to five sentences of stories whose sentences tell all; after five with what the first four images show
     standing behind them, in stories that leave things out; and after dialogues.
     """
     told = stories(VALIDATION, number, seed, 0.0)
@@ -226,13 +226,13 @@ def measure_language_model(
         model, tokenizer, prompts, [story.scenes[-1] for story in left_out]
     )
     asked = [one for one in dialogues(VALIDATION, number, seed) if one.known[-1].complete]
-    prompts = [one.text().removesuffix(PICTURE_REQUEST).rstrip() for one in asked]
+    prompts = [one.text().removesuffix(IMAGE_REQUEST).rstrip() for one in asked]
     figures["right_after_dialogue"] = _right(model, tokenizer, prompts, [one.scene for one in asked])
     return figures
 
 
 def with_stand_ins(story: Story) -> str:
-    """All sentences, and behind each but the last what its picture shows."""
+    """All sentences, and behind each but the last what its image shows."""
     parts = []
     for sentence, scene in zip(story.sentences[:-1], story.scenes, strict=False):
         parts += [f"{sentence} .", stand_in(scene)]
@@ -244,7 +244,7 @@ def described_scenes(
 ) -> Iterator[tuple[str, Scene | None]]:
     """What the model says after each prompt and `picture :`, up to the full stop, and the scene that this means."""
     for begin in range(0, len(prompts), batch_size):
-        texts = [f"{prompt} {PICTURE_REQUEST}" for prompt in islice(prompts, begin, begin + batch_size)]
+        texts = [f"{prompt} {IMAGE_REQUEST}" for prompt in islice(prompts, begin, begin + batch_size)]
         tokens = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
         with torch.no_grad():
             written = model.generate(
@@ -297,7 +297,7 @@ def words_ahead(ids: torch.Tensor, places: torch.Tensor, number: int, padding: i
 
 
 def layouts_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, remarks: bool) -> torch.Tensor:
-    """What is where after each colon of the texts, and whether there is a picture of it, `(colons, words)`.
+    """What is where after each colon of the texts, and whether there is an image of it, `(colons, words)`.
 
     Padding stands where not all is told, and for the last of these words without `remarks`.
     """
@@ -359,7 +359,7 @@ def measure_at_once(
         for begin in range(0, number, batch_size):
             some = told[begin : begin + batch_size]
             texts = [" ".join(f"{one} ." for one in story.sentences[:sentences]) for story in some]
-            prompts = [f"{text} {PICTURE_REQUEST}" for text in texts]
+            prompts = [f"{text} {IMAGE_REQUEST}" for text in texts]
             tokens = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
             said = words.at_once(words.model.model(**tokens).last_hidden_state[:, -1])
             for ids, story in zip(said.tolist(), some, strict=True):

@@ -1,7 +1,7 @@
-"""The pictures that exist: of ordinary scenes. All others are fantasy, which no one has a picture of.
+"""The images that exist: of ordinary scenes. All others are fantasy, which no one has an image of.
 
 Ordinary are boats and fish at sea and everything else on land, in colours that things come in. So a prompt says, to one
-who understands it, whether its picture can be found, as people's prompts do: a cat on a mat can, a purple one at sea
+who understands it, whether its image can be found, as people's prompts do: a cat on a mat can, a purple one at sea
 cannot. That is what GILL's decision is about.
 """
 
@@ -13,7 +13,7 @@ FANCIFUL_COLOURS = ("purple", "pink")
 
 
 def is_ordinary(scene: Scene) -> bool:
-    """Whether there is a picture of the scene in the library."""
+    """Whether there is an image of the scene in the library."""
     at_sea = scene.background == "sea"
     return all((thing.kind in OF_THE_SEA) == at_sea and thing.colour not in FANCIFUL_COLOURS for thing in scene.things)
 

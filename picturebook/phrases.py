@@ -5,7 +5,7 @@ import re
 from .knowledge import KnownThing
 from .scene import COLOURS, KINDS
 
-PICTURE_REQUEST = "picture :"
+IMAGE_REQUEST = "picture :"
 STOP = "."
 UNKNOWN_KIND = "thing"
 
@@ -81,7 +81,7 @@ def captured_thing(match: re.Match[str], name: str) -> KnownThing | None:
 
 __all__ = [
     "BACKGROUND_PHRASES",
-    "PICTURE_REQUEST",
+    "IMAGE_REQUEST",
     "PLACE_PHRASES",
     "STOP",
     "UNKNOWN_KIND",

@@ -1,15 +1,15 @@
-"""Tells from a picture's pixels what it shows, or that it cannot tell.
+"""Tells from an image's pixels what it shows, or that it cannot tell.
 
-Nothing is learnt. The part of the picture at each place is compared with every thing in every colour, at every jitter,
+Nothing is learnt. The part of the image at each place is compared with every thing in every colour, at every jitter,
 and with nothing, before the background found. The nearest by pixel distance is the *nearest* reading. It is a *sure*
 one only if
 
 * what was compared is close to it (`FURTHEST`), which blurred and half-drawn things are not, and
-* on the straight line from it to any other answer the picture lies close to its own end (`FURTHEST_TOWARDS_ANOTHER`),
-  which a blend of two answers does not, however close both are. Noise hardly moves a picture along such a line, so this
+* on the straight line from it to any other answer the image lies close to its own end (`FURTHEST_TOWARDS_ANOTHER`),
+  which a blend of two answers does not, however close both are. Noise hardly moves an image along such a line, so this
   is strict about blends without being strict about noise.
 
-The background is judged in the same way by the part of the picture that no thing can cover.
+The background is judged in the same way by the part of the image that no thing can cover.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from functools import cache
 
 import numpy as np
 
-from .backgrounds import PAINTED, PICTURE_SIZE
+from .backgrounds import IMAGE_SIZE, PAINTED
 from .drawing import CORNERS, JITTER, put
 from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneError, Thing
 from .sprites import SIZE
 
 # Root mean square difference from what was drawn, values 0 to 1, at a place and for the background. A place in a
-# picture softened to 30 dB differs by 0.06, or 0.08 if things alone were softened; one blurred by half a pixel by 0.10,
+# image softened to 30 dB differs by 0.06, or 0.08 if things alone were softened; one blurred by half a pixel by 0.10,
 # by a whole pixel by 0.21.
 FURTHEST = 0.115
 FURTHEST_BACKGROUND = 0.08
@@ -39,15 +39,15 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Readings:
-    """What pictures show.
+    """What images show.
 
     Attributes:
-        background: int64 `(pictures,)`, of the nearest of `BACKGROUNDS`.
-        kind, colour: int64 `(pictures, places)`, of the nearest at each of `PLACES`; `NOTHING` where that is none.
-        sure_background: bool `(pictures,)`.
-        sure_occupied, sure_kind, sure_colour: bool `(pictures, places)`: that something or nothing is there, and what.
-        distance: float64 `(pictures, places)`, root mean square difference from the nearest, values 0 to 1.
-        background_distance: float64 `(pictures,)`, the same for the background.
+        background: int64 `(images,)`, of the nearest of `BACKGROUNDS`.
+        kind, colour: int64 `(images, places)`, of the nearest at each of `PLACES`; `NOTHING` where that is none.
+        sure_background: bool `(images,)`.
+        sure_occupied, sure_kind, sure_colour: bool `(images, places)`: that something or nothing is there, and what.
+        distance: float64 `(images, places)`, root mean square difference from the nearest, values 0 to 1.
+        background_distance: float64 `(images,)`, the same for the background.
     """
 
     background: np.ndarray
@@ -61,7 +61,7 @@ class Readings:
     background_distance: np.ndarray
 
     def scenes(self) -> list[Scene | None]:
-        """What each picture shows; `None` where anything is unsure or what is there is no scene."""
+        """What each image shows; `None` where anything is unsure or what is there is no scene."""
         sure = self.sure_background & (self.sure_occupied & self.sure_kind & self.sure_colour).all(axis=1)
         return [scene if known else None for scene, known in zip(self.nearest(), sure, strict=True)]
 
@@ -81,18 +81,18 @@ class Readings:
             return None
 
 
-def read(pictures: np.ndarray | Sequence[np.ndarray]) -> Readings:
-    """Read pictures, some thousands a second.
+def read(images: np.ndarray | Sequence[np.ndarray]) -> Readings:
+    """Read images, some thousands a second.
 
     Args:
-        pictures: `(pictures, 32, 32, 3)`, uint8, or float of 0 to 1.
+        images: `(images, 32, 32, 3)`, uint8, or float of 0 to 1.
 
     Raises:
         ValueError: another shape, or floats that are not 0 to 1.
     """
-    array = np.asarray(pictures)
-    if array.ndim != 4 or array.shape[1:] != (PICTURE_SIZE, PICTURE_SIZE, 3):
-        raise ValueError(f"Pictures of shape {array.shape}; expected (pictures, {PICTURE_SIZE}, {PICTURE_SIZE}, 3).")
+    array = np.asarray(images)
+    if array.ndim != 4 or array.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
+        raise ValueError(f"Pictures of shape {array.shape}; expected (pictures, {IMAGE_SIZE}, {IMAGE_SIZE}, 3).")
     if array.dtype != np.uint8 and array.size and not (array.min() >= -1e-3 and array.max() <= 1.001):
         raise ValueError(f"Values from {array.min()} to {array.max()}; expected uint8, or floats from 0 to 1.")
     parts = [_read(array[start : start + _CHUNK]) for start in range(0, max(len(array), 1), _CHUNK)]
@@ -100,14 +100,14 @@ def read(pictures: np.ndarray | Sequence[np.ndarray]) -> Readings:
 
 
 def right(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
-    """Whether pictures show what they should.
+    """Whether images show what they should.
 
     Returns:
-        bool `(pictures,)` each: `scene`, everything right and sure; `background`; `places`, the places that are taken;
+        bool `(images,)` each: `scene`, everything right and sure; `background`; `places`, the places that are taken;
         `kinds` and `colours`, of all things at their places. An attribute that is unsure is not right.
 
     Raises:
-        ValueError: not a scene for each picture.
+        ValueError: not a scene for each image.
     """
     if len(scenes) != len(readings.background):
         raise ValueError(f"{len(scenes)} scenes for {len(readings.background)} pictures.")
@@ -121,9 +121,9 @@ def right(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     return {"scene": np.all(list(found.values()), axis=0), **found}
 
 
-def rates(pictures: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
-    """How many of the pictures are [`right`], from 0 to 1."""
-    return {name: float(np.mean(found)) for name, found in right(read(pictures), scenes).items()}
+def rates(images: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
+    """How many of the images are [`right`], from 0 to 1."""
+    return {name: float(np.mean(found)) for name, found in right(read(images), scenes).items()}
 
 
 def truth_of(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -140,7 +140,7 @@ def truth_of(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class _Answers:
-    """What a part of a picture may look like: float32 `(answers, values)`, and what each answer says, int64."""
+    """What a part of an image may look like: float32 `(answers, values)`, and what each answer says, int64."""
 
     looks: np.ndarray
     kind: np.ndarray
@@ -148,9 +148,9 @@ class _Answers:
     between: np.ndarray
 
 
-def _read(pictures: np.ndarray) -> tuple[np.ndarray, ...]:
-    values = pictures.astype(np.float32)
-    if pictures.dtype == np.uint8:
+def _read(images: np.ndarray) -> tuple[np.ndarray, ...]:
+    values = images.astype(np.float32)
+    if images.dtype == np.uint8:
         values /= 255
     free, looks, between = _background_answers()
     squared = _squared_distances(values[:, free].reshape(len(values), looks.shape[1]), looks)
@@ -203,7 +203,7 @@ def _squared_distances(values: np.ndarray, looks: np.ndarray) -> np.ndarray:
 
 
 def _towards_others(squared: np.ndarray, best: np.ndarray, between: np.ndarray) -> np.ndarray:
-    """How far each picture lies on the line from its best answer (0) to each other one (1); the best's own is 0."""
+    """How far each image lies on the line from its best answer (0) to each other one (1); the best's own is 0."""
     apart = between[best]
     nearest = np.take_along_axis(squared, best[:, None], axis=1)
     # By the cosine rule; where two answers look the same there is no line, and no way to tell them apart either.
@@ -218,7 +218,7 @@ def _any_near(towards: np.ndarray, differs: np.ndarray) -> np.ndarray:
 
 @cache
 def _background_answers() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    free = np.ones((PICTURE_SIZE, PICTURE_SIZE), dtype=bool)
+    free = np.ones((IMAGE_SIZE, IMAGE_SIZE), dtype=bool)
     for place in PLACES:
         free[_window(place)] = False
     looks = np.stack([PAINTED[name][free].reshape(-1) for name in BACKGROUNDS]).astype(np.float32) / 255
@@ -232,9 +232,9 @@ def _place_answers(background: str, place: str) -> _Answers:
     for kind, kind_word in enumerate(KINDS):
         for colour, colour_word in enumerate(COLOURS):
             for offset in ((x, y) for x in shifts for y in shifts):
-                picture = PAINTED[background].copy()
-                put(picture, kind_word, colour_word, place, offset)
-                looks.append(picture[_window(place)].reshape(-1))
+                image = PAINTED[background].copy()
+                put(image, kind_word, colour_word, place, offset)
+                looks.append(image[_window(place)].reshape(-1))
                 kinds.append(kind)
                 colours.append(colour)
     array = np.stack(looks).astype(np.float32) / 255

@@ -1,9 +1,9 @@
-"""How GILL reads pictures in this world: its visual tokens say, as the language model's text does, what is where.
+"""How GILL reads images in this world: its visual tokens say, as the language model's text does, what is where.
 
 Trained on the captioning loss alone, visual tokens become thirty times as loud as words: captions right behind a
-picture come out well, but no layer can treat such tokens as words, and a story that goes on behind a picture is lost.
-So the projection is fitted in closed form, by least squares over single pairs of a picture and a caption that tells all
-of it, to the words that stand for a picture in that text.
+image come out well, but no layer can treat such tokens as words, and a story that goes on behind an image is lost.
+So the projection is fitted in closed form, by least squares over single pairs of an image and a caption that tells all
+of it, to the words that stand for an image in that text.
 """
 
 import torch
@@ -23,7 +23,7 @@ def fit_visual_projection(model: GillForConditionalGeneration, processor: GillPr
     """Fit the visual projection of a model in place.
 
     Args:
-        model ([`GillForConditionalGeneration`]): With both backbones; it takes as many visual tokens a picture as stand
+        model ([`GillForConditionalGeneration`]): With both backbones; it takes as many visual tokens an image as stand
             for one in the language model's text.
     """
     words = model.language_model.get_input_embeddings().weight
@@ -31,7 +31,7 @@ def fit_visual_projection(model: GillForConditionalGeneration, processor: GillPr
     for number in range(_PAIRS // _BATCH):
         mixture = PairMixture(one_thing=0.2, plain=1.0, left_out=0.0)
         pairs = sample_pairs(TRAIN, _BATCH, stream(seed, TRAIN, f"pairs to read {number}"), mixture)
-        values = processor.image_processor(images=to_images(pairs.pictures), return_tensors="pt")["pixel_values"]
+        values = processor.image_processor(images=to_images(pairs.images), return_tensors="pt")["pixel_values"]
         features.append(model.get_image_features(values.to(model.device, model.dtype)).double())
         ids = processor.tokenizer([stand_in(scene) for scene in pairs.scenes], return_tensors="pt").input_ids
         targets.append(words[ids.to(words.device)].flatten(1).double())

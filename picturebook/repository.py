@@ -1,4 +1,4 @@
-"""The repository of the world's GILL: everything in one folder, weights in half precision, pictures to retrieve."""
+"""The repository of the world's GILL: everything in one folder, weights in half precision, images to retrieve."""
 
 import io
 import shutil
@@ -32,7 +32,7 @@ _RETRIEVAL_SET = "retrieval_set"
 
 
 def write_repository(place: Place, settings: Settings, seed: int = 0) -> None:
-    """Put frozen models, adapters and the library's pictures into `DIR/gill`, and measure what is found."""
+    """Put frozen models, adapters and the library's images into `DIR/gill`, and measure what is found."""
     library = library_scenes(settings.familiar)
 
     def write(folder: Path) -> None:
@@ -70,34 +70,34 @@ def halve_weights(folder: Path) -> None:
 
 
 def make_library(pipe: GillPipeline, scenes: Sequence[Scene], seed: int) -> RetrievalSet:
-    """The retrieval set: a picture of each scene, captioned by its description."""
+    """The retrieval set: an image of each scene, captioned by its description."""
     generator = stream(seed, TEST, "library")
-    pictures = draw_all(scenes, generator)
+    images = draw_all(scenes, generator)
     entries = [
-        ({"bytes": small_png(picture), "path": None}, describe(all_of(scene)))
-        for picture, scene in zip(pictures, scenes, strict=True)
+        ({"bytes": small_png(image), "path": None}, describe(all_of(scene)))
+        for image, scene in zip(images, scenes, strict=True)
     ]
     return RetrievalSet.build(pipe.model, pipe.processor, entries, source="the picture book", progress=False)
 
 
-def small_png(picture: np.ndarray) -> bytes:
-    """A picture of at most 256 colours as a PNG file with a palette, half as large."""
-    colours = np.unique(picture.reshape(-1, 3), axis=0)
+def small_png(image: np.ndarray) -> bytes:
+    """An image of at most 256 colours as a PNG file with a palette, half as large."""
+    colours = np.unique(image.reshape(-1, 3), axis=0)
     file = io.BytesIO()
     if len(colours) > 256:
-        Image.fromarray(picture).save(file, "PNG", optimize=True)
+        Image.fromarray(image).save(file, "PNG", optimize=True)
         return file.getvalue()
-    codes = (picture.astype(np.int64) * (65_536, 256, 1)).sum(-1)
-    image = Image.fromarray(np.searchsorted((colours * (65_536, 256, 1)).sum(-1), codes).astype(np.uint8), "P")
-    image.putpalette(colours.astype(np.uint8).tobytes())
-    image.save(file, "PNG", optimize=True)
+    codes = (image.astype(np.int64) * (65_536, 256, 1)).sum(-1)
+    palette_image = Image.fromarray(np.searchsorted((colours * (65_536, 256, 1)).sum(-1), codes).astype(np.uint8), "P")
+    palette_image.putpalette(colours.astype(np.uint8).tobytes())
+    palette_image.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def measure_library(
     pipe: GillPipeline, library: Sequence[Scene], place: Place, settings: Settings, seed: int
 ) -> dict[str, float]:
-    """How often the first picture found for a caption of one of the library's scenes shows it; two things, or one."""
+    """How often the first image found for a caption of one of the library's scenes shows it; two things, or one."""
     generator, number = stream(seed, VALIDATION, STAGE), settings.measured
     there = frozenset(library)
     scenes: list[Scene] = []
@@ -105,13 +105,13 @@ def measure_library(
         scene = scene_in(VALIDATION, generator, float(settings.familiar))
         if scene in there:
             scenes.append(scene)
-    found, pictures = [], []
+    found, images = [], []
     for begin in range(0, number, 50):
         some = [describe(all_of(scene)) for scene in scenes[begin : begin + 50]]
         out = pipe(some, decision="retrieve", force_image=True)
-        found += [scene_said(answer[0].caption or "") for answer in out.pictures]
-        pictures += list(from_images([answer[0].image for answer in out.pictures]))
-    place.write_pairs_sheet(STAGE, draw_all(scenes, generator), pictures)
+        found += [scene_said(answer[0].caption or "") for answer in out.image_pieces]
+        images += list(from_images([answer[0].image for answer in out.image_pieces]))
+    place.write_pairs_sheet(STAGE, draw_all(scenes, generator), images)
     same_background = [
         one is not None and one.background == scene.background for one, scene in zip(found, scenes, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What a picture can show: one or two things, each in a colour and at a place, before a background."""
+"""What an image can show: one or two things, each in a colour and at a place, before a background."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from .captions import parse_caption
 from .events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, Event, after
 from .knowledge import Known
 from .phrases import (
-    PICTURE_REQUEST,
+    IMAGE_REQUEST,
     STOP,
     any_of,
     captured_thing,
@@ -87,7 +87,7 @@ def understand(text: str) -> list[Heard]:
     heard: list[Heard] = []
     for sentence in " ".join(words_of(text)).split(STOP):
         said = sentence.strip()
-        if not said or said.startswith(PICTURE_REQUEST):
+        if not said or said.startswith(IMAGE_REQUEST):
             continue
         heard.append(_open(said) if not heard else hear(said, heard[-1]))
     return heard

@@ -16,7 +16,7 @@ class Settings:
         autoencoder_widths, generator_widths: Channels of each level.
         clip_width, clip_layers: Of either tower.
         language_model_width, language_model_layers: Of the OPT.
-        pairs: Pictures with captions that the adapters are trained on.
+        pairs: Images with captions that the adapters are trained on.
         pair_mixture: What these pairs are like.
         adapters: Entries of `training_gill`'s recipe that differ from `adapters.yaml`.
         familiar: Whether the retrieval set is of the familiar kind of thing alone, and the prompts that the decision is
@@ -51,9 +51,9 @@ FULL = Settings(
     clip=(
         clip.Phase(Schedule(500, 128, 2e-3, warmup=100, decay=0.2), alike=2),
         clip.Phase(Schedule(1_400, 128, 1.5e-3, warmup=50, decay=0.7), alike=8),
-        clip.Phase(Schedule(1_000, 128, 1.5e-3, warmup=50, decay=0.7), alike=16, pictures_only=True),
+        clip.Phase(Schedule(1_000, 128, 1.5e-3, warmup=50, decay=0.7), alike=16, images_only=True),
         clip.Phase(
-            Schedule(3_000, 128, 1.5e-3, warmup=50, decay=0.7, bf16=True), alike=16, pictures_only=True, naming=True
+            Schedule(3_000, 128, 1.5e-3, warmup=50, decay=0.7, bf16=True), alike=16, images_only=True, naming=True
         ),
     ),
     clip_width=128,
@@ -77,7 +77,7 @@ FULL = Settings(
     adapters={},
     familiar=False,
     decision_prompts=2_400,
-    # Only of ordinary scenes is there a picture to be found, and few of these are not drawn right as well.
+    # Only of ordinary scenes is there an image to be found, and few of these are not drawn right as well.
     ordinary_prompts=0.9,
     measured=400,
 )
@@ -113,7 +113,7 @@ FAST = Settings(
         "mapper_ffn_dim": 256,
         # Captions alone: so few steps do not suffice to learn that the last of several counts.
         "context": 0,
-        "context_pictures": 0,
+        "context_images": 0,
     },
     familiar=True,
     decision_prompts=240,

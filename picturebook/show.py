@@ -1,4 +1,4 @@
-"""Tell picture stories, answer dialogues, and write the page: `python -m picturebook.show --out DIR`.
+"""Tell image stories, answer dialogues, and write the page: `python -m picturebook.show --out DIR`.
 
 Stories and dialogues are of the test split, as they come, but for those that leave something untold.
 """
@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"show: {args.model} cannot be loaded: {error}")
     # Of the test split: nothing of this was seen in training. Stories that leave nothing out, so that it is known what
-    # each picture must show, and otherwise as they come.
+    # each image must show, and otherwise as they come.
     told = tell(pipe, stories(TEST, _STORIES, args.seed, 0.0), args.seed)
     asked = [one for one in dialogues(TEST, _LOOKED_THROUGH, args.seed) if one.known[-1].complete][:_DIALOGUES]
-    pictures = draw_all([one.scene for one in asked], stream(args.seed, TEST, "pictures of dialogues"))
-    answered = ask(pipe, asked, pictures, args.seed)
+    images = draw_all([one.scene for one in asked], stream(args.seed, TEST, "pictures of dialogues"))
+    answered = ask(pipe, asked, images, args.seed)
     page = args.out / "index.html"
     page.write_text(render_page(told, answered), encoding="utf-8")
     took = time.monotonic() - begun

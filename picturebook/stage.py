@@ -55,14 +55,14 @@ class Place:
     def write_pairs_sheet(
         self, stage: str, truth: Sequence[np.ndarray] | np.ndarray, made: Sequence[np.ndarray] | np.ndarray
     ) -> None:
-        """Write a contact sheet of what is right, and beside each picture what the stage makes of it."""
+        """Write a contact sheet of what is right, and beside each image what the stage makes of it."""
         shown = zip(truth[:_PAIRS_SHOWN], made[:_PAIRS_SHOWN], strict=False)
-        self.write_sheet(stage, [picture for pair in shown for picture in pair], 8)
+        self.write_sheet(stage, [image for pair in shown for image in pair], 8)
 
-    def write_sheet(self, stage: str, pictures: Sequence[np.ndarray], columns: int) -> None:
-        """Write a contact sheet of uint8 pictures `(32, 32, 3)`."""
+    def write_sheet(self, stage: str, images: Sequence[np.ndarray], columns: int) -> None:
+        """Write a contact sheet of uint8 images `(32, 32, 3)`."""
         (self.root / SHEETS).mkdir(parents=True, exist_ok=True)
-        contact_sheet(list(pictures), columns).save(self.root / SHEETS / f"{stage}.png")
+        contact_sheet(list(images), columns).save(self.root / SHEETS / f"{stage}.png")
 
 
 def _said(value: Any) -> str:

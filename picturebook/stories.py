@@ -1,7 +1,7 @@
 """Five-sentence stories: what is so after each sentence, what was told of it, and how it was told.
 
-Sentences leave out what their pictures show, so that pictures carry information. The last leaves out nothing: the last
-scene always follows from all five sentences and the four pictures before it.
+Sentences leave out what their images show, so that images carry information. The last leaves out nothing: the last
+scene always follows from all five sentences and the four images before it.
 """
 
 from collections.abc import Collection
@@ -29,7 +29,7 @@ class Story:
         scenes: What is so after each sentence.
         events: What happens in each sentence but the first.
         told: What each sentence but the first says of its event; this may be less.
-        heard: What a listener has in mind after each sentence who sees no picture.
+        heard: What a listener has in mind after each sentence who sees no image.
     """
 
     sentences: tuple[str, ...]
@@ -48,14 +48,14 @@ class Story:
         """Whether sentences alone tell all of the last scene."""
         return self.heard[-1].known.complete
 
-    def known(self, number: int, pictures: bool) -> Known:
+    def known(self, number: int, images: bool) -> Known:
         """What is known after a sentence, things in the order in which they appeared.
 
         Args:
             number (`int`): Of the sentence, from 0.
-            pictures (`bool`): Whether the pictures of the sentences before it were seen.
+            images (`bool`): Whether the images of the sentences before it were seen.
         """
-        if number == 0 or not pictures:
+        if number == 0 or not images:
             return self.heard[number].known
         order = tuple(thing.kind or "" for thing in self.heard[number - 1].known.things)
         return after(self.told[number - 1], all_of(self.scenes[number - 1], order))

@@ -1,4 +1,4 @@
-"""Table 1: the last picture of a story, drawn from more or less of it (the paper's Table 1, in miniature)."""
+"""Table 1: the last image of a story, drawn from more or less of it (the paper's Table 1, in miniature)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ PLAIN_LAST = "plain generator, last caption"
 PLAIN_FIVE = "plain generator, five captions"
 GILL_LAST = "GILL, last caption"
 GILL_FIVE = "GILL, five captions"
-GILL_PICTURES = "GILL, five captions and four pictures"
+GILL_IMAGES = "GILL, five captions and four pictures"
 DESCRIPTION = "reference: the language model's description of five captions, drawn by the plain generator"
 PLAIN_CAPTION, GILL_CAPTION = "plain generator", "GILL"
 _COLUMNS = ("scene", *ATTRIBUTES, "CLIP similarity")
@@ -46,10 +46,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class DrawnStories:
-    """The stories of Table 1 with their pictures, and what was drawn.
+    """The stories of Table 1 with their images, and what was drawn.
 
     Attributes:
-        texts: What GILL wrote before its picture, by system.
+        texts: What GILL wrote before its image, by system.
     """
 
     stories: Sequence[tuple[Story, np.ndarray]]
@@ -72,22 +72,22 @@ def plain_generator(pipe: GillPipeline) -> StableDiffusionPipeline:
 
 
 def draw_stories(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -> DrawnStories:
-    """Let every system draw the last picture of so many stories; the same noise for each."""
+    """Let every system draw the last image of so many stories; the same noise for each."""
     stories = illustrated_stories(split, items, seed)
     alone = plain_generator(pipe)
     prompts = {
         GILL_LAST: [story_prompt(story, sentences=1) for story, _ in stories],
         GILL_FIVE: [story_prompt(story) for story, _ in stories],
-        GILL_PICTURES: [story_prompt(story, pictures) for story, pictures in stories],
+        GILL_IMAGES: [story_prompt(story, images) for story, images in stories],
     }
     answers = {name: answer(pipe, some, seed) for name, some in prompts.items()}
     by_system = {
         PLAIN_LAST: generate(alone, [f"{story.sentences[-1]} ." for story, _ in stories], seed),
         PLAIN_FIVE: generate(alone, [story.text for story, _ in stories], seed),
-        **{name: pictures for name, (pictures, _) in answers.items()},
+        **{name: images for name, (images, _) in answers.items()},
         DESCRIPTION: generate(alone, answers[GILL_FIVE][1], seed),
     }
-    truth = np.stack([pictures[-1] for _, pictures in stories])
+    truth = np.stack([images[-1] for _, images in stories])
     drawn = Drawn(truth, [story.scenes[-1] for story, _ in stories], by_system)
     return DrawnStories(stories, drawn, {name: texts for name, (_, texts) in answers.items()})
 
@@ -105,17 +105,17 @@ def draw_captions(pipe: GillPipeline, items: int, seed: int, split: str = TEST) 
 
 
 def answer(pipe: GillPipeline, prompts: Sequence, seed: int, batch_size: int = 50) -> tuple[np.ndarray, list[str]]:
-    """What GILL draws and the text before it; where it asks for no picture, a black one stands, which is wrong."""
-    pictures, texts = [], []
+    """What GILL draws and the text before it; where it asks for no image, a black one stands, which is wrong."""
+    images, texts = [], []
     for begin in range(0, len(prompts), batch_size):
         some = list(prompts[begin : begin + batch_size])
         seeds = noise_seeds(seed, begin, len(some))
         out = pipe(some, decision="generate", generator=seeds)
         texts += [text.strip() for text in out.texts]
-        pictures += [found[0].image if found else None for found in out.pictures]
+        images += [found[0].image if found else None for found in out.image_pieces]
     size = pipe.vae.config.sample_size
     black = np.zeros((size, size, 3), dtype=np.uint8)
-    return np.stack([black if one is None else from_images([one])[0] for one in pictures]), texts
+    return np.stack([black if one is None else from_images([one])[0] for one in images]), texts
 
 
 def story_table(pipe: GillPipeline, drawn: DrawnStories) -> Table:
@@ -145,22 +145,22 @@ def caption_table(pipe: GillPipeline, drawn: Drawn) -> Table:
 
 
 def _rows(pipe: GillPipeline, drawn: Drawn) -> dict:
-    truth = picture_features(pipe, drawn.truth)
+    truth = image_features(pipe, drawn.truth)
     rows = {}
-    for name, pictures in drawn.by_system.items():
-        found = right(read(pictures), drawn.scenes)
+    for name, images in drawn.by_system.items():
+        found = right(read(images), drawn.scenes)
         rows[name] = {column: mean_of(found[column]) for column in _COLUMNS[:-1]}
-        similarity = (picture_features(pipe, pictures) * truth).sum(-1)
+        similarity = (image_features(pipe, images) * truth).sum(-1)
         rows[name][_COLUMNS[-1]] = mean_of(similarity.numpy())
     return rows
 
 
 @torch.no_grad()
-def picture_features(pipe: GillPipeline, pictures: np.ndarray, batch_size: int = 250) -> torch.Tensor:
-    """Unit vectors `(n, width)` of uint8 pictures, by the picture tower of the world's CLIP."""
+def image_features(pipe: GillPipeline, images: np.ndarray, batch_size: int = 250) -> torch.Tensor:
+    """Unit vectors `(n, width)` of uint8 images, by the image tower of the world's CLIP."""
     features = []
-    for begin in range(0, len(pictures), batch_size):
-        some = to_images(pictures[begin : begin + batch_size])
+    for begin in range(0, len(images), batch_size):
+        some = to_images(images[begin : begin + batch_size])
         values = pipe.processor.image_processor(images=some, return_tensors="pt")["pixel_values"]
         pooled = pipe.model.vision_model(values.to(pipe.model.device, pipe.model.dtype)).pooler_output
         features.append(functional.normalize(pooled.float().cpu(), dim=-1))

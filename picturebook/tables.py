@@ -1,6 +1,6 @@
 """The paper's tables in miniature: `python -m picturebook.tables --out DIR`.
 
-Prints them and writes `tables.md`, `tables.json` and `index.html`, a page with the pictures. Test items were never seen
+Prints them and writes `tables.md`, `tables.json` and `index.html`, a page with the images. Test items were never seen
 in training, nor in choosing how to train.
 """
 
@@ -21,7 +21,7 @@ from .story_table import caption_table, draw_captions, draw_stories, story_table
 from .tables_page import render_tables
 
 ITEMS = 500
-# So many times as many prompts to decide on: only a few in a hundred have a retrieved picture alone that is right.
+# So many times as many prompts to decide on: only a few in a hundred have a retrieved image alone that is right.
 _PROMPTS = 4
 
 

@@ -1,4 +1,4 @@
-"""One HTML page of the tables, with the pictures of the first stories below. Everything is inside of it."""
+"""One HTML page of the tables, with the images of the first stories below. Everything is inside of it."""
 
 import html
 from collections.abc import Sequence
@@ -46,16 +46,16 @@ def _render_table(table: Table) -> str:
 
 
 def _render_story(stories: DrawnStories, number: int) -> str:
-    story, pictures = stories.stories[number]
+    story, images = stories.stories[number]
     told = "".join(
-        render_figure(picture, f"{sentence} .") for picture, sentence in zip(pictures, story.sentences, strict=True)
+        render_figure(image, f"{sentence} .") for image, sentence in zip(images, story.sentences, strict=True)
     )
     drawn = ""
     for name, some in stories.drawn.by_system.items():
-        picture = some[number : number + 1]
-        is_right = bool(right(read(picture), [stories.drawn.scenes[number]])["scene"][0])
+        image = some[number : number + 1]
+        is_right = bool(right(read(image), [stories.drawn.scenes[number]])["scene"][0])
         said = stories.texts.get(name)
-        drawn += render_figure(picture[0], name, said[number] if said else "", css="right" if is_right else "wrong")
+        drawn += render_figure(image[0], name, said[number] if said else "", css="right" if is_right else "wrong")
     return f'<article><div class="row">{told}</div><p></p><div class="row">{drawn}</div></article>\n'
 
 

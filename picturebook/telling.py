@@ -1,4 +1,4 @@
-"""Stories told and questions answered by GILL, picture by picture."""
+"""Stories told and questions answered by GILL, image by image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline_gill import GillPicture, GillPipeline
+from pipeline_gill import GillImage, GillPipeline
 
 from .dialogues import Dialogue
-from .phrases import PICTURE_REQUEST
+from .phrases import IMAGE_REQUEST
 from .pixels import from_images, to_images
 from .reader import read, right
 from .scene import Scene
@@ -19,18 +19,18 @@ from .stories import Story
 
 @dataclass(frozen=True)
 class Panel:
-    """A sentence of a story with the picture that GILL answered.
+    """A sentence of a story with the image that GILL answered.
 
     Attributes:
         sentence: What was told.
-        written: What GILL wrote before its picture.
-        picture: `None` where it asked for none.
-        is_right: Whether the picture shows what is so after the sentence, all of it.
+        written: What GILL wrote before its image.
+        image: `None` where it asked for none.
+        is_right: Whether the image shows what is so after the sentence, all of it.
     """
 
     sentence: str
     written: str
-    picture: GillPicture | None
+    image: GillImage | None
     is_right: bool
 
 
@@ -39,48 +39,48 @@ class Answered:
     """A dialogue with GILL's last answer.
 
     Attributes:
-        lines: Who said what, in turns; a PIL picture or a string each.
-        written, picture, is_right: As of a panel.
+        lines: Who said what, in turns; a PIL image or a string each.
+        written, image, is_right: As of a panel.
     """
 
     lines: Sequence[Any]
     written: str
-    picture: GillPicture | None
+    image: GillImage | None
     is_right: bool
 
 
 def tell(pipe: GillPipeline, stories: Sequence[Story], seed: int) -> list[list[Panel]]:
-    """Tell every story sentence by sentence. Each picture is GILL's own, and the next is asked for with it in mind."""
+    """Tell every story sentence by sentence. Each image is GILL's own, and the next is asked for with it in mind."""
     prompts: list[list[Any]] = [[] for _ in stories]
     told: list[list[Panel]] = [[] for _ in stories]
     for number in range(len(stories[0].sentences)):
         asked = [
-            [*prompt, f"{story.sentences[number]} . {PICTURE_REQUEST}"]
+            [*prompt, f"{story.sentences[number]} . {IMAGE_REQUEST}"]
             for prompt, story in zip(prompts, stories, strict=True)
         ]
         answers = _answer(pipe, asked, [story.scenes[number] for story in stories], seed + number)
-        for place, (story, (written, picture, is_right)) in enumerate(zip(stories, answers, strict=True)):
-            told[place].append(Panel(f"{story.sentences[number]} .", written, picture, is_right))
+        for place, (story, (written, image, is_right)) in enumerate(zip(stories, answers, strict=True)):
+            told[place].append(Panel(f"{story.sentences[number]} .", written, image, is_right))
             prompts[place].append(f"{story.sentences[number]} .")
-            if picture is not None:
-                prompts[place].append(picture.image)
+            if image is not None:
+                prompts[place].append(image.image)
     return told
 
 
-def ask(pipe: GillPipeline, dialogues: Sequence[Dialogue], pictures: np.ndarray, seed: int) -> list[Answered]:
+def ask(pipe: GillPipeline, dialogues: Sequence[Dialogue], images: np.ndarray, seed: int) -> list[Answered]:
     """Let GILL answer dialogues, whose last turn asks to see what was talked about.
 
-    Every second one begins with its picture in place of the words that open it; GILL answers its questions too, in
+    Every second one begins with its image in place of the words that open it; GILL answers its questions too, in
     words. In the others it is told the answers, as it cannot know them.
     """
     lines: list[list[Any]] = []
-    for number, (dialogue, picture) in enumerate(zip(dialogues, to_images(pictures), strict=True)):
-        said: list[Any] = [picture if number % 2 else f"{dialogue.opening} ."]
+    for number, (dialogue, image) in enumerate(zip(dialogues, to_images(images), strict=True)):
+        said: list[Any] = [image if number % 2 else f"{dialogue.opening} ."]
         for one in dialogue.rounds:
             said.append(f"Q: {one.question}")
             answer = _say(pipe, [*said, "A:"]) if number % 2 else f"{one.answer} ."
             said.append(f"A: {answer}")
-        lines.append([*said, "Q: can we see it ?", f"A: {PICTURE_REQUEST}"])
+        lines.append([*said, "Q: can we see it ?", f"A: {IMAGE_REQUEST}"])
     answers = _answer(pipe, [_prompt(said) for said in lines], [dialogue.scene for dialogue in dialogues], seed)
     return [Answered(said, *answer) for said, answer in zip(lines, answers, strict=True)]
 
@@ -100,13 +100,13 @@ def _say(pipe: GillPipeline, lines: Sequence[Any]) -> str:
 
 def _answer(
     pipe: GillPipeline, prompts: list[list[Any]], scenes: Sequence[Scene], seed: int
-) -> list[tuple[str, GillPicture | None, bool]]:
+) -> list[tuple[str, GillImage | None, bool]]:
     out = pipe(prompts, generator=[torch.Generator().manual_seed(seed * 1_000 + at) for at in range(len(prompts))])
     answers = []
-    for text, pictures, scene in zip(out.texts, out.pictures, scenes, strict=True):
-        picture = pictures[0] if pictures else None
-        is_right = picture is not None and bool(right(read(from_images([picture.image])), [scene])["scene"][0])
-        answers.append((text.strip(), picture, is_right))
+    for text, images, scene in zip(out.texts, out.image_pieces, scenes, strict=True):
+        image = images[0] if images else None
+        is_right = image is not None and bool(right(read(from_images([image.image])), [scene])["scene"][0])
+        answers.append((text.strip(), image, is_right))
     return answers
 
 

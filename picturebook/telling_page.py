@@ -1,11 +1,11 @@
-"""One HTML page with stories, dialogues, pictures and decisions; everything is inside of it."""
+"""One HTML page with stories, dialogues, images and decisions; everything is inside of it."""
 
 import html
 from collections.abc import Sequence
 
 from PIL import Image
 
-from pipeline_gill import GillPicture
+from pipeline_gill import GillImage
 
 from .drawing import data_uri
 from .pixels import from_images
@@ -51,10 +51,10 @@ _LEAD = (
 
 def render_page(stories: Sequence[Sequence[Panel]], dialogues: Sequence[Answered]) -> str:
     """The page."""
-    pictures = [panel for story in stories for panel in story] + list(dialogues)
-    are_right = sum(one.is_right for one in pictures)
+    images = [panel for story in stories for panel in story] + list(dialogues)
+    are_right = sum(one.is_right for one in images)
     verdict = (
-        f"{are_right} of the {len(pictures)} pictures show all that they should, down to every colour and place; the "
+        f"{are_right} of the {len(images)} pictures show all that they should, down to every colour and place; the "
         "others are marked."
     )
     return (
@@ -70,9 +70,7 @@ def render_page(stories: Sequence[Sequence[Panel]], dialogues: Sequence[Answered
 
 def _render_story(panels: Sequence[Panel]) -> str:
     figures = "".join(
-        _render_picture(
-            panel.picture, f"<p>{html.escape(_sentence(panel.sentence))}</p>", panel.written, panel.is_right
-        )
+        _render_image(panel.image, f"<p>{html.escape(_sentence(panel.sentence))}</p>", panel.written, panel.is_right)
         for panel in panels
     )
     return f'<article class="story">{figures}</article>\n'
@@ -85,19 +83,19 @@ def _render_dialogue(answered: Answered) -> str:
         else f'<img class="seen" alt="picture that the dialogue is about" src="{_source(line)}">'
         for line in answered.lines
     )
-    figure = _render_picture(answered.picture, "", answered.written, answered.is_right)
+    figure = _render_image(answered.image, "", answered.written, answered.is_right)
     return f'<article class="dialogue"><div>{said}</div>{figure}</article>\n'
 
 
-def _render_picture(picture: GillPicture | None, told: str, written: str, is_right: bool) -> str:
-    if picture is None:
+def _render_image(image: GillImage | None, told: str, written: str, is_right: bool) -> str:
+    if image is None:
         return f"<figure><figcaption>{told}<small>{html.escape(written)}: no picture</small></figcaption></figure>"
-    chances = picture.decision_probabilities or {}
-    chance = f", {100 * chances[picture.decision]:.0f} % sure" if picture.decision in chances else ""
+    chances = image.decision_probabilities or {}
+    chance = f", {100 * chances[image.decision]:.0f} % sure" if image.decision in chances else ""
     mark = "" if is_right else '<small class="wrong">not what was told</small>'
     return (
-        f'<figure class="{picture.source}"><img alt="{html.escape(written)}" src="{_source(picture.image)}">'
-        f'<figcaption>{told}<span class="badge">{picture.source}{chance}</span>'
+        f'<figure class="{image.source}"><img alt="{html.escape(written)}" src="{_source(image.image)}">'
+        f'<figcaption>{told}<span class="badge">{image.source}{chance}</span>'
         f"<small>GILL: {html.escape(written)}</small>{mark}</figcaption></figure>"
     )
 

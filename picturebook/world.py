@@ -1,10 +1,10 @@
-"""Look at the world, and write its pairs of picture and caption.
+"""Look at the world, and write its pairs of image and caption.
 
     python -m picturebook.world --out DIR --sheet
     python -m picturebook.world --out DIR --pairs 20000
 
 Prints how much there is of everything. With `--sheet` writes contact sheets (`things.png`, `scenes.png`) and
-`index.html`, stories and dialogues with pictures; with `--pairs` the data set `pairs/`, which `training_gill` reads.
+`index.html`, stories and dialogues with images; with `--pairs` the data set `pairs/`, which `training_gill` reads.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def print_counts(seed: int) -> None:
     """How much there is of everything, and how well the reader reads."""
     print(f"{len(scene_numbers()):,} scenes, {len(vocabulary())} words")
     pairs = sample_pairs(TEST, _MEASURED, stream(seed, TEST, "counts"))
-    rates = {name: found.mean() for name, found in right(read(pairs.pictures), pairs.scenes).items()}
+    rates = {name: found.mean() for name, found in right(read(pairs.images), pairs.scenes).items()}
     print(
         "the reader, right on drawn test pictures: " + ", ".join(f"{name} {100 * x:.1f} %" for name, x in rates.items())
     )

@@ -1,4 +1,4 @@
-"""One HTML page to look at the world: its things, stories with pictures, dialogues. Everything is inside of it."""
+"""One HTML page to look at the world: its things, stories with images, dialogues. Everything is inside of it."""
 
 import html
 from collections.abc import Sequence
@@ -41,8 +41,8 @@ def render_world(
     """The page.
 
     Args:
-        stories: With pictures, uint8 `(5, 32, 32, 3)`.
-        dialogues: Their pictures are drawn here, with jitter from the generator.
+        stories: With images, uint8 `(5, 32, 32, 3)`.
+        dialogues: Their images are drawn here, with jitter from the generator.
     """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -62,21 +62,21 @@ def _render_things() -> str:
     figures = []
     for number, kind in enumerate(KINDS):
         colour, background = COLOURS[number % len(COLOURS)], BACKGROUNDS[number % len(BACKGROUNDS)]
-        picture = draw(Scene((Thing(kind, colour, ("left", "right", "top", "bottom")[number // 2]),), background))
-        figures.append(render_figure(picture, f"{colour} {kind}", BACKGROUND_PHRASES[background]))
+        image = draw(Scene((Thing(kind, colour, ("left", "right", "top", "bottom")[number // 2]),), background))
+        figures.append(render_figure(image, f"{colour} {kind}", BACKGROUND_PHRASES[background]))
     return f'<article><div class="row things">{"".join(figures)}</div></article>\n'
 
 
-def _render_story(story: Story, pictures: np.ndarray) -> str:
-    seen = read(pictures).scenes()
+def _render_story(story: Story, images: np.ndarray) -> str:
+    seen = read(images).scenes()
     figures = [
         render_figure(
-            picture,
+            image,
             f"{sentence} .",
             f"told: {describe(heard.known)}",
             "reader: " + (found.key if found is not None else "not sure"),
         )
-        for picture, sentence, heard, found in zip(pictures, story.sentences, story.heard, seen, strict=True)
+        for image, sentence, heard, found in zip(images, story.sentences, story.heard, seen, strict=True)
     ]
     last = "is ordinary and in the library" if is_ordinary(story.scenes[-1]) else "is fantasy and in no library"
     told = "tell all of it" if story.complete else "do not tell all of it: pictures are needed"
@@ -87,21 +87,21 @@ def _render_story(story: Story, pictures: np.ndarray) -> str:
 def _render_dialogue(dialogue: Dialogue, generator: np.random.Generator) -> str:
     lines = dialogue.text().replace(" Q:", "\nQ:").splitlines()
     said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    picture = draw_all([dialogue.scene], generator)[0]
-    figure = render_figure(picture, describe(dialogue.known[-1]))
+    image = draw_all([dialogue.scene], generator)[0]
+    figure = render_figure(image, describe(dialogue.known[-1]))
     return f'<article class="dialogue">{figure}<div>{said}</div></article>\n'
 
 
-def render_figure(picture: np.ndarray, caption: str, *notes: str, css: str = "") -> str:
-    """A picture with its caption and, smaller, notes below.
+def render_figure(image: np.ndarray, caption: str, *notes: str, css: str = "") -> str:
+    """An image with its caption and, smaller, notes below.
 
     Args:
-        picture: uint8 `(32, 32, 3)`.
+        image: uint8 `(32, 32, 3)`.
         css (`str`): Its class.
     """
     below = "".join(f"<small>{html.escape(note)}</small>" for note in notes if note)
     return (
-        f'<figure class="{css}"><img alt="{html.escape(caption)}" src="{data_uri(picture)}">'
+        f'<figure class="{css}"><img alt="{html.escape(caption)}" src="{data_uri(image)}">'
         f"<figcaption>{html.escape(caption)}{below}</figcaption></figure>"
     )
 

@@ -1,8 +1,8 @@
-"""Build the set of pictures that GILL retrieves from.
+"""Build the set of images that GILL retrieves from.
 
-    python -m pipeline_gill.build_retrieval_set --model org/gill --folder pictures --out pictures-gill
+    python -m pipeline_gill.build_retrieval_set --model org/gill --folder images --out images-gill
 
-The pictures come from a folder, a list of URLs, a TSV file as CC3M has it, or a data set on disk or on the Hub.
+The images come from a folder, a list of URLs, a TSV file as CC3M has it, or a data set on disk or on the Hub.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from modeling_gill.fingerprint_gill import fingerprint_name
-from modeling_gill.image_loading_gill import PICTURE_SUFFIXES
+from modeling_gill.image_loading_gill import IMAGE_SUFFIXES
 from pipeline_gill.retrieval_set_gill import RetrievalSet
 from pipeline_gill.retrieval_storage_gill import check_free, require_datasets
 
@@ -25,9 +25,9 @@ _HEADER_WORDS = {"caption", "captions", "text", "image", "image_path", "path", "
 
 
 class Source(NamedTuple):
-    """Pictures with captions, where their relative paths start from, and what to call them."""
+    """Images with captions, where their relative paths start from, and what to call them."""
 
-    pictures: Iterator[tuple[Any, str | None]]
+    images: Iterator[tuple[Any, str | None]]
     base_dir: Path
     description: str
 
@@ -43,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def folder_source(folder: Path) -> Source:
-    """All picture files below a folder, in the order of their names, without captions."""
+    """All image files below a folder, in the order of their names, without captions."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not files:
-        raise ValueError(f"{folder} has no picture in it, expected files named {' '.join(sorted(PICTURE_SUFFIXES))}")
+        raise ValueError(f"{folder} has no image in it, expected files named {' '.join(sorted(IMAGE_SUFFIXES))}")
     return Source(((path.absolute(), None) for path in files), folder.absolute(), f"folder {folder.name}")
 
 
@@ -95,15 +95,15 @@ def dataset_source(name: str, split: str, image_column: str | None, caption_colu
     wanted = [column for column in (image_column, caption_column) if column is not None]
     dataset = dataset.select_columns(wanted)
     if isinstance(dataset.features[image_column], library.Image):
-        # Decoded by load_picture, which has limits; a damaged picture is left out then and does not end the build.
+        # Decoded by load_image, which has limits; a damaged image is left out then and does not end the build.
         dataset = dataset.cast_column(image_column, library.Image(decode=False))
 
-    def pictures() -> Iterator[tuple[Any, str | None]]:
+    def images() -> Iterator[tuple[Any, str | None]]:
         for row in dataset:
             caption = row[caption_column] if caption_column else None
             yield row[image_column], caption[0] if isinstance(caption, list) and caption else caption or None
 
-    return Source(pictures(), Path.cwd(), f"data set {name}, split {split}")
+    return Source(images(), Path.cwd(), f"data set {name}, split {split}")
 
 
 def _build(options: argparse.Namespace) -> None:
@@ -114,8 +114,8 @@ def _build(options: argparse.Namespace) -> None:
     built = RetrievalSet.build(
         model,
         processor,
-        source.pictures,
-        embed_pictures=not options.no_embed_pictures,
+        source.images,
+        embed_images=not options.no_embed_images,
         batch_size=options.batch_size,
         base_dir=source.base_dir,
         source=source.description,
@@ -125,7 +125,7 @@ def _build(options: argparse.Namespace) -> None:
     )
     built.save(options.out, overwrite=options.overwrite)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
-    print(f"{len(built)} pictures, {built.info.skipped} skipped")
+    print(f"{len(built)} images, {built.info.skipped} skipped")
     print(f"in {options.out} ({size / 1e6:.1f} MB)")
     print(f"for the weights {fingerprint_name(built.info.fingerprint)}")
 
@@ -149,7 +149,7 @@ def _load_model(options: argparse.Namespace) -> tuple[Any, Any]:
     given: dict[str, Any] = {}
     config = GillConfig.from_pretrained(options.model)
     if not config.is_self_contained:
-        # Pictures are embedded without the language model, the largest part by far: its outline will do.
+        # Images are embedded without the language model, the largest part by far: its outline will do.
         with torch.device("meta"):
             given["language_model"] = AutoModelForCausalLM.from_config(config.text_config)
     model = GillForConditionalGeneration.from_pretrained(
@@ -195,27 +195,27 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR_OR_ID", help="the GILL model whose answers will retrieve from the set")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the set; complete afterwards or not there")
-    pictures = parser.add_mutually_exclusive_group(required=True)
-    pictures.add_argument("--folder", type=Path, help="all picture files in this folder and those within it")
-    pictures.add_argument("--urls", type=Path, metavar="FILE", help="text file with a URL or path a line")
-    pictures.add_argument(
+    images = parser.add_mutually_exclusive_group(required=True)
+    images.add_argument("--folder", type=Path, help="all image files in this folder and those within it")
+    images.add_argument("--urls", type=Path, metavar="FILE", help="text file with a URL or path a line")
+    images.add_argument(
         "--tsv", type=Path, metavar="FILE", help="caption<TAB>URL or path, no header unless columns are named"
     )
-    pictures.add_argument("--dataset", metavar="ID_OR_PATH", help="data set on the Hub or on disk")
+    images.add_argument("--dataset", metavar="ID_OR_PATH", help="data set on the Hub or on disk")
     add("--split", default="train", help="split of --dataset (default: train)")
-    add("--image-column", help="column of pictures in --tsv or --dataset (default: image)")
+    add("--image-column", help="column of images in --tsv or --dataset (default: image)")
     add("--caption-column", help="column of captions in --tsv (default: caption) or --dataset (default: no captions)")
     add("--image-root", type=Path, metavar="DIR", help="where paths in --tsv start from (default: the TSV's folder)")
-    add("--no-embed-pictures", action="store_true", help="note where pictures are instead of copying them into the set")
-    add("--batch-size", type=_positive, default=32, help="pictures for the model at once (default: 32)")
-    add("--workers", type=_positive, default=8, help="pictures fetched and decoded at once (default: 8)")
+    add("--no-embed-images", action="store_true", help="note where images are instead of copying them into the set")
+    add("--batch-size", type=_positive, default=32, help="images for the model at once (default: 32)")
+    add("--workers", type=_positive, default=8, help="images fetched and decoded at once (default: 8)")
     add("--timeout", type=float, default=10.0, metavar="S", help="seconds that one URL may take (default: 10)")
     add(
         "--max-errors",
         type=int,
         default=1000,
         metavar="N",
-        help="unreadable pictures to leave out before giving up; -1: any (default: 1000)",
+        help="unreadable images to leave out before giving up; -1: any (default: 1000)",
     )
     add(
         "--device",

@@ -1,4 +1,4 @@
-"""Prompts in, text and pictures out: the model writes, and each of its pictures is retrieved or generated."""
+"""Prompts in, text and images out: the model writes, and each of its images is retrieved or generated."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,26 +13,26 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from modeling_gill.backbones_gill import load_backbones  # noqa: F401
 from modeling_gill.configuration_gill import GillConfig  # noqa: F401
 from modeling_gill.fingerprint_gill import fingerprint_name  # noqa: F401
-from modeling_gill.generation_gill import find_pictures  # noqa: F401
-from modeling_gill.image_loading_gill import load_picture  # noqa: F401
+from modeling_gill.generation_gill import find_images  # noqa: F401
+from modeling_gill.image_conversion_gill import image_to_rgb  # noqa: F401
+from modeling_gill.image_loading_gill import load_image  # noqa: F401
 from modeling_gill.language_model_lora_gill import load_lora  # noqa: F401
 from modeling_gill.losses_gill import contrastive_loss  # noqa: F401
 from modeling_gill.mapper_gill import build_mapper  # noqa: F401
 from modeling_gill.modeling_gill import GillForConditionalGeneration
 from modeling_gill.outputs_gill import GillGenerateOutput
-from modeling_gill.picture_conversion_gill import image_to_rgb  # noqa: F401
 from modeling_gill.pretrained_gill import GillPreTrainedModel  # noqa: F401
 from modeling_gill.processing_gill import GillProcessor
 from modeling_gill.prompt_gill import list_prompts
 from modeling_gill.url_fetching_gill import fetch_url  # noqa: F401
 
-from .answer_gill import DECISIONS, AnswerEnd, PictureSlot, decide
+from .answer_gill import DECISIONS, AnswerEnd, ImageSlot, decide
 from .components_gill import COMPONENT_CLASSES
 from .hub_layout_gill import write_code  # noqa: F401
 from .hub_push_gill import OneCommit  # noqa: F401
-from .picture_cache_gill import PictureCache  # noqa: F401
-from .picture_formats_gill import as_output_type, as_pil
-from .pipeline_output_gill import GillPicture, GillPipelineOutput
+from .image_cache_gill import ImageCache  # noqa: F401
+from .image_formats_gill import as_output_type, as_pil
+from .pipeline_output_gill import GillImage, GillPipelineOutput
 from .pipeline_repository_gill import CALL_DEFAULTS, RepositoryPipeline
 from .retrieval_build_gill import BuiltData  # noqa: F401
 from .retrieval_index_gill import ExactIndex  # noqa: F401
@@ -44,7 +44,7 @@ logger = logging.get_logger(__name__)
 
 class GillPipeline(RepositoryPipeline):
     r"""
-    Answers prompts of text and pictures with text and pictures (GILL, https://arxiv.org/abs/2305.17216).
+    Answers prompts of text and images with text and images (GILL, https://arxiv.org/abs/2305.17216).
 
     Args:
         model ([`GillForConditionalGeneration`]): Reads prompts, writes answers, decides.
@@ -52,7 +52,7 @@ class GillPipeline(RepositoryPipeline):
         vae, text_encoder, tokenizer, unet, scheduler (*optional*):
             Parts of a [`StableDiffusionPipeline`], which draws; all `None` for a model that only retrieves.
         ranking_size (`int`, *optional*):
-            Pixels that a generated picture is squeezed to, both ways, before the image encoder's own preprocessing
+            Pixels that a generated image is squeezed to, both ways, before the image encoder's own preprocessing
             when it is scored; 224 in the authors' code, by default not at all.
         num_inference_steps, guidance_scale (*optional*):
             What a call takes that does not say; by default those of Stable Diffusion.
@@ -100,7 +100,7 @@ class GillPipeline(RepositoryPipeline):
         self,
         decision: str,
         num_images_per_prompt: int,
-        max_pictures: int,
+        max_images: int,
         min_text_tokens: int,
         max_new_tokens: int,
         output_type: str,
@@ -124,7 +124,7 @@ class GillPipeline(RepositoryPipeline):
             raise ValueError(f"`decision={decision!r}` needs an image generator, and this pipeline has none.")
         for name, value, least in (
             ("num_images_per_prompt", num_images_per_prompt, 1),
-            ("max_pictures", max_pictures, 1),
+            ("max_images", max_images, 1),
             ("min_text_tokens", min_text_tokens, 0),
             ("max_new_tokens", max_new_tokens, 1),
         ):
@@ -133,48 +133,48 @@ class GillPipeline(RepositoryPipeline):
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}.")
         if output_type == "latent" and decision != "generate":
-            raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved picture has no latents.")
+            raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved image has no latents.")
         for name, value in (("generator", generator), ("negative_prompt", negative_prompt)):
             if isinstance(value, (list, tuple)) and len(value) != prompts:
                 raise ValueError(f"`{name}` is a list of {len(value)} for {prompts} prompts; expected one each.")
 
     def write_answers(
-        self, batch: Any, force_image: bool, max_pictures: int, truncate_text: bool, **kwargs: Any
+        self, batch: Any, force_image: bool, max_images: int, truncate_text: bool, **kwargs: Any
     ) -> tuple[list[list[str | int]], GillGenerateOutput]:
         """Let the model write.
 
         Returns:
-            For each prompt its texts, and for each picture its index into the pictures of the second value.
+            For each prompt its texts, and for each image its index into the images of the second value.
         """
         prompt_length = batch["input_ids"].shape[1]
-        # A forced picture stands at the end of the prompt and is the first of the answer.
-        begin = prompt_length - len(self.processor.img_token_ids) if force_image else prompt_length
-        if force_image and max_pictures == 1:
-            read = self.model(**batch, logits_to_keep=1, use_cache=False, output_pictures=True)
+        # A forced image stands at the end of the prompt and is the first of the answer.
+        begin = prompt_length - len(self.processor.image_output_token_ids) if force_image else prompt_length
+        if force_image and max_images == 1:
+            read = self.model(**batch, logits_to_keep=1, use_cache=False, output_images=True)
             fields = {name: value for name, value in read.items() if name in GillGenerateOutput.__dataclass_fields__}
             written = GillGenerateOutput(**{**fields, "sequences": batch["input_ids"]})
         else:
             newline = self.processor.newline_token_id if truncate_text else None
-            end = AnswerEnd(self.processor.img_token_ids, begin, max_pictures, newline)
+            end = AnswerEnd(self.processor.image_output_token_ids, begin, max_images, newline)
             criteria = StoppingCriteriaList([end, *(kwargs.pop("stopping_criteria", None) or [])])
             written = self.model.generate(**batch, **kwargs, stopping_criteria=criteria, return_dict_in_generate=True)
         where = zip(written.img_batch_indices.tolist(), written.img_start_positions.tolist(), strict=True)
-        pictures = {place: number for number, place in enumerate(where)}
+        images = {place: number for number, place in enumerate(where)}
         answers: list[list[str | int]] = []
         for row, ids in enumerate(written.sequences[:, begin:].tolist()):
-            pieces = self.processor.split_answer(ids, max_pictures, truncate_text)
-            answers.append([p if isinstance(p, str) else pictures[row, begin + p] for p in pieces])
+            pieces = self.processor.split_answer(ids, max_images, truncate_text)
+            answers.append([p if isinstance(p, str) else images[row, begin + p] for p in pieces])
         return answers, written
 
-    def retrieve_picture(self, query: torch.Tensor, seen: set[int]) -> GillPicture | None:
-        """The best picture of the retrieval set for a query `(p,)` that is not `seen` and can be opened."""
+    def retrieve_image(self, query: torch.Tensor, seen: set[int]) -> GillImage | None:
+        """The best image of the retrieval set for a query `(p,)` that is not `seen` and can be opened."""
         assert self.retrieval_set is not None
         found = self.retrieval_set.retrieve(query.float().cpu(), exclude=seen)
         if found is None:
             return None
         seen.add(found.index)
         scale = float(self.model.logit_scale.float().exp())
-        return GillPicture(
+        return GillImage(
             image=found.image,
             source="retrieved",
             decision="retrieve",
@@ -184,8 +184,8 @@ class GillPipeline(RepositoryPipeline):
             index=found.index,
         )
 
-    def draw_pictures(self, conditioning: torch.Tensor, output_type: str = "pil", **kwargs: Any) -> Any:
-        """Run the image generator once over conditionings `(pictures, L, c)`; `kwargs` are diffusers' own."""
+    def draw_images(self, conditioning: torch.Tensor, output_type: str = "pil", **kwargs: Any) -> Any:
+        """Run the image generator once over conditionings `(images, L, c)`; `kwargs` are diffusers' own."""
         drawer = StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -210,13 +210,13 @@ class GillPipeline(RepositoryPipeline):
         return drawer(prompt_embeds=conditioning, output_type=output_type, **kwargs).images
 
     @torch.no_grad()
-    def score_pictures(self, images: Sequence[Any], retrieval_embeds: torch.Tensor) -> list[float]:
-        """Retrieval score of each picture for the query in the same place of `(pictures, p)`."""
+    def score_images(self, images: Sequence[Any], retrieval_embeds: torch.Tensor) -> list[float]:
+        """Retrieval score of each image for the query in the same place of `(images, p)`."""
         size = self.config.ranking_size
-        pictures = [as_pil(image) for image in images]
+        images = [as_pil(image) for image in images]
         if size is not None:
-            pictures = [picture.resize((size, size)) for picture in pictures]
-        pixel_values = self.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+            images = [image.resize((size, size)) for image in images]
+        pixel_values = self.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
         embeds = self.model.get_image_retrieval_embeddings(pixel_values.to(self.model.device))
         return self.model.retrieval_scores(retrieval_embeds, embeds).diagonal().tolist()
 
@@ -226,7 +226,7 @@ class GillPipeline(RepositoryPipeline):
         prompt: Any,
         decision: str = "auto",
         force_image: bool = False,
-        max_pictures: int = 1,
+        max_images: int = 1,
         num_images_per_prompt: int = 1,
         min_text_tokens: int = 0,
         image_token_scale: float = 1.0,
@@ -250,19 +250,19 @@ class GillPipeline(RepositoryPipeline):
         Answer prompts.
 
         Args:
-            prompt: One prompt or a list of prompts; each a string, a picture, a list of both, or chat messages, see
+            prompt: One prompt or a list of prompts; each a string, an image, a list of both, or chat messages, see
                 [`GillProcessor.__call__`].
             decision (`str`, defaults to `"auto"`):
-                `"auto"` leaves it to the model for each picture; `"retrieve"` and `"generate"` decide for it; `"both"`
+                `"auto"` leaves it to the model for each image; `"retrieve"` and `"generate"` decide for it; `"both"`
                 does both, the one that the model prefers first. With no retrieval set, `"auto"` generates; where no
-                picture of the set can be opened, it generates too.
-            force_image (`bool`, defaults to `False`): The answer begins with a picture, whatever the model would write.
-            max_pictures (`int`, defaults to 1): The answer ends with the last of so many pictures.
+                image of the set can be opened, it generates too.
+            force_image (`bool`, defaults to `False`): The answer begins with an image, whatever the model would write.
+            max_images (`int`, defaults to 1): The answer ends with the last of so many images.
             num_images_per_prompt (`int`, defaults to 1):
-                Candidates for each picture, the one with the highest retrieval score first.
-            min_text_tokens (`int`, defaults to 0): Tokens of text before a picture may come.
-            image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`; more, sooner pictures.
-            max_new_tokens (`int`, defaults to 32): Tokens that an answer may take; a picture begun is finished.
+                Candidates for each image, the one with the highest retrieval score first.
+            min_text_tokens (`int`, defaults to 0): Tokens of text before an image may come.
+            image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`; more, sooner images.
+            max_new_tokens (`int`, defaults to 32): Tokens that an answer may take; an image begun is finished.
             truncate_text (`bool`, defaults to `True`):
                 End answers at a newline and texts after a full stop, as the paper does.
             height, width, num_inference_steps, guidance_scale, negative_prompt, generator, output_type, return_dict,
@@ -283,7 +283,7 @@ class GillPipeline(RepositoryPipeline):
         self.check_inputs(
             decision,
             num_images_per_prompt,
-            max_pictures,
+            max_images,
             min_text_tokens,
             max_new_tokens,
             output_type,
@@ -301,7 +301,7 @@ class GillPipeline(RepositoryPipeline):
         answers, written = self.write_answers(
             batch,
             force_image,
-            max_pictures,
+            max_images,
             truncate_text,
             min_text_tokens=min_text_tokens,
             image_token_scale=image_token_scale,
@@ -311,7 +311,7 @@ class GillPipeline(RepositoryPipeline):
             **generate_kwargs,
         )
 
-        # 4. Decide for each picture
+        # 4. Decide for each image
         decided = decide(
             decision,
             written.decision_logits,
@@ -320,39 +320,39 @@ class GillPipeline(RepositoryPipeline):
             len(written.img_batch_indices),
         )
         slots = [
-            PictureSlot(row, piece, *decided[piece])
+            ImageSlot(row, piece, *decided[piece])
             for row, answer in enumerate(answers)
             for piece in answer
             if isinstance(piece, int)
         ]
 
         # 5. Retrieve
-        found: dict[int, list[GillPicture]] = {slot.picture: [] for slot in slots}
+        found: dict[int, list[GillImage]] = {slot.image: [] for slot in slots}
         seen: dict[int, set[int]] = {slot.row: set() for slot in slots}
         for slot in slots:
             if slot.decision == "generate":
                 continue
             candidates = [
-                self.retrieve_picture(written.retrieval_embeds[slot.picture], seen[slot.row])
+                self.retrieve_image(written.retrieval_embeds[slot.image], seen[slot.row])
                 for _ in range(num_images_per_prompt)
             ]
-            opened = [picture for picture in candidates if picture is not None]
+            opened = [image for image in candidates if image is not None]
             if opened:
-                found[slot.picture].append(_best_of(opened))
+                found[slot.image].append(_best_of(opened))
             elif decision == "auto" and self._can_generate:
-                logger.warning(f"Prompt {slot.row}: no picture could be retrieved; one is generated instead.")
+                logger.warning(f"Prompt {slot.row}: no image could be retrieved; one is generated instead.")
                 slot.decision = "generate"
             else:
-                logger.warning(f"Prompt {slot.row}: no picture could be retrieved.")
-                found[slot.picture].append(GillPicture(None, "retrieved", "retrieve"))
+                logger.warning(f"Prompt {slot.row}: no image could be retrieved.")
+                found[slot.image].append(GillImage(None, "retrieved", "retrieve"))
 
-        # 6. Generate, all pictures of the batch at once
+        # 6. Generate, all images of the batch at once
         wanted = [slot for slot in slots if slot.decision in ("generate", "both")]
         if wanted:
             repeated = [slot for slot in wanted for _ in range(num_images_per_prompt)]
-            places = torch.tensor([slot.picture for slot in repeated])
+            places = torch.tensor([slot.image for slot in repeated])
             assert written.conditioning is not None
-            images = self.draw_pictures(
+            images = self.draw_images(
                 written.conditioning[places.to(written.conditioning.device)],
                 output_type=output_type,
                 height=height,
@@ -361,27 +361,27 @@ class GillPipeline(RepositoryPipeline):
                 if num_inference_steps is None
                 else num_inference_steps,
                 guidance_scale=self.config.guidance_scale if guidance_scale is None else guidance_scale,
-                negative_prompt=_per_picture(negative_prompt, repeated),
-                generator=_per_picture(generator, repeated),
+                negative_prompt=_per_image(negative_prompt, repeated),
+                generator=_per_image(generator, repeated),
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
             )
             self._bring_model()
             scores: Sequence[float | None] = [None] * len(repeated)
             if output_type != "latent":
-                scores = self.score_pictures(images, written.retrieval_embeds[places.to(self.model.device)])
+                scores = self.score_images(images, written.retrieval_embeds[places.to(self.model.device)])
             for number, slot in enumerate(wanted):
                 own = range(number * num_images_per_prompt, (number + 1) * num_images_per_prompt)
-                drawn = [GillPicture(images[i], "generated", "generate", score=scores[i]) for i in own]
-                found[slot.picture].append(_best_of(drawn))
+                drawn = [GillImage(images[i], "generated", "generate", score=scores[i]) for i in own]
+                found[slot.image].append(_best_of(drawn))
 
         # 7. Put the answers together
-        by_picture = {slot.picture: slot for slot in slots}
+        by_image = {slot.image: slot for slot in slots}
         sequences = [
             [
                 made
                 for piece in answer
-                for made in ([piece] if isinstance(piece, str) else _in_order(by_picture[piece], found, output_type))
+                for made in ([piece] if isinstance(piece, str) else _in_order(by_image[piece], found, output_type))
             ]
             for answer in answers
         ]
@@ -405,21 +405,21 @@ class GillPipeline(RepositoryPipeline):
             )
 
 
-def _per_picture(value: Any, slots: Sequence[PictureSlot]) -> Any:
-    """One value for each picture: that of its prompt. A single generator draws for one picture after the other."""
+def _per_image(value: Any, slots: Sequence[ImageSlot]) -> Any:
+    """One value for each image: that of its prompt. A single generator draws for one image after the other."""
     if value is None:
         return None
     return [value[slot.row] if isinstance(value, (list, tuple)) else value for slot in slots]
 
 
-def _best_of(pictures: list[GillPicture]) -> GillPicture:
-    ranked = sorted(pictures, key=lambda picture: -(picture.score or 0.0))
+def _best_of(images: list[GillImage]) -> GillImage:
+    ranked = sorted(images, key=lambda image: -(image.score or 0.0))
     ranked[0].candidates = ranked
     return ranked[0]
 
 
-def _in_order(slot: PictureSlot, found: dict[int, list[GillPicture]], output_type: str) -> list[GillPicture]:
-    pieces = sorted(found[slot.picture], key=lambda piece: piece.decision != slot.preferred)
+def _in_order(slot: ImageSlot, found: dict[int, list[GillImage]], output_type: str) -> list[GillImage]:
+    pieces = sorted(found[slot.image], key=lambda piece: piece.decision != slot.preferred)
     for piece in pieces:
         for candidate in piece.candidates or [piece]:
             candidate.decision = slot.preferred

@@ -127,7 +127,7 @@ class RepositoryPipeline(DiffusionPipeline):
 
     @property
     def retrieval_set(self) -> RetrievalSet | None:
-        """The pictures that answers may retrieve; the one in the pipeline's own folder where nothing else was set."""
+        """The images that answers may retrieve; the one in the pipeline's own folder where nothing else was set."""
         folder = os.path.join(str(self.config.get("_name_or_path") or ""), RETRIEVAL_SET_FOLDER)
         if self._retrieval_set is None and os.path.isdir(folder):
             self.load_retrieval_set(folder)

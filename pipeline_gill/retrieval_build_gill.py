@@ -1,4 +1,4 @@
-"""Turn pictures, or embeddings made elsewhere, into the data set of a retrieval set."""
+"""Turn images, or embeddings made elsewhere, into the data set of a retrieval set."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_gill.image_loading_gill import PictureError, describe_source, is_url, load_picture_and_file
+from modeling_gill.image_loading_gill import ImageError, describe_source, is_url, load_image_and_file
 
 from .retrieval_storage_gill import require_datasets
 
@@ -30,7 +30,7 @@ _BAD_ROWS_NAMED = 5
 
 
 class BuiltData(NamedTuple):
-    """A data set (image, path, caption, embedding), and how many pictures were left out of it."""
+    """A data set (image, path, caption, embedding), and how many images were left out of it."""
 
     dataset: Any
     skipped: int
@@ -43,70 +43,70 @@ class _Loaded(NamedTuple):
     caption: str | None
 
 
-def dataset_of_pictures(
+def dataset_of_images(
     model: Any,
     processor: Any,
-    pictures: Iterable[tuple[Any, str | None]],
+    images: Iterable[tuple[Any, str | None]],
     scratch: Path,
     *,
     base_dir: Path,
-    keep_pictures: bool,
+    keep_images: bool,
     batch_size: int,
     max_errors: int | None,
     timeout: float,
     workers: int,
     progress: bool,
 ) -> BuiltData:
-    """Embed pictures, reading and writing a batch at a time; the data set lies in `scratch`, memory-mapped.
+    """Embed images, reading and writing a batch at a time; the data set lies in `scratch`, memory-mapped.
 
     Arguments and errors are those of `RetrievalSet.build`.
     """
 
-    def load(entry: tuple[Any, str | None]) -> _Loaded | PictureError:
+    def load(entry: tuple[Any, str | None]) -> _Loaded | ImageError:
         source, caption = entry
         path = _stored_path(source, base_dir)
-        if not keep_pictures and not _can_be_opened_again(source, path, base_dir):
+        if not keep_images and not _can_be_opened_again(source, path, base_dir):
             raise ValueError(
-                f"{describe_source(source)} cannot be opened again, expected a file or URL; embed the pictures"
+                f"{describe_source(source)} cannot be opened again, expected a file or URL; embed the images"
             )
         if isinstance(source, Mapping) and source.get("bytes") is None:
             source = source.get("path")
         # A relative path starts from base_dir here as it will when the set is used.
         place = base_dir / path if path and not is_url(path) and isinstance(source, str | os.PathLike) else source
         try:
-            picture, file = load_picture_and_file(place, timeout=timeout)
-        except PictureError as error:
+            image, file = load_image_and_file(place, timeout=timeout)
+        except ImageError as error:
             return error
-        image = None
-        if keep_pictures:
+        stored = None
+        if keep_images:
             if file is None:
                 buffer = io.BytesIO()
-                picture.save(buffer, "PNG")
+                image.save(buffer, "PNG")
                 file = buffer.getvalue()
-            image = {"bytes": file, "path": None}
-        # Here, so that no more than `workers` decoded pictures are held at a time.
-        pixel_values = processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
-        return _Loaded(pixel_values, image, path, caption)
+            stored = {"bytes": file, "path": None}
+        # Here, so that no more than `workers` decoded images are held at a time.
+        pixel_values = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        return _Loaded(pixel_values, stored, path, caption)
 
     errors = 0
 
     def batches() -> Iterator[dict[str, Any]]:
         nonlocal errors
-        total = len(pictures) if isinstance(pictures, Sequence) else None
-        entries = iter(pictures)
+        total = len(images) if isinstance(images, Sequence) else None
+        entries = iter(images)
         with (
-            ThreadPoolExecutor(workers, thread_name_prefix="gill-pictures") as pool,
-            tqdm(total=total, unit="picture", disable=not progress, desc="Embedding") as bar,
+            ThreadPoolExecutor(workers, thread_name_prefix="gill-images") as pool,
+            tqdm(total=total, unit="image", disable=not progress, desc="Embedding") as bar,
         ):
             while batch := list(islice(entries, batch_size)):
                 loaded = []
                 for result in pool.map(load, batch):
-                    if isinstance(result, PictureError):
+                    if isinstance(result, ImageError):
                         errors += 1
                         logger.warning("Left out: %s", result)
                         if max_errors is not None and errors > max_errors:
                             raise ValueError(
-                                f"more than {max_errors} pictures (max_errors) could not be read; the last: {result}"
+                                f"more than {max_errors} images (max_errors) could not be read; the last: {result}"
                             )
                     else:
                         loaded.append(result)
@@ -115,9 +115,9 @@ def dataset_of_pictures(
                     yield _embed(model, loaded)
 
     with _evaluating(model):
-        dataset = _write(batches(), scratch / "pictures.arrow")
+        dataset = _write(batches(), scratch / "images.arrow")
     if dataset is None:
-        raise ValueError(f"there is no picture to retrieve: {errors} could not be read, and no other was given")
+        raise ValueError(f"there is no image to retrieve: {errors} could not be read, and no other was given")
     return BuiltData(dataset, errors)
 
 
@@ -129,7 +129,7 @@ def dataset_of_embeddings(
         if values is not None and len(values) != len(paths):
             raise ValueError(f"there are {len(paths)} paths and {len(values)} {name}, expected as many")
     if not len(paths):
-        raise ValueError("there are no paths, expected at least one picture")
+        raise ValueError("there are no paths, expected at least one image")
     width = _vectors(embeddings[:1], 0).shape[1]
 
     def batches() -> Iterator[dict[str, Any]]:
@@ -156,17 +156,17 @@ def _embed(model: Any, loaded: list[_Loaded]) -> dict[str, Any]:
     with torch.inference_mode():
         embeddings = model.get_image_retrieval_embeddings(pixel_values)
     if embeddings.ndim != 2 or len(embeddings) != len(loaded):
-        raise ValueError(f"the model embeds {len(loaded)} pictures as {tuple(embeddings.shape)}, expected (n, p)")
+        raise ValueError(f"the model embeds {len(loaded)} images as {tuple(embeddings.shape)}, expected (n, p)")
     return {
         "image": [entry.image for entry in loaded],
         "path": [entry.path for entry in loaded],
         "caption": [entry.caption for entry in loaded],
-        "embedding": _unit(embeddings.float().cpu().numpy(), [f"of {entry.path or 'a picture'}" for entry in loaded]),
+        "embedding": _unit(embeddings.float().cpu().numpy(), [f"of {entry.path or 'an image'}" for entry in loaded]),
     }
 
 
 def _stored_path(source: Any, base_dir: Path) -> str | None:
-    """What to write down so that the picture can be found again: a URL, or a path, relative where it can be."""
+    """What to write down so that the image can be found again: a URL, or a path, relative where it can be."""
     if isinstance(source, Mapping):
         source = source.get("path")
     if isinstance(source, str):
@@ -177,14 +177,14 @@ def _stored_path(source: Any, base_dir: Path) -> str | None:
     if not isinstance(source, str | os.PathLike):
         return None
     path = Path(os.fsdecode(source)).expanduser()
-    # Relative, so that the set does not tell how its maker's machine is laid out and can move with its pictures.
+    # Relative, so that the set does not tell how its maker's machine is laid out and can move with its images.
     return path.relative_to(base_dir).as_posix() if path.is_relative_to(base_dir) else path.as_posix()
 
 
 def _can_be_opened_again(source: Any, path: str | None, base_dir: Path) -> bool:
     if path is None:
         return False
-    # A row of a data set may have both the picture and the name of a file that is nowhere here.
+    # A row of a data set may have both the image and the name of a file that is nowhere here.
     has_bytes = isinstance(source, Mapping) and source.get("bytes") is not None
     return not has_bytes or is_url(path) or (base_dir / path).is_file()
 
@@ -239,7 +239,7 @@ def _write(batches: Iterator[dict[str, Any]], path: Path) -> Any:
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Switch dropout off while pictures are embedded."""
+    """Switch dropout off while images are embedded."""
     was_training = bool(getattr(model, "training", False))
     if was_training:
         model.eval()
@@ -250,4 +250,4 @@ def _evaluating(model: Any) -> Iterator[None]:
             model.train()
 
 
-__all__ = ["BuiltData", "dataset_of_embeddings", "dataset_of_pictures"]
+__all__ = ["BuiltData", "dataset_of_embeddings", "dataset_of_images"]

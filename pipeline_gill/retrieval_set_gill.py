@@ -1,4 +1,4 @@
-"""A set of pictures that GILL can retrieve, with their embeddings and what made them."""
+"""A set of images that GILL can retrieve, with their embeddings and what made them."""
 
 import contextlib
 import logging
@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from modeling_gill.fingerprint_gill import fingerprint_name, fingerprints_match
-from modeling_gill.image_loading_gill import PictureError, is_url, load_picture
+from modeling_gill.image_loading_gill import ImageError, is_url, load_image
 
-from .picture_cache_gill import PictureCache
-from .retrieval_build_gill import dataset_of_embeddings, dataset_of_pictures
+from .image_cache_gill import ImageCache
+from .retrieval_build_gill import dataset_of_embeddings, dataset_of_images
 from .retrieval_index_gill import ExactIndex, embedding_pieces, faiss_is_installed, read_faiss
 from .retrieval_storage_gill import (
     INDEX_FILE,
@@ -37,12 +37,12 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ("image", "path", "caption", "embedding")
 # Shared by all sets of the process: different sets often name the same URLs.
-_opened_urls = PictureCache()
+_opened_urls = ImageCache()
 
 
 @dataclass(frozen=True)
-class SkippedPicture:
-    """A picture that was nearer but could not be opened, and why."""
+class SkippedImage:
+    """An image that was nearer but could not be opened, and why."""
 
     index: int
     path: str | None
@@ -50,8 +50,8 @@ class SkippedPicture:
 
 
 @dataclass(frozen=True)
-class RetrievedPicture:
-    """A picture found: `image` (mode RGB), its `index` in the set, `path` (where it came from, None if unknown),
+class RetrievedImage:
+    """An image found: `image` (mode RGB), its `index` in the set, `path` (where it came from, None if unknown),
     `caption`, `cosine` with the query, and the nearer ones `skipped` because they could not be opened."""
 
     image: Image.Image
@@ -59,11 +59,11 @@ class RetrievedPicture:
     path: str | None
     caption: str | None
     cosine: float
-    skipped: tuple[SkippedPicture, ...] = ()
+    skipped: tuple[SkippedImage, ...] = ()
 
 
 class RetrievalSet:
-    """Pictures, their embeddings, and the fingerprint of the weights that made these.
+    """Images, their embeddings, and the fingerprint of the weights that made these.
 
     Make one with [`RetrievalSet.build`] or [`RetrievalSet.from_embeddings`], or read one with [`RetrievalSet.load`].
 
@@ -101,7 +101,7 @@ class RetrievalSet:
         self.info = replace(info, count=len(dataset))
         self.dataset = dataset
         self._index = ExactIndex(embedding_pieces(dataset, info.retrieval_dim), faiss_index)
-        # Pictures are decoded by load_picture, which has limits and never returns half a picture.
+        # Images are decoded by load_image, which has limits and never returns half an image.
         undecoded = dataset.select_columns(["image", "path", "caption"])
         self._rows = undecoded.cast_column("image", library.Image(decode=False))
         self._names = dataset.select_columns(["path", "caption"])
@@ -114,7 +114,7 @@ class RetrievalSet:
 
     def __repr__(self) -> str:
         name = fingerprint_name(self.info.fingerprint)
-        return f"RetrievalSet({len(self)} pictures, retrieval_dim={self.info.retrieval_dim}, fingerprint={name})"
+        return f"RetrievalSet({len(self)} images, retrieval_dim={self.info.retrieval_dim}, fingerprint={name})"
 
     # --- making and keeping ------------------------------------------------------------------------------------------
 
@@ -123,9 +123,9 @@ class RetrievalSet:
         cls,
         model: Any,
         processor: Any,
-        pictures: Iterable[tuple[Any, str | None]],
+        images: Iterable[tuple[Any, str | None]],
         *,
-        embed_pictures: bool = True,
+        embed_images: bool = True,
         batch_size: int = 32,
         base_dir: str | os.PathLike[str] | None = None,
         source: str = "",
@@ -134,37 +134,37 @@ class RetrievalSet:
         workers: int = 8,
         progress: bool = True,
     ) -> "RetrievalSet":
-        """Embed pictures with a model.
+        """Embed images with a model.
 
         Args:
             model (`GillForConditionalGeneration`): Gives the embeddings and the fingerprint.
-            processor (`GillProcessor`): Its `image_processor` prepares the pictures.
-            pictures (`Iterable[tuple[Any, str | None]]`): Pairs of what [`load_picture`] opens and a caption or None.
+            processor (`GillProcessor`): Its `image_processor` prepares the images.
+            images (`Iterable[tuple[Any, str | None]]`): Pairs of what [`load_image`] opens and a caption or None.
                 Read as it goes; memory holds a batch.
-            embed_pictures (`bool`): Keep the pictures themselves in the set, files as they are and others as PNG, or
+            embed_images (`bool`): Keep the images themselves in the set, files as they are and others as PNG, or
                 only say where they are.
-            batch_size (`int`): Pictures that the model is given at once.
+            batch_size (`int`): Images that the model is given at once.
             base_dir (`str` or `Path`, *optional*): Where relative paths start from; the current folder by default.
-            source (`str`): Where the pictures came from, in words.
-            max_errors (`int`, *optional*): How many unreadable pictures to leave out before giving up; None for any
+            source (`str`): Where the images came from, in words.
+            max_errors (`int`, *optional*): How many unreadable images to leave out before giving up; None for any
                 number. Each is logged as a warning.
             timeout (`float`): Seconds that fetching one URL may take.
-            workers (`int`): Pictures fetched and decoded at a time.
+            workers (`int`): Images fetched and decoded at a time.
             progress (`bool`): Show a progress bar.
 
         Raises:
-            ValueError: If no picture or too many could not be read; if a picture is neither a file nor a URL and
-                `embed_pictures` is off; if the model gives a zero or NaN embedding.
+            ValueError: If no image or too many could not be read; if an image is neither a file nor a URL and
+                `embed_images` is off; if the model gives a zero or NaN embedding.
         """
         folder = _absolute(base_dir)
         with scratch_folder() as scratch:
-            built = dataset_of_pictures(
+            built = dataset_of_images(
                 model,
                 processor,
-                pictures,
+                images,
                 scratch,
                 base_dir=folder,
-                keep_pictures=embed_pictures,
+                keep_images=embed_images,
                 batch_size=batch_size,
                 max_errors=max_errors,
                 timeout=timeout,
@@ -227,9 +227,9 @@ class RetrievalSet:
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> "RetrievalSet":
-        """Open a set from a folder or a data set repository on the Hub. Embeddings and pictures stay on disk.
+        """Open a set from a folder or a data set repository on the Hub. Embeddings and images stay on disk.
 
-        From the Hub, only pictures that are embedded, at URLs, or in the repository are opened.
+        From the Hub, only images that are embedded, at URLs, or in the repository are opened.
 
         Raises:
             FileNotFoundError: If the folder or one of its files is missing.
@@ -269,7 +269,7 @@ class RetrievalSet:
         """
         local = self._count_local_files()
         if local:
-            logger.warning("%d of %d pictures are files on this machine, which others cannot open", local, len(self))
+            logger.warning("%d of %d images are files on this machine, which others cannot open", local, len(self))
         with tempfile.TemporaryDirectory(prefix="gill-retrieval-") as scratch:
             folder = Path(scratch) / "set"
             self._write(folder, ".", overwrite=False)
@@ -288,7 +288,7 @@ class RetrievalSet:
             )
 
     def search(self, query: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Find the `k` nearest pictures, exactly; equal ones in the order of their index.
+        """Find the `k` nearest images, exactly; equal ones in the order of their index.
 
         Args:
             query (`torch.Tensor` of shape `(n, p)`): Floating point, of any length but nought.
@@ -314,11 +314,11 @@ class RetrievalSet:
                 given += 1
                 yield index, cosine
 
-    def open_picture(self, index: int, *, timeout: float = 10.0) -> Image.Image:
-        """Open a picture (mode RGB): the embedded one, else from its path. A URL is not fetched again for a while.
+    def open_image(self, index: int, *, timeout: float = 10.0) -> Image.Image:
+        """Open an image (mode RGB): the embedded one, else from its path. A URL is not fetched again for a while.
 
         Raises:
-            IndexError: If there is no such index. PictureError: If the picture cannot be opened within `timeout`
+            IndexError: If there is no such index. ImageError: If the image cannot be opened within `timeout`
             seconds.
         """
         if not 0 <= index < len(self):
@@ -326,12 +326,12 @@ class RetrievalSet:
         row = self._rows[index]
         path = row["path"]
         if row["image"] is not None and row["image"]["bytes"] is not None:
-            return load_picture({"bytes": row["image"]["bytes"], "path": path})
+            return load_image({"bytes": row["image"]["bytes"], "path": path})
         if not path:
-            raise PictureError(f"Picture could not be read: picture {index} is neither embedded nor has it a path")
+            raise ImageError(f"Image could not be read: image {index} is neither embedded nor has it a path")
         if is_url(path):
             return _opened_urls.load(path, timeout=timeout)
-        return load_picture(self._file(path), timeout=timeout)
+        return load_image(self._file(path), timeout=timeout)
 
     def retrieve(
         self,
@@ -340,35 +340,35 @@ class RetrievalSet:
         exclude: Collection[int] = (),
         deadline_s: float = 30.0,
         max_attempts: int = 10,
-        picture_timeout: float = 5.0,
-    ) -> RetrievedPicture | None:
-        """Open the nearest picture; one that cannot be opened gives way to the next, with a warning in the log.
+        image_timeout: float = 5.0,
+    ) -> RetrievedImage | None:
+        """Open the nearest image; one that cannot be opened gives way to the next, with a warning in the log.
 
         Args:
             query (`torch.Tensor` of shape `(p,)`): Floating point, of any length but nought.
             exclude (`Collection[int]`): Indices not to come, those shown already for instance.
             deadline_s (`float`): Seconds that all of it may take.
-            max_attempts (`int`): Pictures to try.
-            picture_timeout (`float`): Seconds that one URL may take.
+            max_attempts (`int`): Images to try.
+            image_timeout (`float`): Seconds that one URL may take.
 
         Returns:
-            `RetrievedPicture`, or None if none could be opened.
+            `RetrievedImage`, or None if none could be opened.
         """
         end = time.monotonic() + deadline_s
-        skipped: list[SkippedPicture] = []
+        skipped: list[SkippedImage] = []
         for index, cosine in self.candidates(query, exclude=exclude, limit=max_attempts):
             left = end - time.monotonic()
             if left <= 0:
                 break
             row = self._names[index]
             try:
-                image = self.open_picture(index, timeout=min(picture_timeout, left))
-            except PictureError as error:
-                logger.warning("Picture %d gives way to the next best: %s", index, error)
-                skipped.append(SkippedPicture(index, row["path"], str(error)))
+                image = self.open_image(index, timeout=min(image_timeout, left))
+            except ImageError as error:
+                logger.warning("Image %d gives way to the next best: %s", index, error)
+                skipped.append(SkippedImage(index, row["path"], str(error)))
                 continue
-            return RetrievedPicture(image, index, row["path"], row["caption"], cosine, tuple(skipped))
-        logger.warning("No picture could be retrieved: %d tried within %g s", len(skipped), deadline_s)
+            return RetrievedImage(image, index, row["path"], row["caption"], cosine, tuple(skipped))
+        logger.warning("No image could be retrieved: %d tried within %g s", len(skipped), deadline_s)
         return None
 
     # --- files -------------------------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ class RetrievalSet:
             self._index.write_faiss(partial / INDEX_FILE)
 
     def _count_local_files(self) -> int:
-        """How many pictures are files that others than this machine have not."""
+        """How many images are files that others than this machine have not."""
         columns = self.dataset.data
         paths, not_embedded = columns.column("path").to_pylist(), columns.column("image").is_null().to_pylist()
         return sum(outside and not is_url(path or "") for path, outside in zip(paths, not_embedded, strict=True))
@@ -387,7 +387,7 @@ class RetrievalSet:
     def _file(self, path: str) -> Path:
         place = Path(os.path.normpath(self._base_dir / path))
         if self._confined and not place.is_relative_to(self._base_dir):
-            raise PictureError(f"Picture could not be read: {path!r}: it is outside the retrieval set's own folder")
+            raise ImageError(f"Image could not be read: {path!r}: it is outside the retrieval set's own folder")
         return place
 
 
@@ -399,4 +399,4 @@ def _width(dataset: Any) -> int:
     return int(dataset.features["embedding"].length)
 
 
-__all__ = ["RetrievalSet", "RetrievedPicture", "SkippedPicture"]
+__all__ = ["RetrievalSet", "RetrievedImage", "SkippedImage"]

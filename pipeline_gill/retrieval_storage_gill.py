@@ -52,10 +52,10 @@ class RetrievalSetInfo:
 
     Args:
         retrieval_dim (`int`): Length p of the embeddings.
-        count (`int`): How many pictures there are.
+        count (`int`): How many images there are.
         fingerprint (`dict`): Of the weights that embedded them, as the model gives it.
-        source (`str`): Where the pictures came from, in words.
-        skipped (`int`): How many pictures could not be read and were left out.
+        source (`str`): Where the images came from, in words.
+        skipped (`int`): How many images could not be read and were left out.
         base_dir (`str`): The folder that relative paths start from, itself relative to the set's folder.
         created_with (`dict[str, str]`): Versions of the software that made it.
     """
@@ -164,7 +164,7 @@ def read_folder(folder: Path) -> tuple[Any, RetrievalSetInfo]:
     info = _read_info(folder)
     data = folder / DATA_FOLDER
     if not data.is_dir():
-        raise FileNotFoundError(f"{data} is missing, expected the data set of {info.count} pictures")
+        raise FileNotFoundError(f"{data} is missing, expected the data set of {info.count} images")
     try:
         dataset = library.load_from_disk(str(data))
     except Exception as error:  # datasets, pyarrow and fsspec each raise their own
@@ -172,7 +172,7 @@ def read_folder(folder: Path) -> tuple[Any, RetrievalSetInfo]:
     if not isinstance(dataset, library.Dataset):
         raise ValueError(f"{data} holds a {type(dataset).__name__}, expected a single Dataset")
     if len(dataset) != info.count:
-        raise ValueError(f"{data} holds {len(dataset)} pictures, expected {info.count} as {INFO_FILE} says")
+        raise ValueError(f"{data} holds {len(dataset)} images, expected {info.count} as {INFO_FILE} says")
     return dataset, info
 
 
@@ -246,11 +246,11 @@ tags:
 
 # Retrieval set for GILL
 
-{info.count} pictures that GILL can retrieve, embedded in {info.retrieval_dim} dimensions.
+{info.count} images that GILL can retrieve, embedded in {info.retrieval_dim} dimensions.
 
 - Source: {info.source or "not stated"}
 - For the weights with the fingerprint `{fingerprint_name(info.fingerprint)}` and no others
-- Pictures left out because they could not be read: {info.skipped}
+- Images left out because they could not be read: {info.skipped}
 - Made with: {", ".join(f"{name} {number}" for name, number in info.created_with.items())}
 """
 

@@ -40,7 +40,7 @@ def make_checkpoint() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def golden_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seeded backbones, a release of GILL and one of FROMAGe in the authors' layout, and pictures."""
+    """Seeded backbones, a release of GILL and one of FROMAGe in the authors' layout, and images."""
     folder = tmp_path_factory.mktemp("world")
     make_checkpoint().write(str(folder))
     return folder
@@ -51,7 +51,7 @@ def convert(command: ModuleType, world: Path, original: str, out: Path, *options
     backbones = ["--language-model", str(world / "facebook/opt-golden"), "--vision-model", str(world / "clip-golden")]
     if command is convert_gill:
         backbones += ["--image-generator", str(world / "sd-golden")]
-    assert command.main([str(world / original), str(out), *backbones, "--picture-folder", str(world), *options]) == 0
+    assert command.main([str(world / original), str(out), *backbones, "--image-folder", str(world), *options]) == 0
     return out
 
 
@@ -107,8 +107,8 @@ def fromage_arrays() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def pictures(golden_world: Path) -> list[Image.Image]:
-    """The 24 pictures of the seeded world."""
+def images(golden_world: Path) -> list[Image.Image]:
+    """The 24 images of the seeded world."""
     return [Image.open(path).convert("RGB") for path in sorted((golden_world / "pictures").glob("*.png"))]
 
 

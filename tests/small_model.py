@@ -43,8 +43,8 @@ def small_tokenizer(img_tokens: list[str]) -> PreTrainedTokenizerFast:
     return GillProcessor.extend_tokenizer(wrapped, img_tokens)
 
 
-def small_processor(num_img_tokens: int = 3, num_visual_tokens: int = 2) -> GillProcessor:
-    img_tokens = [f"[IMG{i}]" for i in range(num_img_tokens)]
+def small_processor(num_image_output_tokens: int = 3, num_visual_tokens: int = 2) -> GillProcessor:
+    img_tokens = [f"[IMG{i}]" for i in range(num_image_output_tokens)]
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     return GillProcessor(image_processor, small_tokenizer(img_tokens), num_visual_tokens, img_tokens)
 
@@ -74,7 +74,7 @@ def small_config(
         vision_config=vision,
         vocab_size=len(tokenizer),
         image_token_id=processor.image_token_id,
-        img_token_ids=processor.img_token_ids,
+        image_output_token_ids=processor.image_output_token_ids,
         num_visual_tokens=processor.num_visual_tokens,
         **{**sizes, **fields},
     )

@@ -25,8 +25,8 @@ def assert_close(found: Any, expected: np.ndarray, tolerance: float = RELATIVE) 
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
-def prompt_of(case: dict[str, Any], pictures: list[Image.Image]) -> list[Any]:
-    return [pictures[piece["image"]] if isinstance(piece, dict) else piece for piece in case["prompt"]]
+def prompt_of(case: dict[str, Any], images: list[Image.Image]) -> list[Any]:
+    return [images[piece["image"]] if isinstance(piece, dict) else piece for piece in case["prompt"]]
 
 
 def writing_options(case: dict[str, Any]) -> dict[str, Any]:
@@ -41,22 +41,20 @@ def seeded(case: dict[str, Any]) -> torch.Generator:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_the_model_writes_the_authors_tokens(
-    number, golden_model, golden_processor, golden_cases, gill_arrays, pictures
-):
+def test_the_model_writes_the_authors_tokens(number, golden_model, golden_processor, golden_cases, gill_arrays, images):
     case, expected = golden_cases["generate"][number], gill_arrays[f"g{number}.ids"]
-    batch = golden_processor([prompt_of(case, pictures)])
+    batch = golden_processor([prompt_of(case, images)])
     sequences = golden_model.generate(**batch, max_new_tokens=expected.shape[1], **writing_options(case))
     assert sequences[:, batch["input_ids"].shape[1] :].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("number", GENERATED)
 def test_states_conditioning_and_queries_are_the_authors(
-    number, golden_model, golden_processor, golden_cases, gill_arrays, pictures
+    number, golden_model, golden_processor, golden_cases, gill_arrays, images
 ):
     case = golden_cases["generate"][number]
     written = golden_model.generate(
-        **golden_processor([prompt_of(case, pictures)]),
+        **golden_processor([prompt_of(case, images)]),
         max_new_tokens=gill_arrays[f"g{number}.ids"].shape[1],
         return_dict_in_generate=True,
         **writing_options(case),
@@ -68,12 +66,10 @@ def test_states_conditioning_and_queries_are_the_authors(
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_text_decision_pictures_and_scores_are_the_authors(
-    number, golden_pipeline, golden_cases, gill_arrays, pictures
-):
+def test_text_decision_images_and_scores_are_the_authors(number, golden_pipeline, golden_cases, gill_arrays, images):
     case = golden_cases["generate"][number]
     answer = golden_pipeline(
-        [prompt_of(case, pictures)],
+        [prompt_of(case, images)],
         decision="both" if number in GENERATED else "auto",
         max_new_tokens=case["num_words"],
         num_inference_steps=case.get("steps", 50),
@@ -83,10 +79,10 @@ def test_text_decision_pictures_and_scores_are_the_authors(
     assert_answer(answer, 0, number, gill_arrays, golden_pipeline)
 
 
-def test_the_same_prompts_in_one_batch_get_the_same_answers(golden_pipeline, golden_cases, gill_arrays, pictures):
+def test_the_same_prompts_in_one_batch_get_the_same_answers(golden_pipeline, golden_cases, gill_arrays, images):
     cases = [golden_cases["generate"][number] for number in GENERATED[:2]]
     answer = golden_pipeline(
-        [prompt_of(case, pictures) for case in cases],
+        [prompt_of(case, images) for case in cases],
         decision="both",
         num_inference_steps=cases[0]["steps"],
         generator=[seeded(case) for case in cases],
@@ -97,11 +93,11 @@ def test_the_same_prompts_in_one_batch_get_the_same_answers(golden_pipeline, gol
 
 
 def test_a_batch_of_prompts_of_all_lengths_writes_the_authors_tokens(
-    golden_model, golden_processor, golden_cases, gill_arrays, pictures
+    golden_model, golden_processor, golden_cases, gill_arrays, images
 ):
     # Every prompt of the goldens at once, each row under the same rules; rows 0 and 1 are the authors' own.
     cases = golden_cases["generate"]
-    batch = golden_processor([prompt_of(case, pictures) for case in cases])
+    batch = golden_processor([prompt_of(case, images) for case in cases])
     written = golden_model.generate(
         **batch, max_new_tokens=16, return_dict_in_generate=True, **writing_options(cases[0])
     )
@@ -116,14 +112,15 @@ def assert_answer(answer: Any, row: int, number: int, arrays: dict[str, np.ndarr
     tokens = "".join(pipeline.processor.img_tokens)
     text = str(arrays[f"g{number}.text"])
     assert answer.texts[row].rstrip() == text.removesuffix(tokens).rstrip()
-    assert len(answer.pictures[row]) == (2 if tokens in text else 0)
-    if not answer.pictures[row]:
+    assert len(answer.image_pieces[row]) == (2 if tokens in text else 0)
+    if not answer.image_pieces[row]:
         return
-    by_source = {piece.source: piece for piece in answer.pictures[row]}
+    by_source = {piece.source: piece for piece in answer.image_pieces[row]}
     drawn, found = by_source["generated"], by_source["retrieved"]
     assert drawn.decision == {"gen": "generate", "ret": "retrieve"}[str(arrays[f"g{number}.decision"])]
     assert (
-        answer.pictures[row][0].source == {"gen": "generated", "ret": "retrieved"}[str(arrays[f"g{number}.decision"])]
+        answer.image_pieces[row][0].source
+        == {"gen": "generated", "ret": "retrieved"}[str(arrays[f"g{number}.decision"])]
     )
     assert_close([list(drawn.decision_probabilities.values())], arrays[f"g{number}.decision_probs"])
     grey_levels = np.abs(np.asarray(drawn.image).astype(int) - arrays[f"g{number}.image"]).max()
@@ -135,7 +132,7 @@ def assert_answer(answer: Any, row: int, number: int, arrays: dict[str, np.ndarr
 
 
 @pytest.mark.parametrize("number", GENERATED)
-def test_every_picture_of_the_retrieval_set_scores_as_the_authors_say(number, golden_pipeline, gill_arrays):
+def test_every_image_of_the_retrieval_set_scores_as_the_authors_say(number, golden_pipeline, gill_arrays):
     query = torch.from_numpy(gill_arrays[f"g{number}.ret_emb"][0])
     cosines, indices = golden_pipeline.retrieval_set.search(query, 24)
     scores = torch.empty(24)
@@ -144,21 +141,21 @@ def test_every_picture_of_the_retrieval_set_scores_as_the_authors_say(number, go
     assert indices[0, :3].tolist() == gill_arrays[f"g{number}.top3"].tolist()
 
 
-def test_the_likelihood_of_a_prompt_is_the_authors(golden_model, golden_processor, golden_cases, gill_arrays, pictures):
-    batch = golden_processor([prompt_of(golden_cases["loglik"][0], pictures)])
+def test_the_likelihood_of_a_prompt_is_the_authors(golden_model, golden_processor, golden_cases, gill_arrays, images):
+    batch = golden_processor([prompt_of(golden_cases["loglik"][0], images)])
     assert_close(-golden_model(**batch, labels=batch["input_ids"]).loss, gill_arrays["l0.score"])
 
 
 @pytest.mark.parametrize("number", (0, 1))
 def test_losses_and_gradients_are_the_authors(
-    number, golden_repository, golden_cases, gill_arrays, pictures, golden_model
+    number, golden_repository, golden_cases, gill_arrays, images, golden_model
 ):
     model = GillForConditionalGeneration.from_pretrained(
         golden_repository, language_model=golden_model.language_model, vision_model=golden_model.vision_model
     )
     case, prefix = golden_cases["train"][number], f"t{number}."
     processor = GillProcessor.from_pretrained(golden_repository)
-    shown = processor.image_processor(images=[pictures[i] for i in case["images"]], return_tensors="pt")
+    shown = processor.image_processor(images=[images[i] for i in case["images"]], return_tensors="pt")
     features = model.get_image_features(shown["pixel_values"])
     ids, lengths = gill_arrays[prefix + "ids"], gill_arrays[prefix + "lens"]
     target = np.random.RandomState(case["seed"]).standard_normal((len(ids), 77, 768)).astype(np.float32)
@@ -208,11 +205,9 @@ def fromage(golden_fromage_repository) -> GillPipeline:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_fromage_reads_writes_and_retrieves_as_the_authors_does(
-    number, fromage, golden_cases, fromage_arrays, pictures
-):
+def test_fromage_reads_writes_and_retrieves_as_the_authors_does(number, fromage, golden_cases, fromage_arrays, images):
     case = golden_cases["fromage"][number]
-    prompt = prompt_of(case, pictures)
+    prompt = prompt_of(case, images)
     batch = fromage.processor([prompt])
     assert_close(-fromage.model(**batch, labels=batch["input_ids"]).loss, fromage_arrays[f"f{number}.loglik"])
     if case["num_words"]:
@@ -222,5 +217,5 @@ def test_fromage_reads_writes_and_retrieves_as_the_authors_does(
         assert fromage([prompt], **options).texts == [str(fromage_arrays[f"f{number}.text"])]
     else:
         answer = fromage([prompt], force_image=True, num_images_per_prompt=3)
-        shown = [piece.image.resize((224, 224)) for piece in answer.pictures[0][0].candidates]
+        shown = [piece.image.resize((224, 224)) for piece in answer.image_pieces[0][0].candidates]
         assert np.array_equal(np.stack([np.asarray(image) for image in shown]), fromage_arrays[f"f{number}.pictures"])

@@ -1,4 +1,4 @@
-"""A model of no weight that sees colours, pictures in plain colours, and a server of pictures that misbehaves."""
+"""A model of no weight that sees colours, images in plain colours, and a server of images that misbehaves."""
 
 import contextlib
 import threading
@@ -20,7 +20,7 @@ RED = torch.tensor([1.0, 0.0, 0.0])
 
 
 class TinyModel:
-    """Embeds a picture as three times its mean colour."""
+    """Embeds an image as three times its mean colour."""
 
     training = False
 
@@ -49,7 +49,7 @@ FINGERPRINT = TinyModel().retrieval_fingerprint()
 
 
 def paint(folder: Path) -> Path:
-    """Make a folder of four pictures in plain colours: blue, green, red, white by name."""
+    """Make a folder of four images in plain colours: blue, green, red, white by name."""
     folder.mkdir()
     for name, colour in COLOURS.items():
         Image.new("RGB", (6, 4), colour).save(folder / f"{name}.png")
@@ -57,8 +57,8 @@ def paint(folder: Path) -> Path:
 
 
 def build(folder: Path, **options: Any) -> RetrievalSet:
-    pictures = [(path, path.stem) for path in sorted(folder.iterdir())]
-    return RetrievalSet.build(TinyModel(), TINY_PROCESSOR, pictures, base_dir=folder, progress=False, **options)
+    images = [(path, path.stem) for path in sorted(folder.iterdir())]
+    return RetrievalSet.build(TinyModel(), TINY_PROCESSOR, images, base_dir=folder, progress=False, **options)
 
 
 def ranked_set(paths: list[str], base_dir: Path | None = None) -> RetrievalSet:
@@ -68,8 +68,8 @@ def ranked_set(paths: list[str], base_dir: Path | None = None) -> RetrievalSet:
     return RetrievalSet.from_embeddings(paths, embeddings, FINGERPRINT, base_dir=base_dir)
 
 
-def colour_of(picture: Any) -> str:
-    return {value: name for name, value in COLOURS.items()}[picture.image.getpixel((0, 0))]
+def colour_of(image: Any) -> str:
+    return {value: name for name, value in COLOURS.items()}[image.image.getpixel((0, 0))]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/slow"):
             self.server.stopped.wait(20)  # type: ignore[attr-defined]
             return
-        content = self.server.picture if self.path.startswith("/red") else b""  # type: ignore[attr-defined]
+        content = self.server.image if self.path.startswith("/red") else b""  # type: ignore[attr-defined]
         self.send_response(200 if content else 404)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -89,13 +89,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def picture_server(picture: bytes) -> Iterator[Any]:
-    """A server at `url` that has `picture` at /red..., never answers at /slow..., has nothing else, and notes in
+def image_server(image: bytes) -> Iterator[Any]:
+    """A server at `url` that has `image` at /red..., never answers at /slow..., has nothing else, and notes in
     `asked` what it was asked for."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.daemon_threads = True
         held: Any = running
-        held.stopped, held.asked, held.picture = threading.Event(), [], picture
+        held.stopped, held.asked, held.image = threading.Event(), [], image
         held.url = f"http://127.0.0.1:{running.server_address[1]}"
         threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield held

@@ -9,7 +9,7 @@ from modeling_gill import GillConfig
 
 
 def both_passes(captions: Sequence[Any], config: GillConfig, packed: bool) -> dict[str, torch.Tensor]:
-    """Rows of `picture, caption` and of `caption, [IMG]`, padded on the right.
+    """Rows of `image, caption` and of `caption, [IMG]`, padded on the right.
 
     Args:
         captions: Ids of captions that end with the `[IMG]` tokens.
@@ -19,13 +19,13 @@ def both_passes(captions: Sequence[Any], config: GillConfig, packed: bool) -> di
     reading, writing = [], []
     for caption in captions:
         ids = [int(i) for i in caption]
-        reading.append(placeholders + [i for i in ids if i not in config.img_token_ids])
+        reading.append(placeholders + [i for i in ids if i not in config.image_output_token_ids])
         writing.append(ids)
     if packed:
         k = config.num_visual_tokens
         reading = [a + b[:k] + b[k + 1 :] for a, b in zip(reading[::2], reading[1::2], strict=True)]
         writing = [a + b[1:] for a, b in zip(writing[::2], writing[1::2], strict=True)]
-    labels = reading + [_until_first_picture(row, config.img_token_ids[0]) for row in writing]
+    labels = reading + [_until_first_image(row, config.image_output_token_ids[0]) for row in writing]
     rows = reading + writing
     longest = max(len(row) for row in rows)
     return {
@@ -35,6 +35,6 @@ def both_passes(captions: Sequence[Any], config: GillConfig, packed: bool) -> di
     }
 
 
-def _until_first_picture(row: list[int], first: int) -> list[int]:
+def _until_first_image(row: list[int], first: int) -> list[int]:
     end = row.index(first) + 1
     return row[:end] + [-100] * (len(row) - end)

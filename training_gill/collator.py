@@ -1,4 +1,4 @@
-"""Pictures and captions to batches: tokens of both passes, `[IMG]` kept through the cut, examples packed in pairs."""
+"""Images and captions to batches: tokens of both passes, `[IMG]` kept through the cut, examples packed in pairs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from modeling_gill import GillProcessor
-from modeling_gill.image_loading_gill import PictureError, load_picture
+from modeling_gill.image_loading_gill import ImageError, load_image
 
-from .picture_feature_cache import PictureFeatureCache
+from .image_feature_cache import ImageFeatureCache
 from .text_targets_cache import TextTargetsCache
 
 # How often a caption is asked for.
@@ -20,7 +20,7 @@ class UnreadableExample(ValueError):
     """An example that cannot be trained on; the message names it and says why."""
 
 
-class CaptionedPictureCollator:
+class CaptionedImageCollator:
     """
     Makes batches that both `GillForConditionalGeneration.forward` and `AdapterTrainingStep` take.
 
@@ -37,7 +37,7 @@ class CaptionedPictureCollator:
     With `context`, up to so many captions of other examples stand before an example's own in the text pass, without
     `[IMG]` and without being predicted; how many is drawn as the coin is, whose from the batch. Captions that are all
     alike are otherwise learnt by the places of their words, and what `[IMG]` reads after a longer prompt is noise.
-    With `context_pictures`, pictures stand behind some of them, as they do in prompts; such batches are for
+    With `context_images`, images stand behind some of them, as they do in prompts; such batches are for
     `AdapterTrainingStep` alone. With `request`, every other caption is first told, as are those of the context, and
     then said again behind the request, as an answer.
 
@@ -49,11 +49,11 @@ class CaptionedPictureCollator:
         packing (`float`, defaults to 0.5): Probability that a pair shares a row; 0 never, 1 always.
         context (`int`, defaults to 0): At most so many other captions stand before an example's.
         context_separator (`str`, defaults to a newline): What ends each of them.
-        context_pictures (`float`, defaults to 0): Probability that its picture stands behind one of them.
+        context_images (`float`, defaults to 0): Probability that its image stands behind one of them.
         request (`str`, defaults to none): What asks for a caption half of the time.
         seed (`int`, defaults to 0): Of the coin.
         text_targets ([`TextTargetsCache`], *optional*): Where `target_conditioning` comes from.
-        picture_features ([`PictureFeatureCache`], *optional*): Where `image_features` come from; pictures are then
+        image_features ([`ImageFeatureCache`], *optional*): Where `image_features` come from; images are then
             not opened at all.
 
     Raises:
@@ -68,20 +68,21 @@ class CaptionedPictureCollator:
         packing: float = 0.5,
         seed: int = 0,
         text_targets: TextTargetsCache | None = None,
-        picture_features: PictureFeatureCache | None = None,
+        image_features: ImageFeatureCache | None = None,
         context: int = 0,
         context_separator: str = "\n",
-        context_pictures: float = 0.0,
+        context_images: float = 0.0,
         request: str = "",
     ) -> None:
         if context < 0:
             raise ValueError(f"`context` is a number of captions, got {context}.")
-        if max_length < len(processor.img_token_ids) + 2:
+        num_image_output_tokens = len(processor.image_output_token_ids)
+        if max_length < num_image_output_tokens + 2:
             raise ValueError(
                 f"`max_length` is {max_length}, which leaves no room for a caption beside the "
-                f"{len(processor.img_token_ids)} `[IMG]` tokens; expected at least {len(processor.img_token_ids) + 2}."
+                f"{num_image_output_tokens} `[IMG]` tokens; expected at least {num_image_output_tokens + 2}."
             )
-        for name, value in (("packing", packing), ("context_pictures", context_pictures)):
+        for name, value in (("packing", packing), ("context_images", context_images)):
             if not 0 <= value <= 1:
                 raise ValueError(f"`{name}` is a probability, got {value}.")
         self.processor = processor
@@ -89,9 +90,9 @@ class CaptionedPictureCollator:
         self.packing = packing
         self.seed = seed
         self.text_targets = text_targets
-        self.picture_features = picture_features
+        self.image_features = image_features
         self.context = context
-        self.context_pictures = context_pictures
+        self.context_images = context_images
         self._separator, self._request = (
             processor.tokenizer(text, add_special_tokens=False).input_ids if text else []
             for text in (context_separator, request)
@@ -101,13 +102,13 @@ class CaptionedPictureCollator:
         """
         Args:
             examples: Mappings with `index` (`int`), `name` (`str`, for messages), `key` (`str`, of the caches),
-                `image` (anything that `load_picture` takes) and `caption` (`str`); one may bring its own
+                `image` (anything that `load_image` takes) and `caption` (`str`); one may bring its own
                 `image_features` `(v,)` or `target_conditioning` `(L, c)`.
 
         Returns:
-            `dict`: `index` `(pictures,)`; `input_ids`, `attention_mask`, `labels` `(rows, tokens)`; `pixel_values` or
+            `dict`: `index` `(images,)`; `input_ids`, `attention_mask`, `labels` `(rows, tokens)`; `pixel_values` or
             `image_features`; `target_conditioning` where there are targets; `skipped`, a list of messages; and with
-            `context_pictures` numbers `(pictures in text rows,)` of the batch's pictures, in reading order.
+            `context_images` numbers `(images in text rows,)` of the batch's images, in reading order.
         """
         read, skipped = [], []
         for example in examples:
@@ -133,14 +134,14 @@ class CaptionedPictureCollator:
             values = [fields[name] for _, fields in read if name in fields]
             if values:
                 batch[name] = torch.stack(values)
-        if self.context_pictures:
-            batch["context_pictures"] = torch.tensor([one for _, shown in contexts for one in shown], dtype=torch.long)
+        if self.context_images:
+            batch["context_images"] = torch.tensor([one for _, shown in contexts for one in shown], dtype=torch.long)
         batch["skipped"] = skipped
         return batch
 
     def caption_ids(self, caption: str) -> list[int]:
         """Ids of a caption and the `[IMG]` tokens, at most `max_length`."""
-        img = self.processor.img_token_ids
+        img = self.processor.image_output_token_ids
         ids = self.processor.tokenizer(caption, add_special_tokens=True).input_ids
         return ids[: self.max_length - len(img)] + img
 
@@ -149,22 +150,22 @@ class CaptionedPictureCollator:
         if not isinstance(caption, str) or not caption.strip():
             raise UnreadableExample(f"{name}: the caption is {caption!r}; expected some text")
         ids = self.caption_ids(caption)
-        special = {self.processor.image_token_id, *self.processor.img_token_ids}
-        if special.intersection(ids[: -len(self.processor.img_token_ids)]):
-            raise UnreadableExample(f"{name}: the caption holds a token that stands for a picture: {caption!r:.80}")
+        special = {self.processor.image_token_id, *self.processor.image_output_token_ids}
+        if special.intersection(ids[: -len(self.processor.image_output_token_ids)]):
+            raise UnreadableExample(f"{name}: the caption holds a token that stands for an image: {caption!r:.80}")
         fields: dict[str, Any] = {"index": int(example["index"])}
         if "image_features" in example:
             fields["image_features"] = torch.as_tensor(example["image_features"]).float()
-        elif self.picture_features is not None:
-            if example["key"] in self.picture_features.unreadable:
-                raise UnreadableExample(f"{name}: {self.picture_features.unreadable[example['key']]}")
-            fields["image_features"] = self.picture_features[example["key"]]
+        elif self.image_features is not None:
+            if example["key"] in self.image_features.unreadable:
+                raise UnreadableExample(f"{name}: {self.image_features.unreadable[example['key']]}")
+            fields["image_features"] = self.image_features[example["key"]]
         else:
             try:
-                picture = load_picture(example["image"])
-            except PictureError as error:
+                image = load_image(example["image"])
+            except ImageError as error:
                 raise UnreadableExample(f"{name}: {error}") from error
-            values = self.processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
+            values = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
             fields["pixel_values"] = values[0]
         if "target_conditioning" in example:
             fields["target_conditioning"] = torch.as_tensor(example["target_conditioning"]).float()
@@ -174,11 +175,11 @@ class CaptionedPictureCollator:
 
     def _captioning_row(self, ids: list[int]) -> tuple[list[int], list[int]]:
         k = self.processor.num_visual_tokens
-        caption = ids[: -len(self.processor.img_token_ids)]
+        caption = ids[: -len(self.processor.image_output_token_ids)]
         return [self.processor.image_token_id] * k + caption, [-100] * k + caption
 
     def _text_row(self, ids: list[int], before: list[int]) -> tuple[list[int], list[int]]:
-        later = len(self.processor.img_token_ids) - 1
+        later = len(self.processor.image_output_token_ids) - 1
         labels = ids[: len(ids) - later] + [-100] * later
         # A row has one BOS, its first token.
         at = int(ids[0] == self.processor.tokenizer.bos_token_id)
@@ -186,11 +187,11 @@ class CaptionedPictureCollator:
 
     def _context(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]]) -> tuple[list[int], list[int]]:
         """Ids of other captions of the batch, each with its separator, without BOS and `[IMG]`, and of its own with the
-        request; and whose pictures stand among them."""
+        request; and whose images stand among them."""
         if not (self.context or self._request):
             return [], []
         own, fields = read[number]
-        bos, r = self.processor.tokenizer.bos_token_id, len(self.processor.img_token_ids)
+        bos, r = self.processor.tokenizer.bos_token_id, len(self.processor.image_output_token_ids)
         index = fields["index"]
 
         def told(ids: list[int]) -> list[int]:
@@ -202,7 +203,7 @@ class CaptionedPictureCollator:
         for at in range(int(self._coin([index], "context") * (self.context + 1)) if others else 0):
             other = others[int(self._coin([index, at], "whose context") * len(others))]
             before += told(read[other][0])
-            if self._coin([index, at], "its picture") < self.context_pictures:
+            if self._coin([index, at], "its image") < self.context_images:
                 before += [self.processor.image_token_id] * self.processor.num_visual_tokens
                 shown.append(other)
         if self._request and self._coin([index], "request") < _REQUESTED:
@@ -239,4 +240,4 @@ def _padded(rows: Sequence[Sequence[int]], longest: int, padding: int) -> torch.
     return torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
 
 
-__all__ = ["CaptionedPictureCollator", "UnreadableExample"]
+__all__ = ["CaptionedImageCollator", "UnreadableExample"]

@@ -72,7 +72,7 @@ def prompt_features(
     for start in tqdm(range(0, len(order), batch_size), desc="prompts", mininterval=1):
         some = order[start : start + batch_size]
         batch = processor([prompts[i] for i in some], add_img_tokens=True).to(model.device)
-        read = model(**batch, logits_to_keep=1, use_cache=False, output_pictures=True)
+        read = model(**batch, logits_to_keep=1, use_cache=False, output_images=True)
         features[some] = read.img_hidden_states[:, 0].float().cpu()
     return features
 

@@ -63,7 +63,7 @@ def begin_img_rows_as(model: GillForConditionalGeneration, tokenizer: PreTrained
         RecipeError: the text is not one token.
     """
     ids = tokenizer(token, add_special_tokens=False).input_ids
-    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids[0] in model.config.img_token_ids:
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids[0] in model.config.image_output_token_ids:
         raise RecipeError(
             f"`initializer_token` must be one token of the language model, got {token!r}, which is "
             f"{tokenizer.convert_ids_to_tokens(ids)}."
@@ -122,7 +122,7 @@ def _fresh(choices: ModelChoices, dtype: torch.dtype, seed: int) -> tuple[GillFo
             "conditioning_dim": width,
         }
     named = choices.img_tokens.split(",") if choices.img_tokens else None
-    img_tokens = named or [f"[IMG{i}]" for i in range(choices.num_img_tokens)]
+    img_tokens = named or [f"[IMG{i}]" for i in range(choices.num_image_output_tokens)]
     tokenizer = load_part(AutoTokenizer, "language_model", language, language_revision, padding_side="left")
     GillProcessor.extend_tokenizer(tokenizer, img_tokens)
     text_config = load_part(AutoConfig, "language_model", language, language_revision)
@@ -135,7 +135,7 @@ def _fresh(choices: ModelChoices, dtype: torch.dtype, seed: int) -> tuple[GillFo
             vision_model_id=vision,
             vision_model_revision=vision_revision,
             image_token_id=tokenizer.cls_token_id,
-            img_token_ids=tokenizer.convert_tokens_to_ids(img_tokens),
+            image_output_token_ids=tokenizer.convert_tokens_to_ids(img_tokens),
             num_visual_tokens=choices.num_visual_tokens,
             retrieval_dim=choices.retrieval_dim,
             mapper_hidden_size=choices.mapper_hidden_size,

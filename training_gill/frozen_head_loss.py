@@ -20,7 +20,7 @@ def frozen_head_cross_entropy(
     img_embeddings: torch.Tensor,
     targets: torch.Tensor,
     head: nn.Module,
-    img_token_ids: list[int],
+    image_output_token_ids: list[int],
     vocab_size: int,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,10 +30,11 @@ def frozen_head_cross_entropy(
 
     Args:
         states (`torch.Tensor` of shape `(tokens, d)`): Last hidden states, with or without a graph.
-        img_embeddings (`torch.Tensor` of shape `(r, d)`): The trained columns, in the order of `img_token_ids`.
+        img_embeddings (`torch.Tensor` of shape `(r, d)`): The trained columns, in the order of
+            `image_output_token_ids`.
         targets (`torch.LongTensor` of shape `(tokens,)`): Ids, none of them -100.
         head (`nn.Module`): From `(tokens, d)` to `(tokens, rows)`; frozen.
-        img_token_ids (`list[int]`): Ids of the trained columns, within or beyond the rows of `head`.
+        image_output_token_ids (`list[int]`): Ids of the trained columns, within or beyond the rows of `head`.
         vocab_size (`int`): Ids that exist; columns of `head` beyond are unused.
         tokens_at_once (`int`): Tokens whose logits are held at the same time.
 
@@ -41,7 +42,7 @@ def frozen_head_cross_entropy(
         `tuple[torch.Tensor, torch.Tensor]`: Two scalars, float32 at least, the loss (differentiable) and the count.
     """
     return _FrozenHeadCrossEntropy.apply(
-        states, img_embeddings, targets, head, tuple(img_token_ids), vocab_size, tokens_at_once
+        states, img_embeddings, targets, head, tuple(image_output_token_ids), vocab_size, tokens_at_once
     )
 
 
@@ -53,7 +54,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         img_embeddings: torch.Tensor,
         targets: torch.Tensor,
         head: nn.Module,
-        img_token_ids: tuple[int, ...],
+        image_output_token_ids: tuple[int, ...],
         vocab_size: int,
         tokens_at_once: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,7 +66,9 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         columns_grad = torch.zeros_like(img_embeddings, dtype=precision) if wants_columns else None
         for start in range(0, states.shape[0], tokens_at_once):
             chunk = slice(start, start + tokens_at_once)
-            part = _chunk(states[chunk], img_embeddings, targets[chunk], head, img_token_ids, vocab_size, wants_states)
+            part = _chunk(
+                states[chunk], img_embeddings, targets[chunk], head, image_output_token_ids, vocab_size, wants_states
+            )
             loss += part[0]
             correct += part[1]
             if states_grad is not None and part[2] is not None:
@@ -93,7 +96,7 @@ def _chunk(
     img_embeddings: torch.Tensor,
     targets: torch.Tensor,
     head: nn.Module,
-    img_token_ids: tuple[int, ...],
+    image_output_token_ids: tuple[int, ...],
     vocab_size: int,
     wants_states: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
@@ -110,11 +113,11 @@ def _chunk(
     if scores.shape[-1] > vocab_size:
         scores[:, vocab_size:] = -torch.inf
     rows = scores.shape[-1]
-    replaced = [i for i in img_token_ids if i < rows]
+    replaced = [i for i in image_output_token_ids if i < rows]
     if replaced:
         scores[:, replaced] = -torch.inf
 
-    order = torch.tensor(img_token_ids, device=targets.device)
+    order = torch.tensor(image_output_token_ids, device=targets.device)
     is_target = targets[:, None] == order  # (tokens, r)
     is_img = is_target.any(-1)
     own = targets.where(~is_img, 0)[:, None]

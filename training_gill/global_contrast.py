@@ -1,4 +1,4 @@
-"""InfoNCE over the pictures and captions of all processes, with the gradients of one process that holds them all."""
+"""InfoNCE over the images and captions of all processes, with the gradients of one process that holds them all."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from torch.nn import functional
 @dataclass
 class GlobalContrast:
     """
-    What comparing all captions with all pictures gives.
+    What comparing all captions with all images gives.
 
     Attributes:
         loss_sum (`torch.Tensor`): Sum, not mean, over the pairs of all processes of the symmetric InfoNCE.
         pairs (`int`): Pairs of all processes.
-        accuracy (`dict[str, torch.Tensor]`): Share of captions (pictures) whose own picture (caption) is the first,
+        accuracy (`dict[str, torch.Tensor]`): Share of captions (images) whose own image (caption) is the first,
             or among the first five, of all processes' ones.
     """
 
@@ -53,7 +53,7 @@ def global_contrast(text: torch.Tensor, image: torch.Tensor, logit_scale: torch.
 
 @torch.no_grad()
 def retrieval_accuracy(scores: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Shares found among the first 1 and 5, both ways, of scores `(pictures, captions)` of which the diagonal is true.
+    """Shares found among the first 1 and 5, both ways, of scores `(images, captions)` of which the diagonal is true.
 
     A tie counts against the true one.
     """

@@ -14,10 +14,10 @@ def mean_frozen_norm(model: GillForConditionalGeneration, used_ids: list[int]) -
 
     Args:
         model ([`GillForConditionalGeneration`]): With its language model.
-        used_ids (`list[int]`): Ids of the tokenizer; those of pictures, and those without a row, do not count.
+        used_ids (`list[int]`): Ids of the tokenizer; those of images, and those without a row, do not count.
     """
     table = model.language_model.get_input_embeddings().weight
-    ours = {model.config.image_token_id, *model.config.img_token_ids}
+    ours = {model.config.image_token_id, *model.config.image_output_token_ids}
     rows = [i for i in used_ids if i < table.shape[0] and i not in ours]
     return float(table[torch.tensor(rows, device=table.device)].float().norm(dim=1).double().mean())
 

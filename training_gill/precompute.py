@@ -1,4 +1,4 @@
-"""Compute once what never changes: text-encoder targets of all captions and, on demand, features of all pictures.
+"""Compute once what never changes: text-encoder targets of all captions and, on demand, features of all images.
 
     python -m training_gill.precompute --dataset cc3m_train.tsv --image-generator ID --out CACHE [--image-features]
 
@@ -20,16 +20,16 @@ from tqdm import tqdm
 from transformers import MODEL_MAPPING, AutoImageProcessor, AutoTokenizer
 from transformers.utils import cached_file
 
-from modeling_gill.image_loading_gill import PictureError, load_picture
+from modeling_gill.image_loading_gill import ImageError, load_image
 
 from .frozen_models import load_part, load_vision_config
+from .image_feature_cache import FOLDER as FEATURES_FOLDER
+from .image_feature_cache import feature_info, write_unreadable
 from .keyed_arrays import CacheError, KeyedArrayWriter
-from .picture_feature_cache import FOLDER as FEATURES_FOLDER
-from .picture_feature_cache import feature_info, write_unreadable
 from .recipe import RecipeError, fail
 from .text_targets_cache import FOLDER as TARGETS_FOLDER
 from .text_targets_cache import target_info
-from .training_data import CaptionedPictures, CaptionedPictureStream, DataError, open_data
+from .training_data import CaptionedImages, CaptionedImageStream, DataError, open_data
 
 DTYPES = {"float16": np.float16, "float32": np.float32}
 
@@ -77,7 +77,7 @@ class TextEncoder:
         return states.float().cpu().numpy()
 
 
-class PictureEncoder:
+class ImageEncoder:
     """
     The image encoder with its own preprocessing.
 
@@ -98,9 +98,9 @@ class PictureEncoder:
         self.width = int(config.hidden_size)
 
     @torch.no_grad()
-    def __call__(self, pictures: Sequence[Any]) -> np.ndarray:
-        """Float32 `(pictures, v)`."""
-        values = self.processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+    def __call__(self, images: Sequence[Any]) -> np.ndarray:
+        """Float32 `(images, v)`."""
+        values = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
         return self.model(values.to(self.device)).pooler_output.float().cpu().numpy()
 
 
@@ -128,7 +128,7 @@ def precompute_targets(
 
 
 def precompute_features(
-    encoder: PictureEncoder,
+    encoder: ImageEncoder,
     info: dict[str, Any],
     examples: Iterable[dict[str, Any]],
     out: Path,
@@ -136,7 +136,7 @@ def precompute_features(
     dtype: str,
     total: int | None,
 ) -> tuple[int, dict[str, str]]:
-    """Write features of all pictures that are not written yet.
+    """Write features of all images that are not written yet.
 
     Returns:
         `tuple[int, dict[str, str]]`: How many were made now, and why others could not be, by their examples' keys.
@@ -146,15 +146,15 @@ def precompute_features(
     unreadable: dict[str, str] = {}
 
     def readable() -> Iterator[tuple[str, Any]]:
-        for example in tqdm(examples, total=total, desc="picture features", unit="picture", mininterval=1):
+        for example in tqdm(examples, total=total, desc="image features", unit="image", mininterval=1):
             for key in writer.missing([example["key"]]):
                 try:
-                    yield key, load_picture(example["image"])
-                except PictureError as error:
+                    yield key, load_image(example["image"])
+                except ImageError as error:
                     unreadable[key] = str(error)
 
     for batch in _batches(readable(), batch_size):
-        for (key, _), value in zip(batch, encoder([picture for _, picture in batch]), strict=True):
+        for (key, _), value in zip(batch, encoder([image for _, image in batch]), strict=True):
             writer.add(key, value.astype(DTYPES[dtype]))
         made += len(batch)
     write_unreadable(out, unreadable)
@@ -189,7 +189,7 @@ def run(args: argparse.Namespace) -> None:
         open_data(source, args.split, folder, args.image_column, args.caption_column, args.streaming)
         for source, folder in zip(args.dataset, folders, strict=True)
     ]
-    lengths = [len(data) for data in opened if isinstance(data, CaptionedPictures)]
+    lengths = [len(data) for data in opened if isinstance(data, CaptionedImages)]
     total = sum(lengths) if len(lengths) == len(opened) else None
     if args.image_generator is None and not args.image_features:
         raise DataError("Nothing to do: give --image-generator, or --image-features with --vision-model.")
@@ -202,24 +202,24 @@ def run(args: argparse.Namespace) -> None:
     if args.image_features:
         if args.vision_model is None:
             raise DataError("--image-features needs --vision-model, the image encoder that the model will have.")
-        pictures = PictureEncoder(args.vision_model, args.vision_model_revision, args.device)
-        info = feature_info(args.vision_model, args.vision_model_revision, pictures.width)
+        images = ImageEncoder(args.vision_model, args.vision_model_revision, args.device)
+        info = feature_info(args.vision_model, args.vision_model_revision, images.width)
         examples = (example for data in opened for example in _examples(data))
-        made, unreadable = precompute_features(pictures, info, examples, args.out, args.batch_size, args.dtype, total)
+        made, unreadable = precompute_features(images, info, examples, args.out, args.batch_size, args.dtype, total)
         for key, message in unreadable.items():
             print(f"left out: {key.splitlines()[0]}: {message}", file=sys.stderr)
         print(
-            f"wrote {made} picture features of {pictures.width} to {args.out / FEATURES_FOLDER}"
-            + (f"; {len(unreadable)} pictures could not be read" if unreadable else "")
+            f"wrote {made} image features of {images.width} to {args.out / FEATURES_FOLDER}"
+            + (f"; {len(unreadable)} images could not be read" if unreadable else "")
         )
 
 
-def _captions(data: CaptionedPictures | CaptionedPictureStream) -> Iterable[str]:
-    return data.captions() if isinstance(data, CaptionedPictures) else (example["caption"] for example in data)
+def _captions(data: CaptionedImages | CaptionedImageStream) -> Iterable[str]:
+    return data.captions() if isinstance(data, CaptionedImages) else (example["caption"] for example in data)
 
 
-def _examples(data: CaptionedPictures | CaptionedPictureStream) -> Iterable[dict[str, Any]]:
-    return (data[i] for i in range(len(data))) if isinstance(data, CaptionedPictures) else data
+def _examples(data: CaptionedImages | CaptionedImageStream) -> Iterable[dict[str, Any]]:
+    return (data[i] for i in range(len(data))) if isinstance(data, CaptionedImages) else data
 
 
 def _counted(items: Iterable[str], bar: Any) -> Iterator[str]:
@@ -255,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, type=Path, metavar="CACHE", help="folder to write")
     parser.add_argument("--image-generator", metavar="ID", help="diffusers repository whose text encoder is used")
     parser.add_argument("--image-generator-revision", metavar="REV")
-    parser.add_argument("--image-features", action="store_true", help="write features of the pictures, too")
+    parser.add_argument("--image-features", action="store_true", help="write features of the images, too")
     parser.add_argument("--vision-model", metavar="ID", help="image encoder for --image-features")
     parser.add_argument("--vision-model-revision", metavar="REV")
     parser.add_argument("--batch-size", type=int, default=64)

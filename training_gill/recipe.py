@@ -39,13 +39,13 @@ class ModelChoices:
     )
     image_generator_revision: str | None = _option(None, "Its revision.")
     mapper_type: str = _option("gill_mapper", f"One of {', '.join(MAPPER_TYPES)}, or none to retrieve only.")
-    num_img_tokens: int = _option(8, "Number of [IMG] tokens (r).")
+    num_image_output_tokens: int = _option(8, "Number of [IMG] tokens (r).")
     img_tokens: str | None = _option(None, "Their names, separated by commas; by default [IMG0],[IMG1],...")
     initializer_token: str | None = _option(
-        None, "A token of the language model that all [IMG] rows begin as, e.g. picture; by default they are random."
+        None, "A token of the language model that all [IMG] rows begin as, e.g. image; by default they are random."
     )
     img_logit_scaling: str = _option("absolute", "What a scale on the logit of [IMG0] does: absolute, or signed.")
-    num_visual_tokens: int = _option(4, "Embeddings that a picture read takes (k).")
+    num_visual_tokens: int = _option(4, "Embeddings that an image read takes (k).")
     retrieval_dim: int = _option(256, "Width of the space that retrieval compares in (p).")
     mapper_hidden_size: int = _option(512, "Width inside the mapper.")
     mapper_num_layers: int = _option(4, "Layers of the mapper's encoder, and of its decoder.")
@@ -65,11 +65,11 @@ class DataChoices:
 
     train_data: str | None = _option(None, "A .tsv, a folder, .tar shards or a data set of the Hub, see open_data.")
     train_split: str = _option("train", "Split of the training data.")
-    train_image_folder: str | None = _option(None, "Where the pictures of a .tsv lie; by default beside it.")
+    train_image_folder: str | None = _option(None, "Where the images of a .tsv lie; by default beside it.")
     validation_data: str | None = _option(None, "As train_data, to evaluate on.")
     validation_split: str = _option("validation", "Split of the validation data.")
-    validation_image_folder: str | None = _option(None, "Where the pictures of a .tsv lie; by default beside it.")
-    image_column: str | None = _option(None, "Column of the pictures; by default image, jpg, png, ...")
+    validation_image_folder: str | None = _option(None, "Where the images of a .tsv lie; by default beside it.")
+    image_column: str | None = _option(None, "Column of the images; by default image, jpg, png, ...")
     caption_column: str | None = _option(None, "Column of the captions; by default caption, text or txt.")
     streaming: bool = _option(False, "Read the training data as a stream.")
     shuffle_buffer: int = _option(10_000, "Examples of a stream that are shuffled among each other.")
@@ -78,7 +78,7 @@ class DataChoices:
     packing: float = _option(0.5, "Probability that two examples share a row.")
     context: int = _option(0, "At most so many captions of other examples stand before a caption that [IMG] follows.")
     context_separator: str = _option("\n", "What ends each of them.")
-    context_pictures: float = _option(0.0, "Probability that its picture stands behind one of them.")
+    context_images: float = _option(0.0, "Probability that its image stands behind one of them.")
     request: str = _option("", "What asks for a caption, which is then told before it too, half of the time.")
     max_unreadable: int = _option(1000, "Examples that may be left out, as they cannot be read, before the run ends.")
 
@@ -93,9 +93,9 @@ class LossChoices:
     conditioning_weight: float = _option(1.0, "Weight of the generation loss; 0 leaves it out.")
     lr_decay_every: int = _option(0, "Steps after the warm-up between decays of the learning rate; 0: none.")
     lr_decay_factor: float = _option(0.1, "What the learning rate is multiplied by then.")
-    panel_steps: int = _option(0, "Steps between picture panels; 0: none.")
-    panel_pictures: int = _option(4, "Examples on a panel.")
-    panel_generate: bool = _option(True, "Whether panels show generated pictures too.")
+    panel_steps: int = _option(0, "Steps between image panels; 0: none.")
+    panel_images: int = _option(4, "Examples on a panel.")
+    panel_generate: bool = _option(True, "Whether panels show generated images too.")
 
     def weights(self) -> LossWeights:
         return LossWeights(
@@ -167,9 +167,10 @@ def read_recipe(argv: Sequence[str]) -> Recipe:
 def _check(model: ModelChoices, data: DataChoices) -> None:
     if model.mapper_type not in (*MAPPER_TYPES, "none"):
         raise RecipeError(f"`mapper_type` must be one of {MAPPER_TYPES} or none, got {model.mapper_type!r}.")
-    if model.img_tokens is not None and len(model.img_tokens.split(",")) != model.num_img_tokens:
+    if model.img_tokens is not None and len(model.img_tokens.split(",")) != model.num_image_output_tokens:
         raise RecipeError(
-            f"`img_tokens` names {model.img_tokens!r}; expected {model.num_img_tokens}, `num_img_tokens`."
+            f"`img_tokens` names {model.img_tokens!r}; expected `num_image_output_tokens`, "
+            f"{model.num_image_output_tokens}."
         )
     if model.backbone_dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise RecipeError(f"`backbone_dtype` must be auto, float32, bfloat16 or float16, got {model.backbone_dtype!r}.")

@@ -1,8 +1,8 @@
-"""A small world to try everything in: drawn pictures with captions, and small models that fit them.
+"""A small world to try everything in: drawn images with captions, and small models that fit them.
 
     python -m training_gill.small_data OUT
 
-Writes `pictures/`, `train.tsv` and `validation.tsv` in the layout of the authors' CC3M, `decisions.tsv` in that of
+Writes `images/`, `train.tsv` and `validation.tsv` in the layout of the authors' CC3M, `decisions.tsv` in that of
 their annotations, and under `models/` a language model, an image encoder and an image generator, all tiny. The language
 model and the image encoder are trained for some seconds, as frozen models should know something; the generator knows
 nothing.
@@ -45,7 +45,7 @@ COLOURS = {
 BACKGROUNDS = {"white": (250, 250, 250), "grey": (150, 150, 150), "brown": (120, 80, 40), "cyan": (120, 220, 230)}
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = {"small": 7, "large": 12}  # pixels from the middle
-PICTURE_SIZE = 32
+IMAGE_SIZE = 32
 
 Scene = tuple[str, str, str, str]
 
@@ -56,17 +56,17 @@ def scenes() -> list[Scene]:
 
 
 def caption_of(scene: Scene) -> str:
-    """What a picture of a scene shows, in words."""
+    """What an image of a scene shows, in words."""
     size, colour, shape, background = scene
     return f"a {size} {colour} {shape} on a {background} background"
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """A picture of a scene; where the shape lies is up to chance."""
+    """An image of a scene; where the shape lies is up to chance."""
     size, colour, shape, background = scene
-    picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), BACKGROUNDS[background])
-    pen, reach, fill = ImageDraw.Draw(picture), SIZES[size], COLOURS[colour]
-    x, y = (int(value) for value in rng.integers(reach + 1, PICTURE_SIZE - reach - 1, 2))
+    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), BACKGROUNDS[background])
+    pen, reach, fill = ImageDraw.Draw(image), SIZES[size], COLOURS[colour]
+    x, y = (int(value) for value in rng.integers(reach + 1, IMAGE_SIZE - reach - 1, 2))
     box = (x - reach, y - reach, x + reach, y + reach)
     if shape == "circle":
         pen.ellipse(box, fill=fill)
@@ -78,15 +78,15 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
         third = reach // 3 + 1
         pen.rectangle((x - reach, y - third, x + reach, y + third), fill=fill)
         pen.rectangle((x - third, y - reach, x + third, y + reach), fill=fill)
-    return picture
+    return image
 
 
-def write_pictures(out: Path, train: int, validation: int, seed: int = 0) -> None:
-    """Write pictures, `train.tsv` and `validation.tsv`; no scene is validated twice."""
+def write_images(out: Path, train: int, validation: int, seed: int = 0) -> None:
+    """Write images, `train.tsv` and `validation.tsv`; no scene is validated twice."""
     rng = np.random.default_rng(seed)
     everything = scenes()
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
-    # Every scene is trained on in turn; validation draws new pictures of scenes, each another.
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    # Every scene is trained on in turn; validation draws new images of scenes, each another.
     chosen = {
         "train": [everything[i % len(everything)] for i in range(train)],
         "validation": [everything[i] for i in rng.permutation(len(everything))[:validation]],
@@ -94,7 +94,7 @@ def write_pictures(out: Path, train: int, validation: int, seed: int = 0) -> Non
     for split, some in chosen.items():
         lines = ["caption\timage"]
         for number, scene in enumerate(some):
-            name = f"pictures/{split}-{number:05d}.png"
+            name = f"images/{split}-{number:05d}.png"
             draw(scene, rng).save(out / name)
             lines.append(f"{caption_of(scene)}\t{name}")
         (out / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -186,12 +186,12 @@ def _write_image_encoder(folder: Path, steps: int, seed: int) -> None:
         intermediate_size=192,
         num_hidden_layers=2,
         num_attention_heads=4,
-        image_size=PICTURE_SIZE,
+        image_size=IMAGE_SIZE,
         patch_size=8,
     )
     model = CLIPVisionModel(config)
     processor = CLIPImageProcessor(
-        size={"shortest_edge": PICTURE_SIZE}, crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE}
+        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     )
     processor.save_pretrained(folder)
     rng = np.random.default_rng(seed)
@@ -287,15 +287,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--train", type=int, default=2048, help="pictures to train on (default: %(default)s)")
-    parser.add_argument("--validation", type=int, default=128, help="pictures to validate on (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=2048, help="images to train on (default: %(default)s)")
+    parser.add_argument("--validation", type=int, default=128, help="images to validate on (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="of training the small models (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    write_pictures(args.out, args.train, args.validation, args.seed)
+    write_images(args.out, args.train, args.validation, args.seed)
     write_decisions(args.out, args.seed)
     write_models(args.out, args.steps, args.seed)
-    print(f"wrote {args.train} + {args.validation} pictures with captions and three small models to {args.out}")
+    print(f"wrote {args.train} + {args.validation} images with captions and three small models to {args.out}")
     return 0
 
 

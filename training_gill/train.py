@@ -21,15 +21,15 @@ from pipeline_gill.components_gill import GENERATOR_COMPONENTS
 from pipeline_gill.hub_layout_gill import complete_or_not_at_all, write_code, write_model_index
 from pipeline_gill.hub_push_gill import clear_hub_errors
 
-from .collator import CaptionedPictureCollator
+from .collator import CaptionedImageCollator
 from .fresh_model import build_model
+from .image_feature_cache import ImageFeatureCache
+from .image_panel import ImagePanel
 from .keyed_arrays import CacheError
-from .picture_feature_cache import PictureFeatureCache
-from .picture_panel import PicturePanel
 from .recipe import Recipe, RecipeError, fail, read_recipe
 from .text_targets_cache import TextTargetsCache
 from .trainer import GillTrainer, TooManyUnreadable
-from .training_data import CaptionedPictures, CaptionedPictureStream, DataError, open_data
+from .training_data import CaptionedImages, CaptionedImageStream, DataError, open_data
 from .training_step import AdapterTrainingStep
 from .whole_checkpoints import last_checkpoint
 
@@ -60,7 +60,7 @@ def train(recipe: Recipe) -> dict[str, float]:
         step = AdapterTrainingStep(gill, recipe.losses.weights())
         collator = build_collator(recipe, gill, processor)
         # So that measurements are those of single examples, whatever training packs and puts before them.
-        alone = replace(recipe.data, packing=0.0, context=0, context_pictures=0.0, request="")
+        alone = replace(recipe.data, packing=0.0, context=0, context_images=0.0, request="")
         eval_collator = build_collator(replace(recipe, data=alone), gill, processor)
     except (CacheError, RecipeError):
         raise
@@ -70,15 +70,15 @@ def train(recipe: Recipe) -> dict[str, float]:
         check_cache_covers(collator, data)
     resume = _checkpoint_to_resume(args)
     callbacks = []
-    if recipe.losses.panel_steps and isinstance(validation_data, CaptionedPictures):
+    if recipe.losses.panel_steps and isinstance(validation_data, CaptionedImages):
         callbacks.append(
-            PicturePanel(
+            ImagePanel(
                 step,
                 processor,
                 validation_data,
                 Path(args.output_dir) / "panels",
                 recipe.losses.panel_steps,
-                recipe.losses.panel_pictures,
+                recipe.losses.panel_images,
                 recipe.losses.panel_generate and gill.mapper is not None,
             )
         )
@@ -117,7 +117,7 @@ def train(recipe: Recipe) -> dict[str, float]:
     return measured
 
 
-def open_training_data(recipe: Recipe) -> CaptionedPictures | CaptionedPictureStream:
+def open_training_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStream:
     """The data that `train_data` names."""
     data = recipe.data
     assert data.train_data is not None
@@ -134,7 +134,7 @@ def open_training_data(recipe: Recipe) -> CaptionedPictures | CaptionedPictureSt
     )
 
 
-def open_validation_data(recipe: Recipe) -> CaptionedPictures | CaptionedPictureStream | None:
+def open_validation_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStream | None:
     """The data that `validation_data` names, or `None`."""
     data = recipe.data
     if data.validation_data is None:
@@ -150,7 +150,7 @@ def open_validation_data(recipe: Recipe) -> CaptionedPictures | CaptionedPicture
 
 def build_collator(
     recipe: Recipe, gill: GillForConditionalGeneration, processor: GillProcessor
-) -> CaptionedPictureCollator:
+) -> CaptionedImageCollator:
     """The collator of a recipe, its caches checked against the model.
 
     Raises:
@@ -171,11 +171,11 @@ def build_collator(
             config.conditioning_length,
             config.conditioning_dim,
         )
-    if cache is not None and PictureFeatureCache.exists(Path(cache)):
-        features = PictureFeatureCache(Path(cache))
+    if cache is not None and ImageFeatureCache.exists(Path(cache)):
+        features = ImageFeatureCache(Path(cache))
         features.check(config.vision_model_id, config.vision_model_revision, config.vision_dim)
     data = recipe.data
-    return CaptionedPictureCollator(
+    return CaptionedImageCollator(
         processor,
         data.max_length,
         data.packing,
@@ -184,19 +184,17 @@ def build_collator(
         features,
         data.context,
         data.context_separator,
-        data.context_pictures,
+        data.context_images,
         data.request,
     )
 
 
-def check_cache_covers(
-    collator: CaptionedPictureCollator, data: CaptionedPictures | CaptionedPictureStream | None
-) -> None:
+def check_cache_covers(collator: CaptionedImageCollator, data: CaptionedImages | CaptionedImageStream | None) -> None:
     """
     Raises:
         CacheError: captions of the data, if their number is known, that the cache has no target for.
     """
-    if not isinstance(data, CaptionedPictures) or collator.text_targets is None:
+    if not isinstance(data, CaptionedImages) or collator.text_targets is None:
         return
     targets = collator.text_targets
     wanted = [caption for caption in data.captions() if isinstance(caption, str) and caption.strip()]

@@ -47,7 +47,7 @@ class GillTrainer(Trainer):
         step ([`AdapterTrainingStep`]): The model, with the weights of its losses.
         args (`TrainingArguments`).
         processor ([`GillProcessor`]): Saved beside the model.
-        collator, eval_collator: See [`CaptionedPictureCollator`]; the second by default as the first.
+        collator, eval_collator: See [`CaptionedImageCollator`]; the second by default as the first.
         train_dataset, eval_dataset: See `training_data`.
         max_unreadable (`int`, defaults to 1000): Examples that may be left out, as they cannot be read, before the run
             ends with [`TooManyUnreadable`].
@@ -139,14 +139,14 @@ class GillTrainer(Trainer):
                 logger.warning(f"Left out, as it cannot be read: {message}")
                 counts[3] += 1
         counts = self.accelerator.reduce(counts.float().to(device), reduction="sum")
-        captioning, language, pictures, skipped = counts.tolist()
+        captioning, language, images, skipped = counts.tolist()
         self.unreadable += int(skipped)
         if self.unreadable > self.max_unreadable:
             raise TooManyUnreadable(
                 f"{self.unreadable} examples could not be read, more than `max_unreadable` {self.max_unreadable} "
                 "allows; the log names each."
             )
-        return BatchTotals(max(captioning, 1.0), max(language, 1.0), max(pictures, 1.0))
+        return BatchTotals(max(captioning, 1.0), max(language, 1.0), max(images, 1.0))
 
     # --- the step ----------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class GillTrainer(Trainer):
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[torch.Tensor, Any, torch.Tensor]:
-        """Loss, and per example: embeddings of caption and picture, and its share of the sums of the batch."""
+        """Loss, and per example: embeddings of caption and image, and its share of the sums of the batch."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
@@ -340,7 +340,7 @@ def _whole(value: torch.Tensor) -> torch.Tensor:
 
 
 def _evaluation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Losses and accuracies over the whole evaluation set, retrieval among all of its pictures."""
+    """Losses and accuracies over the whole evaluation set, retrieval among all of its images."""
     text, image, shares = prediction.predictions
     sums = np.asarray(shares, dtype=np.float64).sum(0).reshape(len(_EVALUATED), 3)
     found = {}

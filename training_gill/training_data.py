@@ -1,6 +1,6 @@
 """Image-caption pairs from wherever they are, as examples for the collator, unopened.
 
-Pictures are opened by the collator, in the worker that needs them: a process that only passes over an example (other
+Images are opened by the collator, in the worker that needs them: a process that only passes over an example (other
 processes' shares of a stream, steps that a resumed run skips) does not decode it.
 """
 
@@ -20,7 +20,7 @@ class DataError(ValueError):
     """Data that cannot be trained on at all; the message says what was found and what was expected."""
 
 
-class CaptionedPictures(Dataset):
+class CaptionedImages(Dataset):
     """
     Examples with a known number.
 
@@ -45,17 +45,17 @@ class CaptionedPictures(Dataset):
         return _example(self, self.rows[int(index)], int(index))
 
     def captions(self) -> Any:
-        """All captions in order, without the pictures."""
+        """All captions in order, without the images."""
         return self.rows[self.caption_column]
 
 
-class CaptionedPictureStream(IterableDataset):
+class CaptionedImageStream(IterableDataset):
     """
     Examples of a stream, shuffled within a buffer; the same order whenever seed and epoch are the same.
 
     Args:
         rows (`datasets.IterableDataset`): Of mappings.
-        name, image_column, caption_column, image_folder: As for [`CaptionedPictures`].
+        name, image_column, caption_column, image_folder: As for [`CaptionedImages`].
     """
 
     def __init__(
@@ -82,7 +82,7 @@ def open_data(
     streaming: bool = False,
     shuffle_seed: int | None = None,
     shuffle_buffer: int = 10_000,
-) -> CaptionedPictures | CaptionedPictureStream:
+) -> CaptionedImages | CaptionedImageStream:
     """
     Open data, by what `source` is.
 
@@ -91,7 +91,7 @@ def open_data(
             `datasets` saved; any other folder, read as `imagefolder` with captions in its metadata; `.tar` shards of
             webdataset (a pattern or brace-free glob); else a data set of the Hub.
         split (`str`): Of the data set; not of a `.tsv`.
-        image_folder (`str`, *optional*): Where the pictures of a `.tsv` lie; by default beside it.
+        image_folder (`str`, *optional*): Where the images of a `.tsv` lie; by default beside it.
         image_column, caption_column (`str`, *optional*): By default the first that there is of the usual names.
         streaming (`bool`): Read as a stream; webdataset always is.
         shuffle_seed (`int`, *optional*): Shuffles a stream; data with a known number are shuffled by the Trainer.
@@ -139,7 +139,7 @@ def _load(source: str, split: str, streaming: bool) -> tuple[Any, str]:
 
 def _open_tsv(
     path: Path, image_folder: str | None, streaming: bool, shuffle_seed: int | None, shuffle_buffer: int
-) -> CaptionedPictures | CaptionedPictureStream:
+) -> CaptionedImages | CaptionedImageStream:
     try:
         with path.open(encoding="utf-8") as file:
             header = file.readline().rstrip("\r\n").split("\t")
@@ -179,17 +179,17 @@ def _wrap(
     image_folder: str | None,
     shuffle_seed: int | None,
     shuffle_buffer: int,
-) -> CaptionedPictures | CaptionedPictureStream:
+) -> CaptionedImages | CaptionedImageStream:
     if isinstance(rows, datasets.IterableDataset):
         if shuffle_seed is not None:
             rows = rows.shuffle(seed=shuffle_seed, buffer_size=shuffle_buffer)
-        return CaptionedPictureStream(rows, name, image_column, caption_column, image_folder)
+        return CaptionedImageStream(rows, name, image_column, caption_column, image_folder)
     if not len(rows):
         raise DataError(f"{name!r} holds no examples.")
-    return CaptionedPictures(rows, name, image_column, caption_column, image_folder)
+    return CaptionedImages(rows, name, image_column, caption_column, image_folder)
 
 
-def _example(data: CaptionedPictures | CaptionedPictureStream, row: dict[str, Any], index: int) -> dict[str, Any]:
+def _example(data: CaptionedImages | CaptionedImageStream, row: dict[str, Any], index: int) -> dict[str, Any]:
     image, caption = row[data.image_column], row[data.caption_column]
     if isinstance(caption, bytes):
         caption = caption.decode("utf-8", errors="replace")
@@ -221,4 +221,4 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-__all__ = ["TSV_HEADER", "CaptionedPictureStream", "CaptionedPictures", "DataError", "open_data"]
+__all__ = ["TSV_HEADER", "CaptionedImageStream", "CaptionedImages", "DataError", "open_data"]

@@ -9,7 +9,7 @@ once for generation, and why the gradients stay the same:
 - The cross-entropy on that caption reaches the trained `[IMG]` columns of the head only, see `frozen_head_loss`.
 - Logits are made where there is something to predict, and never kept.
 - Rows are run in groups of about the same length, see `length_groups`.
-- A picture is encoded once, or not at all where its feature is given.
+- An image is encoded once, or not at all where its feature is given.
 - What has a weight of 0 is not computed.
 """
 
@@ -45,7 +45,7 @@ class BatchTotals:
 
     captioning_tokens: float
     language_tokens: float
-    pictures: float
+    images: float
 
 
 class AdapterTrainingStep(nn.Module):
@@ -97,7 +97,7 @@ class AdapterTrainingStep(nn.Module):
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         target_conditioning: torch.Tensor | None = None,
-        context_pictures: torch.Tensor | None = None,
+        context_images: torch.Tensor | None = None,
         totals: BatchTotals | None = None,
         **unused: Any,
     ) -> dict[str, torch.Tensor]:
@@ -108,20 +108,20 @@ class AdapterTrainingStep(nn.Module):
             input_ids, attention_mask, labels (`torch.LongTensor` of shape `(rows, tokens)`):
                 As in [`GillForConditionalGeneration.forward`], padded on the right; rows without `[IMG]` are those of
                 the captioning pass.
-            pixel_values (`torch.FloatTensor` of shape `(pictures, channels, height, width)`, *optional*),
-            image_features (`torch.FloatTensor` of shape `(pictures, v)`, *optional*):
-                One of both: the pictures in reading order of the captioning rows, which is that of the `[IMG]` runs
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*),
+            image_features (`torch.FloatTensor` of shape `(images, v)`, *optional*):
+                One of both: the images in reading order of the captioning rows, which is that of the `[IMG]` runs
                 of the text rows.
-            target_conditioning (`torch.FloatTensor` of shape `(pictures, L, c)`, *optional*): See there.
-            context_pictures (`torch.LongTensor` of shape `(pictures in text rows,)`, *optional*): Which of the
-                pictures stand there, in reading order. They are read without a graph, as all that stands before
+            target_conditioning (`torch.FloatTensor` of shape `(images, L, c)`, *optional*): See there.
+            context_images (`torch.LongTensor` of shape `(images in text rows,)`, *optional*): Which of the
+                images stand there, in reading order. They are read without a graph, as all that stands before
                 `[IMG]`.
             totals (`BatchTotals`, *optional*): By default this batch's own counts.
 
         Returns:
             `dict[str, torch.Tensor]`: `loss`, differentiable, the weighted sum with each part divided by `totals`;
             and without a graph `<name>_sum` and `<name>_count` of every loss that was computed, `*_correct` tokens,
-            `*_top1` and `*_top5` of retrieval, `text_embeds` and `image_embeds` `(pictures, p)`.
+            `*_top1` and `*_top5` of retrieval, `text_embeds` and `image_embeds` `(images, p)`.
         """
         gill = self.gill
         if image_features is None:
@@ -136,10 +136,10 @@ class AdapterTrainingStep(nn.Module):
             self._captioning(rows, image_features, sums, out)
         if self.weights.language or self.weights.contrastive or self.weights.conditioning:
             rows = _Rows(input_ids[~reads], attention_mask[~reads], labels[~reads])
-            shown = None if context_pictures is None else self._read_pictures(image_features[context_pictures])
+            shown = None if context_images is None else self._read_images(image_features[context_images])
             states = self._text(rows, shown, sums, out)
             if states is not None:
-                self._pictures(states, image_features, target_conditioning, sums, out)
+                self._images(states, image_features, target_conditioning, sums, out)
         total = self._weighted_total(sums, out, totals)
         # Whatever is trained must be reached from the loss, or DDP waits for its gradient: a batch may be empty.
         reached = torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum() * 0.0
@@ -151,31 +151,31 @@ class AdapterTrainingStep(nn.Module):
         self, rows: "_Rows", image_features: torch.Tensor, sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor]
     ) -> None:
         gill, config = self.gill, self.gill.config
-        visual = self._read_pictures(image_features)
+        visual = self._read_images(image_features)
         per_row = (rows.ids == config.image_token_id).sum(1) // config.num_visual_tokens
         first = per_row.cumsum(0) - per_row
         for group in length_groups(rows.lengths):
             part = rows.take(group)
-            pictures = torch.cat([torch.arange(f, f + n) for f, n in zip(first[group], per_row[group], strict=True)])
+            images = torch.cat([torch.arange(f, f + n) for f, n in zip(first[group], per_row[group], strict=True)])
             placeholders = (part.ids == config.image_token_id)[..., None]
             embeds = gill.embed_tokens(part.ids)
-            embeds = embeds.masked_scatter(placeholders.to(embeds.device), visual[pictures].to(embeds.dtype))
+            embeds = embeds.masked_scatter(placeholders.to(embeds.device), visual[images].to(embeds.dtype))
             # Padding on the right is never looked at from the left: no mask is needed.
-            states = gill._run_language_model(embeds, None, use_cache=False).last_hidden_state
+            states = gill.run_language_model(embeds, None, use_cache=False).last_hidden_state
             targets = part.labels.masked_fill(part.labels == config.image_token_id, -100)[:, 1:]
             self._add_cross_entropy("captioning", states[:, :-1], targets, sums, out)
 
     def _text(
         self, rows: "_Rows", shown: torch.Tensor | None, sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor]
     ) -> torch.Tensor | None:
-        """Cross-entropy of the captions, and the states `(pictures, r, d)` at all `[IMG]` runs in reading order.
+        """Cross-entropy of the captions, and the states `(images, r, d)` at all `[IMG]` runs in reading order.
 
         Args:
-            shown: Embeddings `(pictures, k, d)` of the pictures in these rows, in reading order.
+            shown: Embeddings `(images, k, d)` of the images in these rows, in reading order.
         """
         gill, config = self.gill, self.gill.config
         wants_states = bool(self.weights.contrastive or self.weights.conditioning)
-        first_img, count = config.img_token_ids[0], config.num_img_tokens
+        first_img, count = config.image_output_token_ids[0], config.num_image_output_tokens
         begins = (rows.ids == first_img).int().argmax(1).tolist()
         found: list[torch.Tensor] = []
         places: list[torch.Tensor] = []  # row * tokens + column of each run, to put them into reading order
@@ -194,7 +194,7 @@ class AdapterTrainingStep(nn.Module):
                 embeds = gill.embed_tokens(part.ids[:, :longest].where(prefix_mask.bool(), part.ids[:, :1]))
                 if shown is not None:
                     _show(embeds, numbers[group, :longest], visual)
-                prefix = gill._run_language_model(embeds, None, use_cache=wants_states)
+                prefix = gill.run_language_model(embeds, None, use_cache=wants_states)
             if self.weights.language:
                 after = torch.arange(1, longest + 1, device=part.ids.device)
                 # Position j predicts token j + 1, up to and with `[IMG0]`; a row may be longer than its prefix.
@@ -211,7 +211,7 @@ class AdapterTrainingStep(nn.Module):
             suffix_embeds = gill.embed_tokens(suffix_ids)
             if shown is not None:
                 _show(suffix_embeds, numbers[group].gather(1, clamped), visual)
-            states = gill._run_language_model(
+            states = gill.run_language_model(
                 suffix_embeds,
                 torch.cat([prefix_mask, inside.to(prefix_mask.dtype)], dim=1),
                 past_key_values=prefix.past_key_values,
@@ -225,7 +225,7 @@ class AdapterTrainingStep(nn.Module):
             return None
         return torch.cat(found)[torch.cat(places).argsort()]
 
-    def _pictures(
+    def _images(
         self,
         states: torch.Tensor,
         image_features: torch.Tensor,
@@ -248,15 +248,15 @@ class AdapterTrainingStep(nn.Module):
                 raise ValueError("The conditioning loss has a weight, but the batch has no `target_conditioning`.")
             assert gill.mapper is not None
             made = gill.mapper(states, gill.img_embeddings.weight)
-            pictures = made.shape[0]
-            mean = conditioning_loss(made, target_conditioning.to(made.device)) if pictures else made.sum()
-            sums["conditioning"] = mean * pictures
-            out["conditioning_count"] = mean.new_tensor(float(pictures)).detach()
+            images = made.shape[0]
+            mean = conditioning_loss(made, target_conditioning.to(made.device)) if images else made.sum()
+            sums["conditioning"] = mean * images
+            out["conditioning_count"] = mean.new_tensor(float(images)).detach()
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _read_pictures(self, image_features: torch.Tensor) -> torch.Tensor:
-        """Embeddings `(pictures, k, d)` that stand for pictures."""
+    def _read_images(self, image_features: torch.Tensor) -> torch.Tensor:
+        """Embeddings `(images, k, d)` that stand for images."""
         projection, config = self.gill.visual_projection, self.gill.config
         visual = projection(image_features.to(projection.weight.device, projection.weight.dtype))
         return visual.reshape(-1, config.num_visual_tokens, config.embedding_dim)
@@ -276,7 +276,7 @@ class AdapterTrainingStep(nn.Module):
             self.gill.img_embeddings.weight,
             targets[kept],
             self.gill.language_model.get_output_embeddings(),
-            self.gill.config.img_token_ids,
+            self.gill.config.image_output_token_ids,
             self.gill.config.vocab_size,
         )
         counted = {f"{name}_correct": correct, f"{name}_count": kept.sum().float()}
@@ -293,8 +293,8 @@ class AdapterTrainingStep(nn.Module):
             counts = {
                 "captioning": totals.captioning_tokens,
                 "language": totals.language_tokens,
-                "contrastive": totals.pictures,
-                "conditioning": totals.pictures,
+                "contrastive": totals.images,
+                "conditioning": totals.images,
             }
         # The first parameter stands in where a batch holds nothing at all.
         total = self.gill.img_embeddings.weight.new_zeros((), dtype=torch.float32)
@@ -338,11 +338,11 @@ class _Rows:
 
 def captioning_rows(input_ids: torch.Tensor, config: GillConfig) -> torch.Tensor:
     """Which rows are those of the captioning pass, bool `(rows,)`: the ones without `[IMG]`."""
-    return ~(input_ids == config.img_token_ids[0]).any(1)
+    return ~(input_ids == config.image_output_token_ids[0]).any(1)
 
 
 def _show(embeds: torch.Tensor, numbers: torch.Tensor, visual: torch.Tensor) -> None:
-    """Put pictures into embeddings `(rows, tokens, d)`, in place; `numbers` `(rows, tokens)` of `visual`, or -1.
+    """Put images into embeddings `(rows, tokens, d)`, in place; `numbers` `(rows, tokens)` of `visual`, or -1.
 
     What is masked may hold any.
     """

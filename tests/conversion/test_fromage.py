@@ -30,7 +30,7 @@ def test_the_golden_release_converts_by_the_command(golden_world: Path, tmp_path
         str(golden_world / "facebook/opt-golden"),
         "--vision-model",
         str(golden_world / "clip-golden"),
-        "--picture-folder",
+        "--image-folder",
         str(golden_world),
         "--verify",
     ]
@@ -54,11 +54,11 @@ def test_the_golden_release_converts_by_the_command(golden_world: Path, tmp_path
         assert torch.equal(stored[destination], source[name].bfloat16())
     config = GillConfig.from_pretrained(out)
     assert (config.mapper_type, config.use_decision_head, config.img_logit_scaling) == (None, False, "signed")
-    assert (config.img_token_ids, config.num_visual_tokens) == ([FIRST_IMG_ID], 1)
+    assert (config.image_output_token_ids, config.num_visual_tokens) == ([FIRST_IMG_ID], 1)
     assert config.image_generator_id is None
     processor = GillProcessor.from_pretrained(out)
-    assert (processor.img_tokens, processor.img_token_ids) == (["[RET]"], [FIRST_IMG_ID])
-    assert RetrievalSet.load(out / "retrieval_set").open_picture(3).size == (48, 40)
+    assert (processor.img_tokens, processor.image_output_token_ids) == (["[RET]"], [FIRST_IMG_ID])
+    assert RetrievalSet.load(out / "retrieval_set").open_image(3).size == (48, 40)
     index = json.loads((out / "model_index.json").read_text())
     assert index["unet"] == [None, None]
 
@@ -107,7 +107,7 @@ def test_both_released_settings_become_configurations(
     assert fields == {
         "language_model_id": "facebook/opt-6.7b",
         "vision_model_id": "openai/clip-vit-large-patch14",
-        "img_token_ids": [50266],
+        "image_output_token_ids": [50266],
         "num_visual_tokens": visual_tokens,
         "retrieval_dim": 256,
         "mapper_type": None,

@@ -34,7 +34,7 @@ def test_the_converted_heads_answer_as_the_authors_did(
 ) -> None:
     model = GillForConditionalGeneration.from_pretrained(golden_repository)
     with torch.no_grad():
-        made = model.picture_outputs(torch.from_numpy(gill_arrays["g0.hidden"]))
+        made = model.image_outputs(torch.from_numpy(gill_arrays["g0.hidden"]))
     assert np.allclose(made["conditioning"], gill_arrays["g0.gen_emb"], atol=2e-4)
     assert np.allclose(made["retrieval_embeds"][:, None], gill_arrays["g0.ret_emb"], atol=2e-4)
     probabilities = made["decision_logits"].softmax(-1)
@@ -56,7 +56,7 @@ def test_the_repository_is_whole(golden_repository: Path, golden_world: Path) ->
     } <= names
     config = GillConfig.from_pretrained(golden_repository)
     assert config.language_model_id == str((golden_world / "facebook/opt-golden").resolve())
-    assert config.img_token_ids == list(range(FIRST_IMG_ID, FIRST_IMG_ID + 8))
+    assert config.image_output_token_ids == list(range(FIRST_IMG_ID, FIRST_IMG_ID + 8))
     assert (config.image_token_id, config.mapper_type, config.img_logit_scaling) == (379, "gill_mapper", "absolute")
     assert (config.conditioning_length, config.conditioning_dim, config.use_decision_head) == (77, 768, True)
     stored = json.loads((golden_repository / "generation_config.json").read_text())
@@ -66,18 +66,18 @@ def test_the_repository_is_whole(golden_repository: Path, golden_world: Path) ->
     assert index["_class_name"] == ["pipeline_gill", "GillPipeline"]
 
 
-def test_the_retrieval_set_belongs_to_the_model_and_finds_its_pictures(
+def test_the_retrieval_set_belongs_to_the_model_and_finds_its_images(
     golden_repository: Path, golden_world: Path
 ) -> None:
-    pictures = RetrievalSet.load(golden_repository / "retrieval_set")
+    images = RetrievalSet.load(golden_repository / "retrieval_set")
     model = GillForConditionalGeneration.from_pretrained(golden_repository)
-    pictures.check_fingerprint(model.retrieval_fingerprint())
+    images.check_fingerprint(model.retrieval_fingerprint())
     with (golden_world / "gill_opt" / "cc3m_embeddings.npy").open("rb") as file:
         original = np.stack(pickle.load(file)["embeddings"])
-    cosines, indices = pictures.search(torch.from_numpy(original[7:8]), 1)
+    cosines, indices = images.search(torch.from_numpy(original[7:8]), 1)
     assert indices.tolist() == [[7]]
     assert cosines.item() == pytest.approx(1, abs=1e-5)
-    assert pictures.open_picture(7).size == (48, 40)
+    assert images.open_image(7).size == (48, 40)
 
 
 # --- variants of a small release -------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_embeddings_may_be_given_apart_and_may_have_their_width_wrong(
     small_gill.flags[3] = str(golden_world / "clip-golden")
     assert gill.main(small_gill.argv(tmp_path / "out", "--retrieval-set", str(apart), "--verify")) == 0
     assert len(RetrievalSet.load(tmp_path / "out" / "retrieval_set")) == 2
-    assert "of the first 1 pictures in files, 1 are not below" in capsys.readouterr().out
+    assert "of the first 1 images in files, 1 are not below" in capsys.readouterr().out
     assert gill.main(small_gill.argv(tmp_path / "out", "--overwrite")) == 2
     assert "cc3m_1.npy: embeddings are 3 wide, but the model retrieves in 4 dimensions" in capsys.readouterr().err
     assert (tmp_path / "out" / "config.json").exists()
@@ -348,7 +348,7 @@ def test_the_released_settings_become_a_configuration(reference: Path, tmp_path:
         "language_model_id": "facebook/opt-6.7b",
         "vision_model_id": "openai/clip-vit-large-patch14",
         "image_generator_id": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "img_token_ids": list(range(50266, 50274)),
+        "image_output_token_ids": list(range(50266, 50274)),
         "num_visual_tokens": 4,
         "retrieval_dim": 256,
         "mapper_type": "gill_mapper",
@@ -359,7 +359,7 @@ def test_the_released_settings_become_a_configuration(reference: Path, tmp_path:
     }
     text_config = {"model_type": "opt", "vocab_size": 50272, "hidden_size": 4096, "word_embed_proj_dim": 4096}
     config = GillConfig(text_config=text_config, image_token_id=50265, **fields)
-    assert (config.vocab_size, config.embedding_dim, config.num_img_tokens) == (50274, 4096, 8)
+    assert (config.vocab_size, config.embedding_dim, config.num_image_output_tokens) == (50274, 4096, 8)
 
 
 def test_the_released_decision_head_becomes_the_models(reference: Path, tmp_path: Path) -> None:

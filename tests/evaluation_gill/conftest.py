@@ -23,7 +23,7 @@ class Data:
     """Where the files lie; `networks` are options that give the metrics their networks."""
 
     folder: Path
-    pictures: Path
+    images: Path
     networks: list[str]
     clip: Path
 
@@ -53,15 +53,15 @@ class Data:
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image]) -> Data:
-    """Three stories, three dialogues, votes on prompts, captions; thirteen pictures."""
+def data(tmp_path_factory: pytest.TempPathFactory, images: list[Image.Image]) -> Data:
+    """Three stories, three dialogues, votes on prompts, captions; thirteen images."""
     folder = tmp_path_factory.mktemp("data")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     (folder / "clip").mkdir()
     for number in range(13):
-        pictures[number].save(folder / "pictures" / f"p{number}.png")
+        images[number].save(folder / "images" / f"p{number}.png")
     for number in (1, 2, 3):
-        pictures[number].save(folder / "pictures" / f"VisualDialog_val2018_{number:012d}.jpg")
+        images[number].save(folder / "images" / f"VisualDialog_val2018_{number:012d}.jpg")
     _write(folder / "val.story-in-sequence.json", {"annotations": vist_annotations(STORIES)})
     _write(folder / "visdial_1.0_val.json", visdial([1, 2, 3], rounds=3))
     dense = [{"image_id": one, "round_id": 2, "gt_relevance": [0.0, 0.4, 1.0, 0.0]} for one in (1, 2)]
@@ -69,7 +69,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image]) 
     _write_votes(folder / "PartiPromptsAllDecisions_Alignment.tsv")
     coco = {
         "images": [{"id": n, "file_name": f"p{n}.jpg"} for n in range(4)],
-        "annotations": [{"id": 10 + n, "image_id": n % 4, "caption": f"a picture of thing {n}\n"} for n in range(6)],
+        "annotations": [{"id": 10 + n, "image_id": n % 4, "caption": f"an image of thing {n}\n"} for n in range(6)],
     }
     _write(folder / "captions_val2014.json", coco)
     lines = [f"thing number {n}\thttp://somewhere.org/a/p{n}.png?size=2\n" for n in range(5)]
@@ -77,7 +77,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image]) 
     clip, (alexnet, _) = write_clip(folder / "clip"), write_alexnet(folder)
     inception = write_inception(folder)
     networks = ["--clip", str(clip), "--lpips-alexnet", str(alexnet), "--inception", str(inception)]
-    return Data(folder, folder / "pictures", networks, clip)
+    return Data(folder, folder / "images", networks, clip)
 
 
 def vist_annotations(stories: list[tuple[str, list[str]]]) -> list[list[dict[str, Any]]]:
@@ -99,7 +99,7 @@ def vist_annotations(stories: list[tuple[str, list[str]]]) -> list[list[dict[str
 
 
 def visdial(numbers: list[int], rounds: int) -> dict[str, Any]:
-    """Dialogues on the pictures with these numbers."""
+    """Dialogues on the images with these numbers."""
     questions, answers = ["is it red", "is it big", "a cat"], ["no", "yes", "two", "blue"]
     dialogs = [
         {

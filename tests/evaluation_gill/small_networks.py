@@ -11,7 +11,7 @@ from tests.small_model import small_tokenizer
 
 
 def write_clip(folder: Path) -> Path:
-    """A whole CLIP with a tokenizer of 300 tokens, pictures of 16 pixels."""
+    """A whole CLIP with a tokenizer of 300 tokens, images of 16 pixels."""
     torch.manual_seed(0)
     tokenizer = small_tokenizer([])
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

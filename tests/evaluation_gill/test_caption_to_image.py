@@ -20,8 +20,8 @@ def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | 
         str(model),
         "--annotations",
         str(annotations or data.coco),
-        "--pictures",
-        str(data.pictures),
+        "--images",
+        str(data.images),
         "--out",
         str(out),
         *data.networks,
@@ -34,7 +34,7 @@ def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | 
 
 
 @pytest.mark.parametrize("system", ["gill", "generator"])
-def test_fid_and_clip_similarity_are_those_of_the_pictures_written(
+def test_fid_and_clip_similarity_are_those_of_the_images_written(
     data: Data, golden_repository: Path, golden_world: Path, tmp_path: Path, system: str
 ) -> None:
     model = golden_repository if system == "gill" else golden_world / "sd-golden"
@@ -42,10 +42,10 @@ def test_fid_and_clip_similarity_are_those_of_the_pictures_written(
     arguments = options(data, tmp_path / "out", *baseline, "--fid-resamples", "10", model=model)
     results = caption_to_image.main(["generation", *arguments])
     listed = json.loads((tmp_path / "out/scores.json").read_text())
-    made = [Image.open(tmp_path / "out/pictures" / one["picture"]) for one in listed]
+    made = [Image.open(tmp_path / "out/images" / one["image"]) for one in listed]
     texts = [one["text"] for one in listed]
-    assert texts == [f"a picture of thing {number}" for number in range(6)]
-    true = [Image.open(data.pictures / f"p{number % 4}.png") for number in range(6)]
+    assert texts == [f"an image of thing {number}" for number in range(6)]
+    true = [Image.open(data.images / f"p{number % 4}.png") for number in range(6)]
     colours = [np.stack([np.asarray(one.convert("RGB")).mean((0, 1)) / 255 for one in some]) for some in (made, true)]
     found = {figure.name: figure for figure in results.figures}
     means = np.square(colours[0].mean(0) - colours[1].mean(0)).sum()
@@ -57,7 +57,7 @@ def test_fid_and_clip_similarity_are_those_of_the_pictures_written(
     assert found["clip_text_similarity"].value == pytest.approx(clip["clip_text_similarity"], abs=1e-5)
 
 
-def test_clip_finds_the_pictures_of_captions(data: Data, tmp_path: Path) -> None:
+def test_clip_finds_the_images_of_captions(data: Data, tmp_path: Path) -> None:
     results = caption_to_image.main(
         ["retrieval", *options(data, tmp_path / "out", "--baseline", "clip", model=data.clip)]
     )
@@ -65,7 +65,7 @@ def test_clip_finds_the_pictures_of_captions(data: Data, tmp_path: Path) -> None
     assert {figure.name: figure.value for figure in results.figures}["recall@5"] == 1
 
 
-def test_cc3m_captions_find_their_pictures_by_the_files_names(
+def test_cc3m_captions_find_their_images_by_the_files_names(
     data: Data, tmp_path: Path, golden_repository: Path
 ) -> None:
     arguments = options(data, tmp_path / "out", "--sample", "3", model=golden_repository, annotations=data.cc3m)
@@ -74,8 +74,8 @@ def test_cc3m_captions_find_their_pictures_by_the_files_names(
     assert results.protocol["sample"] == "3, seed 42"
 
 
-def test_one_caption_a_picture_is_the_first(data: Data, tmp_path: Path) -> None:
-    arguments = options(data, tmp_path / "out", "--baseline", "clip", "--one-a-picture", model=data.clip)
+def test_one_caption_an_image_is_the_first(data: Data, tmp_path: Path) -> None:
+    arguments = options(data, tmp_path / "out", "--baseline", "clip", "--one-per-image", model=data.clip)
     assert caption_to_image.main(["retrieval", *arguments]).figures[0].examples == 4
 
 
@@ -95,7 +95,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str, text: st
         read_captions(tmp_path / name)
 
 
-def test_a_folder_without_pictures_is_told(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_images_is_told(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     arguments = [
         "retrieval",
@@ -105,10 +105,10 @@ def test_a_folder_without_pictures_is_told(data: Data, tmp_path: Path, capsys: p
         "clip",
         "--annotations",
         str(data.coco),
-        "--pictures",
+        "--images",
         str(tmp_path / "empty"),
         "--out",
         str(tmp_path / "out"),
     ]
     assert run_command(caption_to_image.main, arguments) == 2
-    assert capsys.readouterr().err.endswith("empty holds no picture.\n")
+    assert capsys.readouterr().err.endswith("empty holds no image.\n")

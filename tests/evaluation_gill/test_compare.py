@@ -15,7 +15,7 @@ PROTOCOL = {
     "annotations_sha256": "0" * 64,
     "limit": None,
     "context": "all captions",
-    "target": "last picture of each story",
+    "target": "last image of each story",
     "examples": 4990,
     "seed": 42,
     "seeding": "one generator for the whole run",
@@ -50,7 +50,7 @@ def test_two_results_stand_side_by_side_with_intervals_and_the_papers_figures() 
     assert table[5:] == [
         "",
         f"Protocol: data VIST; annotations val.story-in-sequence.json; annotations_sha256 {'0' * 64}; context all "
-        "captions; target last picture of each story; examples 4990; seed 42; seeding one generator for the whole run; "
+        "captions; target last image of each story; examples 4990; seed 42; seeding one generator for the whole run; "
         "drawing.steps 50; drawing.guidance 7.5; metrics.clip_image_similarity.model openai/clip-vit-large-patch14",
         "B left out 1 examples.",
     ]

@@ -22,7 +22,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def noise() -> list[Image.Image]:
-    """Eight pictures of noise, 20 x 24 pixels."""
+    """Eight images of noise, 20 x 24 pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 24, 20, 3), dtype=np.uint8)
     return [Image.fromarray(one) for one in pixels]
 
@@ -103,7 +103,7 @@ def test_lpips_agrees_with_that_of_torchmetrics(
     network = theirs._LPIPS(pretrained=False, net="alex")
     heads = Path(theirs.__file__).parent / "lpips_models/alex.pth"
     network.load_state_dict(torch.load(heads, map_location="cpu"), strict=False)
-    squeezed = [picture.resize((64, 64), Image.Resampling.BILINEAR) for picture in noise[:6]]
+    squeezed = [image.resize((64, 64), Image.Resampling.BILINEAR) for image in noise[:6]]
     pixels = torch.from_numpy(np.stack([np.asarray(one) for one in squeezed])).permute(0, 3, 1, 2).float() / 127.5 - 1
     wanted = network.eval()(pixels[:3], pixels[3:]).flatten().tolist()
     assert found["scores"] == pytest.approx(wanted, rel=1e-4) and min(wanted) > 0
@@ -115,8 +115,8 @@ def test_fid_is_the_frechet_distance_of_the_features(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     made = generator.integers(0, 200, (40, 8, 8, 3), dtype=np.uint8)
     real = generator.integers(50, 256, (40, 8, 8, 3), dtype=np.uint8)
-    pictures = [[Image.fromarray(one) for one in some] for some in (made, real)]
-    found = compute("fid", *pictures, weights=str(write_inception(tmp_path)), resamples=20, batch_size=16)
+    images = [[Image.fromarray(one) for one in some] for some in (made, real)]
+    found = compute("fid", *images, weights=str(write_inception(tmp_path)), resamples=20, batch_size=16)
     features = [some.reshape(40, 8, 8, 3).astype(np.float64).mean((1, 2)) / 255 for some in (made, real)]
     one, other = (np.cov(some, rowvar=False) for some in features)
     gap = np.square(features[0].mean(0) - features[1].mean(0)).sum()
@@ -186,19 +186,19 @@ def test_decision_f1_is_the_mean_of_both_classes() -> None:
 @pytest.mark.parametrize(
     ("name", "references", "options", "said"),
     [
-        ("clip_image_similarity", "pictures", {"model": "/nowhere"}, "needs the CLIP model '/nowhere'"),
+        ("clip_image_similarity", "images", {"model": "/nowhere"}, "needs the CLIP model '/nowhere'"),
         ("clip_text_similarity", "texts", {"model": "/nowhere"}, "needs the CLIP model '/nowhere'"),
-        ("lpips", "pictures", {}, "needs the file alexnet-owt-7be5be79.pth"),
-        ("lpips", "pictures", {"weights": "/nowhere.pth"}, "there is no file '/nowhere.pth'"),
-        ("fid", "pictures", {}, "needs the Inception network: the file inception-2015-12-05.pt"),
-        ("fid", "pictures", {"weights": "/nowhere.pt"}, "there is no file '/nowhere.pt'"),
+        ("lpips", "images", {}, "needs the file alexnet-owt-7be5be79.pth"),
+        ("lpips", "images", {"weights": "/nowhere.pth"}, "there is no file '/nowhere.pth'"),
+        ("fid", "images", {}, "needs the Inception network: the file inception-2015-12-05.pt"),
+        ("fid", "images", {"weights": "/nowhere.pt"}, "there is no file '/nowhere.pt'"),
     ],
 )
 def test_a_metric_without_its_network_says_which_file_it_needs(
     noise: list[Image.Image], name: str, references: str, options: dict, said: str
 ) -> None:
     with pytest.raises(OSError, match=said):
-        compute(name, noise[:2], noise[2:4] if references == "pictures" else ["a", "b"], **options)
+        compute(name, noise[:2], noise[2:4] if references == "images" else ["a", "b"], **options)
 
 
 @pytest.mark.parametrize(

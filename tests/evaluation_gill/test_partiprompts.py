@@ -74,7 +74,7 @@ def test_decisions_are_those_of_the_head_and_their_f1_that_of_a_direct_computati
     for prompt in prompts:
         batch = golden_pipeline.processor([prompt], add_img_tokens=True)
         with torch.no_grad():
-            logits = golden_pipeline.model(**batch, output_pictures=True).decision_logits[0]
+            logits = golden_pipeline.model(**batch, output_images=True).decision_logits[0]
         decided.append("ret" if logits.argmax() == 1 else "gen")
 
     def f1(label: str) -> float:

@@ -14,7 +14,7 @@ def unit(*shape: int) -> torch.Tensor:
 def test_blocks_of_any_size_give_what_the_metric_gives_on_all_scores_ties_and_exclusions_included() -> None:
     torch.manual_seed(0)
     queries, candidates = unit(23, 8), unit(31, 8)
-    # The same picture several times, in different blocks.
+    # The same image several times, in different blocks.
     candidates[[5, 17, 30]] = candidates[2].clone()
     targets = [2, 5, 30, *torch.randint(31, (20,)).tolist()]
     excluded = [{(target + 3) % 31, (target + 11) % 31} for target in targets]
@@ -23,7 +23,7 @@ def test_blocks_of_any_size_give_what_the_metric_gives_on_all_scores_ties_and_ex
     for row, gone in enumerate(excluded):
         for one in gone:
             scores[row][one] = -torch.inf
-    # Equal pictures have equal scores, whatever rounding says.
+    # Equal images have equal scores, whatever rounding says.
     scores = [[round(one, 7) for one in row] for row in scores]
     relevances = [[float(one == target) for one in range(31)] for target in targets]
     wanted = load_metric("retrieval_ranking").compute(predictions=scores, references=relevances, ks=[1, 5])["scores"]

@@ -18,7 +18,7 @@ from pipeline_gill import GillPipeline
 from tests.evaluation_gill import conftest
 from tests.evaluation_gill.conftest import Data
 
-# Dialogue on picture 1; the file's answer to question n of picture p is number (p + n) modulo 4.
+# Dialogue on image 1; the file's answer to question n of image p is number (p + n) modulo 4.
 LINES = ["Q: is it red?", "A: yes", "Q: is it big?", "A: two", "Q: a cat?", "A: blue"]
 
 
@@ -28,8 +28,8 @@ def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | 
         str(model),
         "--annotations",
         str(annotations or data.visdial),
-        "--pictures",
-        str(data.pictures),
+        "--images",
+        str(data.images),
         "--out",
         str(out),
         *data.networks,
@@ -60,7 +60,7 @@ def test_generation_shows_as_many_rounds_as_asked_for(
         num_inference_steps=2,
         generator=torch.Generator().manual_seed(42),
     )
-    made = np.asarray(Image.open(tmp_path / "out/pictures" / listed[0]["picture"]), dtype=int)
+    made = np.asarray(Image.open(tmp_path / "out/images" / listed[0]["image"]), dtype=int)
     assert np.abs(made - np.asarray(answer.images[0][0], dtype=int)).max() <= 1
 
 
@@ -80,19 +80,19 @@ def test_both_baselines_run_through_the_same_protocol(data: Data, golden_world: 
     assert found.protocol["candidates"] == 3 and found.figures[1].value == 1  # recall@5 among three
 
 
-def test_gill_retrieves_the_picture_of_a_dialogue(
+def test_gill_retrieves_the_image_of_a_dialogue(
     data: Data, golden_repository: Path, golden_pipeline: GillPipeline, tmp_path: Path
 ) -> None:
     results = visdial.main(["retrieval", *options(data, tmp_path / "out", "--rounds", "3", model=golden_repository)])
-    files = [data.pictures / f"VisualDialog_val2018_{number:012d}.jpg" for number in (1, 2, 3)]
-    pictures = [Image.open(path).convert("RGB").resize((224, 224)) for path in files]
+    files = [data.images / f"VisualDialog_val2018_{number:012d}.jpg" for number in (1, 2, 3)]
+    images = [Image.open(path).convert("RGB").resize((224, 224)) for path in files]
     texts = ["\n".join(one.lines(3)) for one in visdial.read_dialogues(data.visdial)]
     assert texts[0].splitlines() == LINES
     model, processor = golden_pipeline.model, golden_pipeline.processor
     with torch.no_grad():
-        pixels = processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        pixels = processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
         embeds = model.get_image_retrieval_embeddings(pixels)
-        read = [model(**processor([text], add_img_tokens=True), output_pictures=True) for text in texts]
+        read = [model(**processor([text], add_img_tokens=True), output_images=True) for text in texts]
         scores = torch.cat([model.retrieval_scores(one.retrieval_embeds, embeds) for one in read])
     ranks = [(scores[row] > scores[row, row]).sum().item() + 1 for row in range(3)]
     found = {figure.name: figure.value for figure in results.figures}
@@ -114,7 +114,7 @@ def test_answers_are_ranked_by_their_likelihood_ties_included_as_computed_by_han
     assert found["recall@1"].value == pytest.approx(2 / 9) and found["recall@5"].value == 1
     shared = (1 / 2 + 1 / 3) / 2
     assert found["mrr"].value == pytest.approx((2 * 1 + 5 * shared + 2 / 4) / 9)
-    # The second round of pictures 1 and 2 has the relevances no 0, yes 0.4, two 1, blue 0.
+    # The second round of images 1 and 2 has the relevances no 0, yes 0.4, two 1, blue 0.
     ideal = 1 + 0.4 / math.log2(3)
     gain = 1 + (0.4 / math.log2(3)) / 2  # the second place is half "yes", half "blue"
     assert found["ndcg"].value == pytest.approx(gain / ideal) and found["ndcg"].examples == 2
@@ -125,14 +125,14 @@ def test_the_score_of_an_answer_is_its_log_likelihood_after_the_prompt(
 ) -> None:
     system = GillSystem(golden_pipeline, "golden")
 
-    prompt = Prompt((data.pictures / "p1.png", "Q: is it red?\nA: "))
+    prompt = Prompt((data.images / "p1.png", "Q: is it red?\nA: "))
     answers = ["no", "yes it is", "blue"]
     found = system.answer_scores(prompt, answers, batch_size=2)
     model, processor = golden_pipeline.model, golden_pipeline.processor
-    picture = Image.open(data.pictures / "p1.png").convert("RGB").resize((224, 224))
+    image = Image.open(data.images / "p1.png").convert("RGB").resize((224, 224))
     for answer, score in zip(answers, found, strict=True):
         ids = processor.tokenizer(answer, add_special_tokens=False).input_ids
-        known = processor([[picture, "Q: is it red?\nA: "]])
+        known = processor([[image, "Q: is it red?\nA: "]])
         whole = torch.cat([known["input_ids"], torch.tensor([ids])], dim=1)
         with torch.no_grad():
             logits = model(input_ids=whole, pixel_values=known["pixel_values"]).logits[0].log_softmax(-1)
@@ -154,9 +154,9 @@ def test_a_dialogue_with_fewer_rounds_is_refused_or_left_out_by_name(
     ]
     assert run_command(visdial.main, arguments) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: dialogue on picture 2: it has 2 rounds, 3 were asked for")
+    assert said.startswith("error: dialogue on image 2: it has 2 rounds, 3 were asked for")
     assert not (tmp_path / "out").exists()
     assert run_command(visdial.main, [*arguments, "--leave-out-incomplete"]) == 0
     results = Results.read(tmp_path / "out")
-    assert [one.example for one in results.left_out] == ["dialogue on picture 2"]
+    assert [one.example for one in results.left_out] == ["dialogue on image 2"]
     assert results.figures[0].examples == 2 and results.protocol["candidates"] == 3

@@ -27,8 +27,8 @@ def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | 
         str(model),
         "--annotations",
         str(annotations or data.vist),
-        "--pictures",
-        str(data.pictures),
+        "--images",
+        str(data.images),
         "--out",
         str(out),
         *data.networks,
@@ -38,7 +38,7 @@ def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | 
 
 
 def shown(data: Data, name: str) -> Image.Image:
-    return Image.open(data.pictures / f"{name}.png").convert("RGB")
+    return Image.open(data.images / f"{name}.png").convert("RGB")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def generated(data: Data, golden_repository: Path, tmp_path_factory: pytest.Temp
     return out, vist.main(["generation", *options(data, out, "--batch-size", "2", model=golden_repository)])
 
 
-def test_gill_draws_the_last_picture_of_each_story_as_the_pipeline_does_one_by_one(
+def test_gill_draws_the_last_image_of_each_story_as_the_pipeline_does_one_by_one(
     data: Data, generated: tuple[Path, Results], golden_pipeline: GillPipeline
 ) -> None:
     out, results = generated
@@ -67,7 +67,7 @@ def test_gill_draws_the_last_picture_of_each_story_as_the_pipeline_does_one_by_o
             num_inference_steps=2,
         )
         made.append(answer.images[0][0])
-    for wanted, path in zip(made, sorted((out / "pictures").iterdir()), strict=True):
+    for wanted, path in zip(made, sorted((out / "images").iterdir()), strict=True):
         assert np.abs(np.asarray(wanted, dtype=int) - np.asarray(Image.open(path), dtype=int)).max() <= 1
     true = [shown(data, names[-1]) for _, names in STORIES]
     clip = load_metric("clip_image_similarity").compute(predictions=made, references=true, model=str(data.clip))
@@ -82,7 +82,7 @@ def test_results_carry_their_protocol(generated: tuple[Path, Results]) -> None:
     out, results = generated
     protocol = Results.read(out).protocol
     assert protocol["data"] == "VIST" and protocol["examples"] == 3 and protocol["seed"] == 42
-    assert protocol["context"] == "all captions and all pictures but the last"
+    assert protocol["context"] == "all captions and all images but the last"
     assert protocol["drawing"] == {"steps": 2, "guidance": 7.5, "size": 16}
     assert protocol["seeding"] == "one generator for the whole run" and len(protocol["annotations_sha256"]) == 64
     assert protocol["metrics"]["lpips"]["network"] == "alexnet"
@@ -90,7 +90,7 @@ def test_results_carry_their_protocol(generated: tuple[Path, Results]) -> None:
     assert str(out.parent) not in (out / "results.json").read_text()
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was_with_the_same_pictures(
+def test_a_run_that_was_stopped_goes_on_where_it_was_with_the_same_images(
     data: Data,
     generated: tuple[Path, Results],
     golden_repository: Path,
@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was_with_the_same_pictures(
 
 
 def pixels(out: Path) -> np.ndarray:
-    return np.stack([np.asarray(Image.open(path), dtype=int) for path in sorted((out / "pictures").iterdir())])
+    return np.stack([np.asarray(Image.open(path), dtype=int) for path in sorted((out / "images").iterdir())])
 
 
 def test_a_run_under_another_protocol_is_not_gone_on_with(
@@ -175,10 +175,10 @@ def test_gill_retrieves_with_the_scores_of_the_model_itself(
     results = vist.main(["retrieval", *options(data, tmp_path / "out", model=golden_repository)])
     names = sorted({name for _, names in STORIES for name in names})
     model, processor = golden_pipeline.model, golden_pipeline.processor
-    pictures = [shown(data, name).resize((224, 224)) for name in names]
+    images = [shown(data, name).resize((224, 224)) for name in names]
     with torch.no_grad():
         embeds = model.get_image_retrieval_embeddings(
-            processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+            processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
         )
         ranks = []
         for _, story in STORIES:
@@ -186,7 +186,7 @@ def test_gill_retrieves_with_the_scores_of_the_model_itself(
             for sentence, name in zip(SENTENCES, story, strict=True):
                 pieces += [sentence, shown(data, name).resize((224, 224))]
             batch = processor([pieces[:-1]], add_img_tokens=True)
-            query = model(**batch, output_pictures=True).retrieval_embeds
+            query = model(**batch, output_images=True).retrieval_embeds
             scores = model.retrieval_scores(query, embeds)[0]
             scores[[names.index(name) for name in story[:-1]]] = -torch.inf
             ranks.append(int((scores > scores[names.index(story[-1])]).sum()) + 1)
@@ -197,13 +197,13 @@ def test_gill_retrieves_with_the_scores_of_the_model_itself(
     assert results.protocol["candidates"] == len(names) == 13
 
 
-def test_pictures_of_the_story_are_no_candidates_and_that_changes_the_answer(
+def test_images_of_the_story_are_no_candidates_and_that_changes_the_answer(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Every story finds its first picture best, its last one second, everything else far behind.
+    # Every story finds its first image best, its last one second, everything else far behind.
     names = sorted({name for _, names in STORIES for name in names})
 
-    def embed_pictures(self: Any, paths: Any) -> torch.Tensor:
+    def embed_images(self: Any, paths: Any) -> torch.Tensor:
         return torch.eye(13)[[names.index(path.stem) for path in paths]]
 
     def embed_prompts(self: Any, prompts: Any) -> torch.Tensor:
@@ -212,14 +212,14 @@ def test_pictures_of_the_story_are_no_candidates_and_that_changes_the_answer(
             row[names.index(story[0])], row[names.index(story[-1])] = 0.8, 0.6
         return rows
 
-    monkeypatch.setattr(ClipBaseline, "embed_pictures", embed_pictures)
+    monkeypatch.setattr(ClipBaseline, "embed_images", embed_images)
     monkeypatch.setattr(ClipBaseline, "embed_prompts", embed_prompts)
     arguments = options(data, tmp_path / "out", "--baseline", "clip", "--context", "captions", model=data.clip)
     masked = vist.main(["retrieval", *arguments])
     free = vist.main(["retrieval", *arguments, "--no-mask"])
     assert [one.figures[0].value for one in (masked, free)] == [1, 0]
     assert [one.protocol["masking"] for one in (masked, free)] == [
-        "pictures that the story has shown are no candidates",
+        "images that the story has shown are no candidates",
         "none",
     ]
 
@@ -231,8 +231,8 @@ def test_clip_retrieves_by_captions_alone(data: Data, tmp_path: Path) -> None:
     names = sorted({name for _, names in STORIES for name in names})
     tokens = clip.tokenizer(SENTENCES[-1], return_tensors="pt")
     with torch.no_grad():
-        pictures = clip.prepare(images=[shown(data, name) for name in names], return_tensors="pt")["pixel_values"]
-        read = clip.model(**tokens.data, pixel_values=pictures)
+        images = clip.prepare(images=[shown(data, name) for name in names], return_tensors="pt")["pixel_values"]
+        read = clip.model(**tokens.data, pixel_values=images)
     ranks = []
     for _, story in STORIES:
         scores = read.logits_per_text[0].clone()
@@ -242,7 +242,7 @@ def test_clip_retrieves_by_captions_alone(data: Data, tmp_path: Path) -> None:
     assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
 
 
-def test_a_story_with_a_missing_picture_is_refused_or_left_out_by_name(
+def test_a_story_with_a_missing_image_is_refused_or_left_out_by_name(
     data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "val.story-in-sequence.json"
@@ -256,7 +256,7 @@ def test_a_story_with_a_missing_picture_is_refused_or_left_out_by_name(
     ]
     assert run_command(vist.main, arguments) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: story s4: its pictures nowhere are not in the folder (1 of 4 examples")
+    assert said.startswith("error: story s4: its images nowhere are not in the folder (1 of 4 examples")
     assert said.count("\n") == 1 and not (tmp_path / "out").exists()
     assert run_command(vist.main, [*arguments, "--leave-out-incomplete"]) == 0
     assert [one.example for one in Results.read(tmp_path / "out").left_out] == ["story s4"]
@@ -265,9 +265,9 @@ def test_a_story_with_a_missing_picture_is_refused_or_left_out_by_name(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["generation", "--baseline", "clip"], "`--baseline clip` draws no pictures"),
+        (["generation", "--baseline", "clip"], "`--baseline clip` draws no images"),
         (["retrieval", "--baseline", "generator"], "`--baseline generator` cannot retrieve"),
-        (["retrieval", "--baseline", "clip"], "`--baseline clip` reads no pictures; choose `--context caption`"),
+        (["retrieval", "--baseline", "clip"], "`--baseline clip` reads no images; choose `--context caption`"),
     ],
 )
 def test_a_baseline_that_cannot_do_the_task_says_so(
@@ -286,8 +286,8 @@ def test_a_metric_without_its_network_is_told_before_anything_is_drawn(
         str(golden_repository),
         "--annotations",
         str(data.vist),
-        "--pictures",
-        str(data.pictures),
+        "--images",
+        str(data.images),
         "--out",
         str(tmp_path / "out"),
         "--metrics",

@@ -11,12 +11,12 @@ from tests.small_model import small_model, small_processor
 
 @pytest.fixture(scope="session")
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A retrieval set of four pictures for the weights of `small_repository`."""
+    """A retrieval set of four images for the weights of `small_repository`."""
     processor = small_processor()
     model = small_model(processor)
-    pictures = [(Image.new("RGB", (16, 16), (60 * number, 0, 0)), f"red {number}") for number in range(4)]
+    images = [(Image.new("RGB", (16, 16), (60 * number, 0, 0)), f"red {number}") for number in range(4)]
     out = tmp_path_factory.mktemp("sets") / "set"
-    RetrievalSet.build(model, processor, pictures, progress=False, source="four reds").save(out)
+    RetrievalSet.build(model, processor, images, progress=False, source="four reds").save(out)
     return out
 
 

@@ -126,7 +126,7 @@ def test_facts_are_read_from_the_folder_itself(small_repository: Path, small_set
         {"torch": "2.13.0"},
     )
     assert facts.adapters is not None and facts.adapters.sizes["[IMG] tokens"] == 3
-    assert facts.retrieval_set is not None and facts.retrieval_set.pictures == 4
+    assert facts.retrieval_set is not None and facts.retrieval_set.images == 4
     assert facts.retrieval_set.source == "four reds" and facts.base_models == []
     text = make_card(facts)
     assert "/somewhere" not in text and "hf_secret" not in text
@@ -203,5 +203,5 @@ def test_samples_are_answered_drawn_into_a_grid_and_shown(golden_pipeline: GillP
     for name in re.findall(r"\]\((samples/[^)]+)\)", text):
         assert (tmp_path / name).is_file()
     (tmp_path / "samples/00-retrieved.png").unlink()
-    with pytest.raises(OSError, match="names the picture 00-retrieved"):
+    with pytest.raises(OSError, match="names the image 00-retrieved"):
         read_samples(tmp_path / "samples")

@@ -12,7 +12,7 @@ def test_sizes_that_a_backbone_determines_are_read_from_it():
         vision_config={"model_type": "clip_vision_model", "hidden_size": 20, "num_attention_heads": 4},
     )
     assert (config.embedding_dim, config.vision_dim, config.num_language_model_rows) == (32, 20, 90)
-    assert (config.image_token_id, config.img_token_ids, config.vocab_size) == (90, list(range(91, 99)), 99)
+    assert (config.image_token_id, config.image_output_token_ids, config.vocab_size) == (90, list(range(91, 99)), 99)
     assert config.text_config.vocab_size == 90 and config.get_text_config().vocab_size == 99
 
 
@@ -36,10 +36,10 @@ def test_a_mapper_without_queries_has_enough_tokens_for_the_conditioning():
         ({"mapper_type": "magic"}, "`mapper_type` must be one of .*'magic'"),
         ({"num_visual_tokens": 0}, "`num_visual_tokens` must be a positive integer, got 0"),
         ({"retrieval_dim": 2.5}, "`retrieval_dim` must be a positive integer, got 2.5"),
-        ({"img_token_ids": []}, "`img_token_ids` must be one or more different ids"),
-        ({"img_token_ids": [5, 5]}, "`img_token_ids` must be one or more different ids"),
-        ({"img_token_ids": [5], "vocab_size": 4, "image_token_id": 1}, "outside of the 4 ids"),
-        ({"img_token_ids": [5, 6], "image_token_id": 5}, "is also one of"),
+        ({"image_output_token_ids": []}, "`image_output_token_ids` must be one or more different ids"),
+        ({"image_output_token_ids": [5, 5]}, "`image_output_token_ids` must be one or more different ids"),
+        ({"image_output_token_ids": [5], "vocab_size": 4, "image_token_id": 1}, "outside of the 4 ids"),
+        ({"image_output_token_ids": [5, 6], "image_token_id": 5}, "is also one of"),
         ({"mapper_hidden_size": 10, "mapper_num_heads": 4}, "no multiple of"),
         ({"img_logit_scaling": "loud"}, "`img_logit_scaling` must be one of"),
         ({"decision_dropout": 1.5}, "`decision_dropout` must lie in"),

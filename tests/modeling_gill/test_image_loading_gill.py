@@ -1,4 +1,4 @@
-"""Whatever a user hands over as a picture is opened whole and upright, or refused with a reason."""
+"""Whatever a user hands over as an image is opened whole and upright, or refused with a reason."""
 
 import base64
 import contextlib
@@ -16,10 +16,10 @@ import torch
 from PIL import Image, ImageFile
 
 from modeling_gill.image_loading_gill import (
-    PictureError,
-    load_picture,
-    load_picture_and_file,
-    looks_like_picture_reference,
+    ImageError,
+    load_image,
+    load_image_and_file,
+    looks_like_image_reference,
 )
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -39,13 +39,13 @@ def noise(width: int = 60, height: int = 40) -> Image.Image:
 RED_PNG = encoded(Image.new("RGB", (3, 2), RED))
 
 
-# --- pictures in memory ----------------------------------------------------------------------------------------------
+# --- images in memory ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LA", "PA", "I", "F"])
 def test_a_pil_image_of_any_mode_becomes_rgb_of_the_same_colours(mode: str) -> None:
     grey = Image.new("L", (4, 3), 255)
-    loaded = load_picture(
+    loaded = load_image(
         grey.convert("RGB").convert(mode) if mode in ("RGBX", "HSV", "PA", "CMYK") else grey.convert(mode)
     )
     assert (loaded.mode, loaded.size) == ("RGB", (4, 3))
@@ -55,64 +55,64 @@ def test_a_pil_image_of_any_mode_becomes_rgb_of_the_same_colours(mode: str) -> N
 @pytest.mark.parametrize("mode", ["RGBa", "La"])
 def test_premultiplied_transparency_is_undone(mode: str) -> None:
     half = Image.new(mode[:-1] + "A", (1, 1), (0, 128) if mode == "La" else (0, 0, 0, 128))
-    assert load_picture(half.convert(mode)).getpixel((0, 0)) == (127, 127, 127)
+    assert load_image(half.convert(mode)).getpixel((0, 0)) == (127, 127, 127)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
 def test_sixteen_bit_greys_keep_their_brightness(mode: str) -> None:
     image = Image.new(mode, (2, 1), 65535)
     image.putpixel((1, 0), 32896)
-    assert np.asarray(load_picture(image))[0, :, 0].tolist() == [255, 128]
+    assert np.asarray(load_image(image))[0, :, 0].tolist() == [255, 128]
 
 
 def test_lab_colours_are_converted() -> None:
-    assert load_picture(Image.new("LAB", (1, 1), (255, 128, 128))).getpixel((0, 0)) == pytest.approx(WHITE, abs=3)
+    assert load_image(Image.new("LAB", (1, 1), (255, 128, 128))).getpixel((0, 0)) == pytest.approx(WHITE, abs=3)
 
 
 def test_transparency_is_laid_on_white() -> None:
-    assert load_picture(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0)) == WHITE
-    assert load_picture(Image.new("RGBA", (1, 1), (255, 0, 0, 255))).getpixel((0, 0)) == RED
+    assert load_image(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0)) == WHITE
+    assert load_image(Image.new("RGBA", (1, 1), (255, 0, 0, 255))).getpixel((0, 0)) == RED
     palette = Image.new("P", (1, 1), 0)
     palette.putpalette([255, 0, 0])
-    assert load_picture(encoded(palette, transparency=0)).getpixel((0, 0)) == WHITE
-    assert load_picture(encoded(Image.new("RGB", (1, 1), RED), transparency=RED)).getpixel((0, 0)) == WHITE
+    assert load_image(encoded(palette, transparency=0)).getpixel((0, 0)) == WHITE
+    assert load_image(encoded(Image.new("RGB", (1, 1), RED), transparency=RED)).getpixel((0, 0)) == WHITE
 
 
-def test_the_picture_handed_over_is_left_as_it_was() -> None:
+def test_the_image_handed_over_is_left_as_it_was() -> None:
     mine = Image.new("RGB", (2, 2), RED)
-    load_picture(mine).putpixel((0, 0), WHITE)
+    load_image(mine).putpixel((0, 0), WHITE)
     assert mine.getpixel((0, 0)) == RED
 
 
-def test_a_picture_of_one_pixel_is_a_picture() -> None:
-    assert load_picture(Image.new("RGB", (1, 1), RED)).getpixel((0, 0)) == RED
-    assert load_picture(np.full((1, 1, 3), 255, np.uint8)).getpixel((0, 0)) == WHITE
+def test_an_image_of_one_pixel_is_an_image() -> None:
+    assert load_image(Image.new("RGB", (1, 1), RED)).getpixel((0, 0)) == RED
+    assert load_image(np.full((1, 1, 3), 255, np.uint8)).getpixel((0, 0)) == WHITE
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (1, 5, 7), (5, 7, 3), (3, 5, 7), (5, 7, 4), (4, 5, 7)])
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_arrays_with_channels_first_or_last_or_none(shape: tuple[int, ...], kind: str) -> None:
     array = np.full(shape, 255, np.uint8)
-    loaded = load_picture(array if kind == "numpy" else torch.from_numpy(array))
+    loaded = load_image(array if kind == "numpy" else torch.from_numpy(array))
     assert (loaded.mode, loaded.size, loaded.getpixel((6, 4))) == ("RGB", (7, 5), WHITE)
 
 
 def test_where_both_readings_fit_numpy_means_channels_last_and_torch_channels_first() -> None:
-    assert load_picture(np.zeros((3, 9, 3), np.uint8)).size == (9, 3)
-    assert load_picture(torch.zeros(3, 9, 3)).size == (3, 9)
+    assert load_image(np.zeros((3, 9, 3), np.uint8)).size == (9, 3)
+    assert load_image(torch.zeros(3, 9, 3)).size == (3, 9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_float_tensors_are_read_as_nought_to_one(dtype: torch.dtype) -> None:
     tensor = torch.ones(3, 2, 2, dtype=dtype, requires_grad=True)
-    assert load_picture(tensor).getpixel((0, 0)) == WHITE
-    assert load_picture(tensor.detach() * 0.5).getpixel((0, 0)) == (128, 128, 128)
+    assert load_image(tensor).getpixel((0, 0)) == WHITE
+    assert load_image(tensor.detach() * 0.5).getpixel((0, 0)) == (128, 128, 128)
 
 
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.zeros((2, 3, 4, 4), np.uint8), "picture by picture"),
+        (np.zeros((2, 3, 4, 4), np.uint8), "image by image"),
         (np.zeros((5, 7, 2), np.uint8), r"\(5, 7, 2\)"),
         (np.zeros(5, np.uint8), r"\(5,\)"),
         (np.zeros((0, 4, 3), np.uint8), "at least 1 x 1"),
@@ -124,36 +124,36 @@ def test_float_tensors_are_read_as_nought_to_one(dtype: torch.dtype) -> None:
     ],
 )
 def test_a_wrong_array_is_refused_with_what_was_found_and_expected(array: Any, said: str) -> None:
-    with pytest.raises(PictureError, match=said) as error:
-        load_picture(array)
+    with pytest.raises(ImageError, match=said) as error:
+        load_image(array)
     assert "expected" in str(error.value) and str(tuple(array.shape)) in str(error.value)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_found_by_path_string_bytes_data_uri_and_row_of_a_data_set(tmp_path: Path) -> None:
+def test_an_image_is_found_by_path_string_bytes_data_uri_and_row_of_a_data_set(tmp_path: Path) -> None:
     file = tmp_path / "red.png"
     file.write_bytes(RED_PNG)
     uri = "data:image/png;base64," + base64.b64encode(RED_PNG).decode()
     row = {"bytes": RED_PNG, "path": "anything.png"}
     for source in (file, str(file), RED_PNG, bytearray(RED_PNG), uri, row, {"bytes": None, "path": str(file)}):
-        assert load_picture(source).getpixel((2, 1)) == RED
-    assert load_picture_and_file(file)[1] == load_picture_and_file(uri)[1] == RED_PNG
-    assert load_picture_and_file(Image.new("RGB", (1, 1)))[1] is None
+        assert load_image(source).getpixel((2, 1)) == RED
+    assert load_image_and_file(file)[1] == load_image_and_file(uri)[1] == RED_PNG
+    assert load_image_and_file(Image.new("RGB", (1, 1)))[1] is None
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photographs_are_turned_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    loaded = load_picture(encoded(Image.new("RGB", (30, 20)), "JPEG", exif=exif))
+    loaded = load_image(encoded(Image.new("RGB", (30, 20)), "JPEG", exif=exif))
     assert loaded.size == ((30, 20) if orientation < 5 else (20, 30))
-    assert load_picture(loaded).size == loaded.size
+    assert load_image(loaded).size == loaded.size
 
 
-def test_a_broken_exif_block_does_not_make_a_picture_unreadable() -> None:
-    assert load_picture(encoded(noise(), "JPEG", exif=b"Exif\0\0nonsense")).size == (60, 40)
+def test_a_broken_exif_block_does_not_make_an_image_unreadable() -> None:
+    assert load_image(encoded(noise(), "JPEG", exif=b"Exif\0\0nonsense")).size == (60, 40)
 
 
 def test_of_an_animation_the_first_frame_counts() -> None:
@@ -166,7 +166,7 @@ def test_of_an_animation_the_first_frame_counts() -> None:
             append_images=frames[1:],
             **({"lossless": True} if format == "WEBP" else {}),
         )
-        assert load_picture(content).getpixel((0, 0)) == RED
+        assert load_image(content).getpixel((0, 0)) == RED
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO"])
@@ -177,12 +177,12 @@ def test_a_truncated_file_is_never_silently_grey(
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", tolerated_by_the_program)
     content = encoded(noise(), format)
     for part in (0.02, 0.3, 0.6, 0.95):
-        with pytest.raises(PictureError):
-            load_picture(content[: int(len(content) * part)])
+        with pytest.raises(ImageError):
+            load_image(content[: int(len(content) * part)])
     assert tolerated_by_the_program == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-def test_what_is_no_picture_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_what_is_no_image_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "page.jpg").write_text("<html>404</html>")
     for source, said in (
@@ -201,44 +201,44 @@ def test_what_is_no_picture_is_named_with_the_reason(tmp_path: Path) -> None:
         (None, "NoneType.*expected a PIL image"),
         (7, "int.*expected a PIL image"),
     ):
-        with pytest.raises(PictureError, match=said) as error:
-            load_picture(source)
-        assert str(error.value).startswith("Picture could not be read: ") and len(str(error.value)) < 500
+        with pytest.raises(ImageError, match=said) as error:
+            load_image(source)
+        assert str(error.value).startswith("Image could not be read: ") and len(str(error.value)) < 500
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
     bomb = encoded(Image.new("1", (20_000, 20_000)))
     started = time.monotonic()
-    with pytest.raises(PictureError, match="pixels"):
-        load_picture(bomb)
-    with pytest.raises(PictureError, match=r"9000 x 9000.*64,000,000"):
-        load_picture(encoded(Image.new("1", (9000, 9000))))
+    with pytest.raises(ImageError, match="pixels"):
+        load_image(bomb)
+    with pytest.raises(ImageError, match=r"9000 x 9000.*64,000,000"):
+        load_image(encoded(Image.new("1", (9000, 9000))))
     assert time.monotonic() - started < 2
     for held in (Image.new("L", (50, 50)), np.zeros((50, 50), np.uint8), torch.zeros(1, 50, 50)):
-        with pytest.raises(PictureError, match=r"50 x 50.*2,499"):
-            load_picture(held, max_pixels=2499)
+        with pytest.raises(ImageError, match=r"50 x 50.*2,499"):
+            load_image(held, max_pixels=2499)
 
 
 def test_a_line_that_would_grow_huge_when_scaled_up_is_refused() -> None:
-    with pytest.raises(PictureError, match="1000 : 1"):
-        load_picture(Image.new("L", (100_000, 1)))
+    with pytest.raises(ImageError, match="1000 : 1"):
+        load_image(Image.new("L", (100_000, 1)))
 
 
 def test_postscript_is_not_run() -> None:
-    with pytest.raises(PictureError, match="PS-Adobe"):
-        load_picture(encoded(Image.new("RGB", (4, 4)), "EPS"))
+    with pytest.raises(ImageError, match="PS-Adobe"):
+        load_image(encoded(Image.new("RGB", (4, 4)), "EPS"))
 
 
-def test_what_looks_like_a_reference_to_a_picture_and_what_like_words(tmp_path: Path) -> None:
+def test_what_looks_like_a_reference_to_an_image_and_what_like_words(tmp_path: Path) -> None:
     (tmp_path / "cat.JPG").touch()
     (tmp_path / "notes.txt").touch()
     for text in ("https://a.b/c", "HTTP://a.b/cat.jpg?x=1", "data:image/png;base64,AAAA", str(tmp_path / "cat.JPG")):
-        assert looks_like_picture_reference(text), text
+        assert looks_like_image_reference(text), text
     paths = [str(tmp_path / "notes.txt"), str(tmp_path / "dog.jpg"), str(tmp_path), "cat.jpg " * 1000, "a\0.jpg"]
     urls = ["look at https://a.b/c.jpg", "https://a.b/c.jpg please", "http://", "http://[", "data:text/plain,x"]
     words = ["a cat", "", *paths, *urls]
     for text in words:
-        assert not looks_like_picture_reference(text), text
+        assert not looks_like_image_reference(text), text
 
 
 # --- URLs ------------------------------------------------------------------------------------------------------------
@@ -334,8 +334,8 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_url_is_fetched_through_redirects(server: str) -> None:
     for path in ("/red", "/moved", "/red?name=caf\u00e9 au lait", "/red#fragment"):
-        assert load_picture(server + path).getpixel((0, 0)) == RED
-    assert load_picture_and_file(server + "/red")[1] == RED_PNG
+        assert load_image(server + path).getpixel((0, 0)) == RED
+    assert load_image_and_file(server + "/red")[1] == RED_PNG
 
 
 @pytest.mark.parametrize(
@@ -345,28 +345,28 @@ def test_a_url_is_fetched_through_redirects(server: str) -> None:
         ("/empty", "0 bytes"),
         ("/page", "<html>.*text/html"),
         ("/cut", "of 1[0-9]+ bytes"),
-        ("/understated", "expected a whole picture"),
+        ("/understated", "expected a whole image"),
         ("/loop", "redirected more than"),
         ("/tofile", "'file'.*expected http"),
     ],
 )
-def test_a_url_without_a_whole_picture_is_named_with_the_reason(server: str, path: str, said: str) -> None:
-    with pytest.raises(PictureError, match=said) as error:
-        load_picture(server + path)
+def test_a_url_without_a_whole_image_is_named_with_the_reason(server: str, path: str, said: str) -> None:
+    with pytest.raises(ImageError, match=said) as error:
+        load_image(server + path)
     assert server + path in str(error.value)
 
 
 @pytest.mark.parametrize("path", ["/silent", "/drip", "/drippingheader"])
 def test_a_slow_server_is_given_up_when_the_time_is_up(server: str, path: str) -> None:
     started = time.monotonic()
-    with pytest.raises(PictureError, match=r"within 0.4 s|in time"):
-        load_picture(server + path, timeout=0.4)
+    with pytest.raises(ImageError, match=r"within 0.4 s|in time"):
+        load_image(server + path, timeout=0.4)
     assert time.monotonic() - started < 0.8
 
 
 def test_the_thread_of_a_fetch_that_was_given_up_ends_too(server: str) -> None:
-    with pytest.raises(PictureError):
-        load_picture(server + "/drippingheader", timeout=0.2)
+    with pytest.raises(ImageError):
+        load_image(server + "/drippingheader", timeout=0.2)
     deadline = time.monotonic() + 2
     while any(thread.name == "gill-fetch" for thread in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -375,13 +375,13 @@ def test_the_thread_of_a_fetch_that_was_given_up_ends_too(server: str) -> None:
 
 @pytest.mark.parametrize("path", ["/endless", "/huge"])
 def test_no_more_bytes_are_fetched_than_the_limit(server: str, path: str) -> None:
-    with pytest.raises(PictureError, match="limit of 1000000"):
-        load_picture(server + path, max_bytes=1_000_000)
-    with pytest.raises(PictureError, match="limit of 10"):
-        load_picture("data:image/png;base64," + base64.b64encode(RED_PNG).decode(), max_bytes=10)
+    with pytest.raises(ImageError, match="limit of 1000000"):
+        load_image(server + path, max_bytes=1_000_000)
+    with pytest.raises(ImageError, match="limit of 10"):
+        load_image("data:image/png;base64," + base64.b64encode(RED_PNG).decode(), max_bytes=10)
 
 
 def test_a_dead_host_is_an_error_of_its_own() -> None:
     for url in ("http://127.0.0.1:1/cat.png", "http://[", "http://", "https://user:secret@127.0.0.1:1/x.png"):
-        with pytest.raises(PictureError):
-            load_picture(url, timeout=2)
+        with pytest.raises(ImageError):
+            load_image(url, timeout=2)

@@ -62,17 +62,17 @@ def test_padding_is_recognised_where_no_mask_is_given(model, processor):
     assert torch.equal(told.img_hidden_states, found.img_hidden_states)
 
 
-def test_text_comes_before_a_picture_and_a_picture_is_whole(model, processor):
+def test_text_comes_before_an_image_and_an_image_is_whole(model, processor):
     batch = processor(PROMPTS)
     sequences = model.generate(**batch, max_new_tokens=9, min_text_tokens=4, **FORCED)
     for row in sequences[:, batch["input_ids"].shape[1] :].tolist():
-        assert not set(row[:4]) & set(processor.img_token_ids)
-        assert row[4:7] == processor.img_token_ids
+        assert not set(row[:4]) & set(processor.image_output_token_ids)
+        assert row[4:7] == processor.image_output_token_ids
 
 
-def test_a_picture_that_the_length_would_cut_is_finished_and_its_states_come_back(model, processor):
+def test_an_image_that_the_length_would_cut_is_finished_and_its_states_come_back(model, processor):
     written = model.generate(**processor("the dog"), max_new_tokens=1, return_dict_in_generate=True, **FORCED)
-    assert written.sequences[0, -3:].tolist() == processor.img_token_ids
+    assert written.sequences[0, -3:].tolist() == processor.image_output_token_ids
     whole = model(input_ids=written.sequences)
     torch.testing.assert_close(written.img_hidden_states, whole.img_hidden_states, atol=1e-5, rtol=1e-5)
 
@@ -81,7 +81,7 @@ def test_no_later_img_token_is_ever_drawn_without_its_predecessor(model, process
     torch.manual_seed(0)
     batch = processor(["the dog"] * 16)
     sequences = model.generate(**batch, max_new_tokens=24, do_sample=True, temperature=8.0, image_token_scale=1.5)
-    first, *later = processor.img_token_ids
+    first, *later = processor.image_output_token_ids
     for row in sequences.tolist():
         for position, token in enumerate(row):
             if token in later:
@@ -147,7 +147,7 @@ def test_streamers_stopping_criteria_and_logits_processors_are_those_of_transfor
     assert capsys.readouterr().out.strip() == processor.tokenizer.decode([5, 5])
 
 
-def test_an_answer_without_pictures_has_empty_outputs_and_not_none(model, processor):
+def test_an_answer_without_images_has_empty_outputs_and_not_none(model, processor):
     written = model.generate(**processor(PROMPTS), max_new_tokens=3, min_text_tokens=3, return_dict_in_generate=True)
     assert written.img_hidden_states.shape == (0, 3, 24)
     assert written.conditioning.shape == (0, 7, 12)
@@ -156,16 +156,16 @@ def test_an_answer_without_pictures_has_empty_outputs_and_not_none(model, proces
 
 def test_losses_appear_for_the_targets_that_are_given_and_add_up(model, processor):
     batch = processor([[PHOTO, "a cat"], "the dog"], add_img_tokens=True)
-    pictures = 2
+    images = 2
     output = model(
         **batch,
         labels=batch["input_ids"],
-        target_image_features=torch.randn(pictures, 20),
-        target_conditioning=torch.randn(pictures, 7, 12),
+        target_image_features=torch.randn(images, 20),
+        target_conditioning=torch.randn(images, 7, 12),
     )
     parts = (output.captioning_loss, output.language_loss, output.contrastive_loss, output.conditioning_loss)
     torch.testing.assert_close(output.loss, sum(parts))
-    only = model(**batch, target_conditioning=torch.randn(pictures, 7, 12))
+    only = model(**batch, target_conditioning=torch.randn(images, 7, 12))
     assert only.captioning_loss is None and only.contrastive_loss is None
     torch.testing.assert_close(only.loss, only.conditioning_loss)
 
@@ -341,8 +341,8 @@ def test_a_repository_at_the_published_sizes_is_no_larger_than_its_trained_param
         ({"input_ids": torch.tensor([[2, 100_000]])}, "ids that this model knows; found 2 to 100000"),
         ({"input_ids": torch.tensor([[2, -1]])}, "found -1 to 2"),
         ({"pixel_values": torch.full((1, 3, 16, 16), torch.nan)}, "not finite"),
-        ({"pixel_values": torch.zeros(2, 3, 16, 16)}, "hold 2 picture placeholders, but 2 pictures"),
-        ({"pixel_values": None}, "hold 2 picture placeholders, but 0 pictures"),
+        ({"pixel_values": torch.zeros(2, 3, 16, 16)}, "hold 2 image placeholders, but 2 images"),
+        ({"pixel_values": None}, "hold 2 image placeholders, but 0 images"),
     ),
 )
 def test_inputs_that_cannot_be_are_refused(model, processor, change, message):
@@ -368,7 +368,7 @@ def test_no_prompt_at_all_is_refused(model):
         model()
 
 
-def test_targets_must_fit_the_pictures(model, processor):
+def test_targets_must_fit_the_images(model, processor):
     batch = processor(["a cat", "the dog"], add_img_tokens=True)
     with pytest.raises(ValueError, match="3 target image features were given for 2 runs"):
         model(**batch, target_image_features=torch.randn(3, 20))

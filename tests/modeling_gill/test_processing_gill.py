@@ -19,7 +19,7 @@ def processor() -> GillProcessor:
     return small_processor()
 
 
-def test_bos_comes_once_before_the_first_text_and_a_picture_takes_its_placeholders(processor):
+def test_bos_comes_once_before_the_first_text_and_an_image_takes_its_placeholders(processor):
     ids = processor([[PHOTO, "a cat", PHOTO, "the dog"]])["input_ids"][0].tolist()
     image, cat, dog = (
         processor.image_token_id,
@@ -29,7 +29,7 @@ def test_bos_comes_once_before_the_first_text_and_a_picture_takes_its_placeholde
     assert ids == [image, image, *bos, *cat, image, image, *dog]
 
 
-def test_a_batch_is_padded_on_the_left_and_pictures_come_in_reading_order(processor):
+def test_a_batch_is_padded_on_the_left_and_images_come_in_reading_order(processor):
     black, white = (Image.new("RGB", (9, 9), colour) for colour in ("black", "white"))
     batch = processor(["a cat", [black, "the dog on a mat", white]])
     assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist())
@@ -39,7 +39,7 @@ def test_a_batch_is_padded_on_the_left_and_pictures_come_in_reading_order(proces
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     (
         PHOTO,
         PHOTO.convert("L"),
@@ -53,15 +53,15 @@ def test_a_batch_is_padded_on_the_left_and_pictures_come_in_reading_order(proces
     ),
     ids=("RGB", "grey", "palette", "CMYK", "alpha", "1 x 1", "array", "tensor", "chat part"),
 )
-def test_a_picture_of_any_kind_is_a_prompt_or_a_piece_of_one(processor, picture):
-    alone = processor([[picture, "a cat"]])
+def test_an_image_of_any_kind_is_a_prompt_or_a_piece_of_one(processor, image):
+    alone = processor([[image, "a cat"]])
     assert alone["pixel_values"].shape == (1, 3, 16, 16)
     assert torch.isfinite(alone["pixel_values"]).all()
-    if not isinstance(picture, dict):
-        assert torch.equal(processor(picture)["pixel_values"], alone["pixel_values"])
+    if not isinstance(image, dict):
+        assert torch.equal(processor(image)["pixel_values"], alone["pixel_values"])
 
 
-def test_in_a_list_a_path_is_a_picture_and_outside_of_one_it_is_text(processor, tmp_path):
+def test_in_a_list_a_path_is_an_image_and_outside_of_one_it_is_text(processor, tmp_path):
     path = tmp_path / "photo.png"
     PHOTO.save(path)
     assert "pixel_values" in processor([[str(path), "what is this ?"]])
@@ -89,7 +89,7 @@ def test_chat_messages_become_the_papers_questions_and_answers(processor):
     assert both["input_ids"].shape[0] == 2
 
 
-def test_texts_with_placeholders_and_pictures_apart_do_as_well(processor):
+def test_texts_with_placeholders_and_images_apart_do_as_well(processor):
     token = processor.image_token
     expected = processor([["look ", PHOTO, " a cat"], "the dog"])
     for images in (PHOTO, [PHOTO], [[PHOTO], []]):
@@ -98,9 +98,9 @@ def test_texts_with_placeholders_and_pictures_apart_do_as_well(processor):
         assert torch.equal(found["pixel_values"], expected["pixel_values"])
 
 
-def test_a_picture_can_be_asked_for_at_the_end_of_a_prompt_but_not_twice(processor):
+def test_an_image_can_be_asked_for_at_the_end_of_a_prompt_but_not_twice(processor):
     once = processor("a cat", add_img_tokens=True)["input_ids"][0].tolist()
-    assert once[-3:] == processor.img_token_ids
+    assert once[-3:] == processor.image_output_token_ids
     written = processor("a cat" + "".join(processor.img_tokens), add_img_tokens=True)["input_ids"][0].tolist()
     assert written == once
 
@@ -129,7 +129,7 @@ def test_a_prompt_that_cannot_be_read_is_named_and_what_was_expected(processor, 
         processor(prompt)
 
 
-def test_a_truncated_picture_is_refused(processor, tmp_path):
+def test_a_truncated_image_is_refused(processor, tmp_path):
     file = io.BytesIO()
     Image.effect_noise((64, 64), 40).convert("RGB").save(file, "PNG")
     (tmp_path / "half.png").write_bytes(file.getvalue()[:900])
@@ -137,7 +137,7 @@ def test_a_truncated_picture_is_refused(processor, tmp_path):
         processor([["a cat", tmp_path / "half.png"]])
 
 
-def test_a_picture_of_20000_by_20000_is_refused_before_it_is_decoded(processor, tmp_path):
+def test_an_image_of_20000_by_20000_is_refused_before_it_is_decoded(processor, tmp_path):
     path = tmp_path / "huge.png"
     Image.new("1", (20_000, 20_000)).save(path)
     with pytest.raises(ValueError, match="20000"):
@@ -147,15 +147,15 @@ def test_a_picture_of_20000_by_20000_is_refused_before_it_is_decoded(processor, 
 @pytest.mark.parametrize(
     ("text", "images", "message"),
     (
-        ("a <|image|> cat", None, "1 placeholders '<|image|>' for 0 pictures"),
-        ("a <|image|> cat <|image|>", PHOTO, "2 placeholders '<|image|>' for 1 pictures"),
-        ("a cat", PHOTO, "0 placeholders '<|image|>' for 1 pictures"),
+        ("a <|image|> cat", None, "1 placeholders '<|image|>' for 0 images"),
+        ("a <|image|> cat <|image|>", PHOTO, "2 placeholders '<|image|>' for 1 images"),
+        ("a cat", PHOTO, "0 placeholders '<|image|>' for 1 images"),
         (["a", "b"], [[PHOTO]], "1 lists for 2 texts"),
-        (["<|image|>", "b"], [[], [PHOTO]], "Text 0 holds 1 placeholders '<|image|>' for 0 pictures"),
+        (["<|image|>", "b"], [[], [PHOTO]], "Text 0 holds 1 placeholders '<|image|>' for 0 images"),
         ([1], None, "`text` must be a string"),
     ),
 )
-def test_placeholders_and_pictures_must_match(processor, text, images, message):
+def test_placeholders_and_images_must_match(processor, text, images, message):
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
         processor(text=text, images=images)
 
@@ -188,17 +188,17 @@ def ids_of(processor: GillProcessor, *pieces: str | list[int]) -> list[int]:
     ]
 
 
-def test_an_answer_is_taken_apart_into_texts_and_pictures(processor):
-    img = processor.img_token_ids
+def test_an_answer_is_taken_apart_into_texts_and_images(processor):
+    img = processor.image_output_token_ids
     ids = ids_of(processor, "a cat . the dog", img, "the sun\nand more", img)
     assert processor.split_answer(ids) == ["a cat .", ids.index(img[0]), "the sun"]
     whole = processor.split_answer(ids, truncate_text=False)
     assert [piece for piece in whole if isinstance(piece, str)] == ["a cat . the dog", "the sun\nand more"]
-    assert processor.split_answer(ids, max_pictures=1) == ["a cat .", ids.index(img[0])]
+    assert processor.split_answer(ids, max_images=1) == ["a cat .", ids.index(img[0])]
 
 
-def test_the_tokens_of_a_picture_are_never_text(processor):
-    img = processor.img_token_ids
+def test_the_tokens_of_an_image_are_never_text(processor):
+    img = processor.image_output_token_ids
     assert processor.split_answer(ids_of(processor, img, img, "a cat")) == [0, 3, "a cat"]
 
 

@@ -57,17 +57,17 @@ def test_a_story_changes_what_is_drawn(pipe: GillPipeline) -> None:
         "a red house on the left at night . then it turns blue . picture :", generator=torch.Generator().manual_seed(0)
     )
     assert out.texts[0].strip().startswith("a blue house on the left at night")
-    assert seen(out.pictures[0][0].image) == "night/left-blue-house"
+    assert seen(out.image_pieces[0][0].image) == "night/left-blue-house"
 
 
 def test_only_what_is_ordinary_is_looked_for_and_answers_are_right_either_way(pipe: GillPipeline) -> None:
     asked = sample_asked(TEST, 60, stream(0, TEST, "decided"))
     out = pipe([one.prompt for one in asked], generator=[torch.Generator().manual_seed(0) for _ in asked])
-    first = [pictures[0] if pictures else None for pictures in out.pictures]
+    first = [images[0] if images else None for images in out.image_pieces]
     found = [
         is_ordinary(one.scene)
-        for one, picture in zip(asked, first, strict=True)
-        if picture is not None and picture.source == "retrieved"
+        for one, image in zip(asked, first, strict=True)
+        if image is not None and image.source == "retrieved"
     ]
     assert all(found) and len(found) >= 6
     assert judge(first, asked).mean() >= 0.85
@@ -75,17 +75,17 @@ def test_only_what_is_ordinary_is_looked_for_and_answers_are_right_either_way(pi
 
 def test_it_sees(pipe: GillPipeline) -> None:
     scene = scene_of_key("snow/left-yellow-boat/top-blue-cat")
-    (picture,) = to_images(draw_all([scene], stream(0, TEST, "seen")))
+    (image,) = to_images(draw_all([scene], stream(0, TEST, "seen")))
     out = pipe(
-        [[picture, "then night falls . picture :"]], decision="generate", generator=torch.Generator().manual_seed(0)
+        [[image, "then night falls . picture :"]], decision="generate", generator=torch.Generator().manual_seed(0)
     )
-    assert seen(out.pictures[0][0].image) == "night/left-yellow-boat/top-blue-cat"
+    assert seen(out.image_pieces[0][0].image) == "night/left-yellow-boat/top-blue-cat"
 
 
-def test_pictures_may_be_given_enlarged(pipe: GillPipeline) -> None:
+def test_images_may_be_given_enlarged(pipe: GillPipeline) -> None:
     scene = scene_of_key("snow/left-yellow-boat/top-blue-cat")
-    (picture,) = to_images(draw_all([scene], stream(0, TEST, "seen")))
-    prompts = [[one, "picture :"] for one in (picture, picture.resize((256, 256), Image.Resampling.NEAREST))]
+    (image,) = to_images(draw_all([scene], stream(0, TEST, "seen")))
+    prompts = [[one, "picture :"] for one in (image, image.resize((256, 256), Image.Resampling.NEAREST))]
     small, large = (pipe([prompt], decision="retrieve").texts[0] for prompt in prompts)
     assert small == large
 
@@ -94,5 +94,5 @@ def test_it_is_what_a_folder_of_a_hub_repository_is(pipe: GillPipeline, tmp_path
     pipe.save_pretrained(tmp_path, self_contained=True)
     again = load_pipeline(tmp_path)
     prompt = "a red house on the left at night . picture :"
-    one, other = (each(prompt, decision="retrieve").pictures[0][0].index for each in (pipe, again))
+    one, other = (each(prompt, decision="retrieve").image_pieces[0][0].index for each in (pipe, again))
     assert one == other

@@ -42,12 +42,12 @@ def test_stories_so_far_are_of_two_sentences_at_least() -> None:
     assert {story_so_far(TRAIN, generator)[0].count(" .") for _ in range(60)} == {2, 3, 4, 5}
 
 
-def test_the_processor_gives_a_picture_shown_enlarged_as_it_was() -> None:
-    pictures = draw_all([TWO], stream(0, TRAIN, "one"))
-    values = image_processor()(images=[enlarge(pictures[0], 8)], return_tensors="pt")["pixel_values"]
-    assert (values - normalised(pictures)).abs().max() < 1e-6
+def test_the_processor_gives_an_image_shown_enlarged_as_it_was() -> None:
+    images = draw_all([TWO], stream(0, TRAIN, "one"))
+    values = image_processor()(images=[enlarge(images[0], 8)], return_tensors="pt")["pixel_values"]
+    assert (values - normalised(images)).abs().max() < 1e-6
 
 
-def test_pictures_are_named_place_by_place() -> None:
+def test_images_are_named_place_by_place() -> None:
     (numbers,) = names_of([TWO]).tolist()
     assert " ".join(NAMES[number] for number in numbers) == layout(TWO)

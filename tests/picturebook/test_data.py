@@ -1,4 +1,4 @@
-"""Pairs, stories with pictures and the command that writes them."""
+"""Pairs, stories with images and the command that writes them."""
 
 from itertools import islice
 from pathlib import Path
@@ -14,10 +14,10 @@ from picturebook.reader import read
 from picturebook.splits import TEST, TRAIN, stream
 
 
-def test_captions_are_true_of_their_pictures() -> None:
+def test_captions_are_true_of_their_images() -> None:
     pairs = sample_pairs(TRAIN, 300, stream(0, TRAIN, "test"))
-    assert pairs.pictures.shape == (300, 32, 32, 3) and pairs.pictures.dtype == np.uint8
-    for scene, caption, seen in zip(pairs.scenes, pairs.captions, read(pairs.pictures).scenes(), strict=True):
+    assert pairs.images.shape == (300, 32, 32, 3) and pairs.images.dtype == np.uint8
+    for scene, caption, seen in zip(pairs.scenes, pairs.captions, read(pairs.images).scenes(), strict=True):
         known = parse_caption(caption)
         assert known is not None and known.fits(scene) and seen == scene
     assert 0.03 < np.mean([not parse_caption(one).complete for one in pairs.captions]) < 0.3  # type: ignore[union-attr]
@@ -33,13 +33,13 @@ def test_batches_resume_where_they_stopped() -> None:
     whole = list(islice(pair_batches(TRAIN, 4, seed=0), 4))
     resumed = next(pair_batches(TRAIN, 4, seed=0, start=3))
     assert resumed.captions == whole[3].captions != whole[2].captions
-    assert (resumed.pictures == whole[3].pictures).all()
+    assert (resumed.images == whole[3].images).all()
 
 
-def test_stories_have_the_pictures_of_their_scenes() -> None:
-    for story, pictures in illustrated_stories(TEST, 20):
-        assert pictures.shape == (5, 32, 32, 3)
-        assert tuple(read(pictures).scenes()) == story.scenes
+def test_stories_have_the_images_of_their_scenes() -> None:
+    for story, images in illustrated_stories(TEST, 20):
+        assert images.shape == (5, 32, 32, 3)
+        assert tuple(read(images).scenes()) == story.scenes
 
 
 def test_the_command_writes_a_page_and_pairs_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

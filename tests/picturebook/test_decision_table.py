@@ -13,7 +13,7 @@ from picturebook.library import is_ordinary
 from picturebook.pixels import to_images
 from picturebook.scene import Scene, Thing
 from picturebook.splits import TEST, VALIDATION, stream
-from pipeline_gill import GillPicture
+from pipeline_gill import GillImage
 
 SCENE = Scene((Thing("house", "red", "left"),), "night")
 ASKED = Asked("a red house on the left at night", CAPTION, SCENE)
@@ -28,7 +28,7 @@ DRAWN = [answered(False, True, 3.0, "generate")] * 20
 BOTH = [answered(True, True, 6.0, "generate")] * 10
 
 
-def test_a_vote_is_for_the_picture_that_alone_is_right() -> None:
+def test_a_vote_is_for_the_image_that_alone_is_right() -> None:
     assert [one[0].label for one in (FOUND, DRAWN, BOTH)] == ["ret", "gen", "same"]
     assert answered(False, False, 0.0, "generate").label == "same"
 
@@ -45,12 +45,12 @@ def test_the_threshold_is_chosen_on_other_prompts() -> None:
     assert best_threshold(BOTH) == float("inf")
 
 
-def test_the_reader_judges_and_no_picture_is_wrong() -> None:
-    def picture(scene: Scene) -> GillPicture:
-        return GillPicture(to_images(draw(scene)[None])[0], "generated", "generate")
+def test_the_reader_judges_and_no_image_is_wrong() -> None:
+    def image(scene: Scene) -> GillImage:
+        return GillImage(to_images(draw(scene)[None])[0], "generated", "generate")
 
     other = Scene(SCENE.things, "day")
-    assert judge([picture(SCENE), picture(other), None], [ASKED] * 3).tolist() == [True, False, False]
+    assert judge([image(SCENE), image(other), None], [ASKED] * 3).tolist() == [True, False, False]
 
 
 def test_annotations_are_a_file_that_the_decision_trains_on(tmp_path) -> None:
@@ -68,9 +68,9 @@ def test_prompts_are_of_every_kind_and_half_of_them_ordinary() -> None:
     assert all(one.prompt.endswith("picture :") for one in asked if one.kind != CAPTION)
 
 
-def test_a_story_is_asked_for_with_its_pictures_or_without() -> None:
-    story, pictures = illustrated_stories(TEST, 1)[0]
+def test_a_story_is_asked_for_with_its_images_or_without() -> None:
+    story, images = illustrated_stories(TEST, 1)[0]
     assert story_prompt(story) == [f"{story.text} picture :"]
     assert story_prompt(story, sentences=1) == [f"{story.sentences[-1]} . picture :"]
-    pieces = story_prompt(story, pictures)
+    pieces = story_prompt(story, images)
     assert [isinstance(piece, str) for piece in pieces] == [True, False] * 4 + [True]

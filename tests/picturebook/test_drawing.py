@@ -1,4 +1,4 @@
-"""Pictures show what they should, clearly, and are the same on every machine."""
+"""Images show what they should, clearly, and are the same on every machine."""
 
 import hashlib
 
@@ -11,11 +11,11 @@ from picturebook.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, Thing,
 from picturebook.sprites import BODY, SPRITES
 
 
-def test_pictures_are_the_same_on_every_machine() -> None:
+def test_images_are_the_same_on_every_machine() -> None:
     generator = np.random.default_rng(3)
-    pictures = np.stack([draw(scene, generator) for scene in list(all_scenes())[::500]])
-    assert pictures.shape == (99, 32, 32, 3) and pictures.dtype == np.uint8
-    assert hashlib.sha256(pictures.tobytes()).hexdigest()[:16] == "a07f8f2b5a1a9bde"
+    images = np.stack([draw(scene, generator) for scene in list(all_scenes())[::500]])
+    assert images.shape == (99, 32, 32, 3) and images.dtype == np.uint8
+    assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "a07f8f2b5a1a9bde"
 
 
 def test_things_jitter_by_one_pixel_and_no_more() -> None:
@@ -61,14 +61,14 @@ def test_kinds_have_shapes_of_their_own() -> None:
 
 
 def test_enlarging_smooths_nothing() -> None:
-    picture = draw(Scene((Thing("cat", "pink", "left"),), "snow"))
-    large = np.array(enlarge(picture, 5))
+    image = draw(Scene((Thing("cat", "pink", "left"),), "snow"))
+    large = np.array(enlarge(image, 5))
     assert large.shape == (160, 160, 3)
-    assert (large[2::5, 2::5] == picture).all() and (large[::5, ::5] == large[4::5, 4::5]).all()
+    assert (large[2::5, 2::5] == image).all() and (large[::5, ::5] == large[4::5, 4::5]).all()
 
 
-def test_contact_sheets_hold_every_picture() -> None:
-    pictures = [draw(scene) for scene in list(all_scenes())[:5]]
-    sheet = np.array(contact_sheet(pictures, columns=3, factor=1, gap=2))
+def test_contact_sheets_hold_every_image() -> None:
+    images = [draw(scene) for scene in list(all_scenes())[:5]]
+    sheet = np.array(contact_sheet(images, columns=3, factor=1, gap=2))
     assert sheet.shape == (2 * 34 + 2, 3 * 34 + 2, 3)
-    assert (sheet[36:68, 36:68] == pictures[4]).all()
+    assert (sheet[36:68, 36:68] == images[4]).all()

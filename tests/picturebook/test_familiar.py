@@ -8,7 +8,7 @@ from picturebook.library import is_ordinary, library_scenes
 from picturebook.splits import SPLITS, TRAIN, scene_in, stream
 
 
-def test_familiar_scenes_are_few_and_some_have_a_picture_in_the_library() -> None:
+def test_familiar_scenes_are_few_and_some_have_an_image_in_the_library() -> None:
     assert len({*FAMILIAR}) == len(FAMILIAR) == 32
     ordinary = {scene for scene in FAMILIAR if is_ordinary(scene)}
     assert len(ordinary) == 12 and ordinary < {*library_scenes(familiar=True)}

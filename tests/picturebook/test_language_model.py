@@ -60,7 +60,7 @@ def test_what_is_where_has_two_words_a_place_whatever_is_there() -> None:
     )
 
 
-def test_a_picture_stands_behind_every_sentence_but_the_last() -> None:
+def test_an_image_stands_behind_every_sentence_but_the_last() -> None:
     (story,) = stories(TEST, 1)
     text = with_stand_ins(story)
     assert text.count("(") == text.count(")") == 4 and text.endswith(f") {story.sentences[-1]} .")

@@ -1,4 +1,4 @@
-"""Whether a picture of it exists can be told from what is asked for."""
+"""Whether an image of it exists can be told from what is asked for."""
 
 from picturebook.library import FANCIFUL_COLOURS, OF_THE_SEA, is_ordinary, library_scenes
 from picturebook.scene import Scene, Thing, all_scenes

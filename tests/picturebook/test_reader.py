@@ -14,20 +14,20 @@ NUMBER = 800
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[np.ndarray, tuple[Scene, ...]]:
-    """Values of 0 to 1, float64 `(pictures, 32, 32, 3)`, and what they show."""
+    """Values of 0 to 1, float64 `(images, 32, 32, 3)`, and what they show."""
     pairs = sample_pairs(TEST, NUMBER, stream(11, TEST, "reader"), PairMixture())
-    return pairs.pictures / 255, pairs.scenes
+    return pairs.images / 255, pairs.scenes
 
 
-def share_right(pictures: np.ndarray, scenes: tuple[Scene, ...]) -> float:
-    return float(right(read(pictures), scenes)["scene"].mean())
+def share_right(images: np.ndarray, scenes: tuple[Scene, ...]) -> float:
+    return float(right(read(images), scenes)["scene"].mean())
 
 
-def share_sure(pictures: np.ndarray) -> float:
-    return float(np.mean([scene is not None for scene in read(pictures).scenes()]))
+def share_sure(images: np.ndarray) -> float:
+    return float(np.mean([scene is not None for scene in read(images).scenes()]))
 
 
-def test_drawn_pictures_are_read_right() -> None:
+def test_drawn_images_are_read_right() -> None:
     scenes = tuple(all_scenes())[::25]
     found = right(read(draw_all(scenes, np.random.default_rng(5))), scenes)
     assert all(ok.mean() >= 0.995 for ok in found.values()), {name: ok.mean() for name, ok in found.items()}
@@ -39,35 +39,35 @@ def test_every_thing_is_read_right_at_every_jitter() -> None:
 
 
 def test_small_noise_is_forgiven(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
-    pictures, scenes = drawn
-    noise = np.random.default_rng(0).normal(size=pictures.shape)
-    assert share_right(with_error(pictures, noise, 30), scenes) >= 0.995
+    images, scenes = drawn
+    noise = np.random.default_rng(0).normal(size=images.shape)
+    assert share_right(with_error(images, noise, 30), scenes) >= 0.995
     # As autoencoders err: at edges.
-    assert share_right(with_error(pictures, blurred(pictures, 1) - pictures, 30), scenes) >= 0.995
-    assert share_right(softened_things(pictures, scenes, 30), scenes) >= 0.995
+    assert share_right(with_error(images, blurred(images, 1) - images, 30), scenes) >= 0.995
+    assert share_right(softened_things(images, scenes, 30), scenes) >= 0.995
 
 
 def test_strict_on_blur_and_strong_noise(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
-    pictures, scenes = drawn
-    assert share_right(blurred(pictures, 0.4), scenes) >= 0.99
-    assert share_right(blurred(pictures, 0.6), scenes) <= 0.15
-    assert share_right(blurred(pictures, 1), scenes) == 0
-    assert share_right(with_error(pictures, np.random.default_rng(1).normal(size=pictures.shape), 19), scenes) == 0
+    images, scenes = drawn
+    assert share_right(blurred(images, 0.4), scenes) >= 0.99
+    assert share_right(blurred(images, 0.6), scenes) <= 0.15
+    assert share_right(blurred(images, 1), scenes) == 0
+    assert share_right(with_error(images, np.random.default_rng(1).normal(size=images.shape), 19), scenes) == 0
 
 
 def test_what_is_read_surely_is_right(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
-    pictures, scenes = drawn
+    images, scenes = drawn
     for radius in (0.3, 0.5, 0.7, 1, 2):
-        found = read(blurred(pictures, radius)).scenes()
+        found = read(blurred(images, radius)).scenes()
         assert all(one is None or one == truth for one, truth in zip(found, scenes, strict=True))
 
 
-def test_an_average_of_two_pictures_is_read_as_neither(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
-    pictures, scenes = drawn
+def test_an_average_of_two_images_is_read_as_neither(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
+    images, scenes = drawn
     order = np.roll(np.arange(NUMBER), 1)
-    assert share_sure((pictures + pictures[order]) / 2) <= 0.01
+    assert share_sure((images + images[order]) / 2) <= 0.01
     for share in (0.5, 0.4, 0.35):
-        one = right(read((1 - share) * pictures + share * pictures[order]), scenes)["scene"]
+        one = right(read((1 - share) * images + share * images[order]), scenes)["scene"]
         different = np.array([scenes[a] != scenes[b] for a, b in enumerate(order)])
         assert not one[different].any()
 
@@ -76,9 +76,9 @@ def test_an_average_of_scenes_that_differ_in_one_attribute_is_read_as_neither() 
     scene = Scene((Thing("house", "red", "left"), Thing("boat", "blue", "top")), "night")
     for truth in (scene, *edits_of(scene)[::3]):
         edits = edits_of(truth)
-        pictures = np.stack([draw_all([one], np.random.default_rng(2))[0] / 255 for one in [truth, *edits]])
+        images = np.stack([draw_all([one], np.random.default_rng(2))[0] / 255 for one in [truth, *edits]])
         for share in (0.5, 0.4, 0.35):
-            found = read((1 - share) * pictures[0] + share * pictures[1:]).scenes()
+            found = read((1 - share) * images[0] + share * images[1:]).scenes()
             wrongly = [one for one, edit in zip(found, edits, strict=True) if one in (truth, edit)]
             assert wrongly == []
 
@@ -108,9 +108,9 @@ def test_what_is_no_scene_is_read_as_none() -> None:
 
 
 def test_junk_in_the_middle_is_noticed(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
-    pictures = drawn[0].copy()
-    pictures[:, 12:20, 12:20] = (1, 0, 1)
-    assert share_sure(pictures) == 0
+    images = drawn[0].copy()
+    images[:, 12:20, 12:20] = (1, 0, 1)
+    assert share_sure(images) == 0
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((32, 32, 3)), np.zeros((1, 3, 32, 32)), np.full((1, 32, 32, 3), 200.0)])

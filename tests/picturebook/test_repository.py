@@ -1,4 +1,4 @@
-"""The repository of the world's GILL: half precision, small pictures, nothing lost."""
+"""The repository of the world's GILL: half precision, small images, nothing lost."""
 
 import io
 from pathlib import Path
@@ -14,20 +14,20 @@ from picturebook.repository import halve_weights, small_png
 from picturebook.splits import TEST, stream
 
 
-def test_a_small_picture_is_the_same_picture() -> None:
-    pictures = draw_all(library_scenes()[::700], stream(0, TEST, "small"))
-    for picture in pictures:
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(picture))).convert("RGB")), picture)
+def test_a_small_image_is_the_same_image() -> None:
+    images = draw_all(library_scenes()[::700], stream(0, TEST, "small"))
+    for image in images:
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(image))).convert("RGB")), image)
 
 
-def test_a_picture_of_too_many_colours_is_kept_too() -> None:
+def test_an_image_of_too_many_colours_is_kept_too() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(noise)))), noise)
 
 
-def test_small_pictures_are_small() -> None:
-    pictures = sample_pairs(TEST, 40, stream(0, TEST, "small")).pictures
-    assert np.mean([len(small_png(picture)) for picture in pictures]) < 450
+def test_small_images_are_small() -> None:
+    images = sample_pairs(TEST, 40, stream(0, TEST, "small")).images
+    assert np.mean([len(small_png(image)) for image in images]) < 450
 
 
 def test_float_weights_are_halved_and_others_stay(tmp_path: Path) -> None:

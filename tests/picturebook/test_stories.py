@@ -93,9 +93,9 @@ def test_listeners_understand_every_story_as_it_was_meant(stories: list) -> None
         assert all(heard.known.fits(scene) for heard, scene in zip(story.heard, story.scenes, strict=True))
 
 
-def test_the_last_scene_follows_from_sentences_and_pictures(stories: list) -> None:
+def test_the_last_scene_follows_from_sentences_and_images(stories: list) -> None:
     for story in stories:
-        assert story.known(SENTENCES - 1, pictures=True).scene() == story.scenes[-1]
+        assert story.known(SENTENCES - 1, images=True).scene() == story.scenes[-1]
         if story.complete:
             assert story.heard[-1].known.scene() == story.scenes[-1]
 

@@ -66,7 +66,7 @@ def test_short_questions_tell_the_state_in_order_of_appearance() -> None:
     assert slot_questions(KNOWN)[5].question == "second colour ?"
 
 
-def test_dialogues_end_by_telling_everything_and_asking_for_the_picture() -> None:
+def test_dialogues_end_by_telling_everything_and_asking_for_the_image() -> None:
     generator = np.random.default_rng(0)
     for _ in range(200):
         scene = scene_in(TRAIN, generator)
@@ -91,7 +91,7 @@ def test_descriptions_in_documents_are_of_the_present_state() -> None:
             text = story_document(story, generator, stand_ins)
             described = re.findall(r"picture : ([^.:]*) [.:]", text)
             found = parse_caption(described[-1])
-            assert found == story.known(4, pictures=stand_ins)
+            assert found == story.known(4, images=stand_ins)
             assert found is not None and found.fits(story.scenes[-1]) and found.complete >= stand_ins
             assert text.count("(") == (4 if stand_ins else 0)
 

@@ -67,8 +67,8 @@ def test_the_same_command_again_does_nothing(trained: Path, capsys: pytest.Captu
 def test_the_repository_loads_and_answers(trained: Path) -> None:
     pipe = load_pipeline(trained / "gill")
     out = pipe(["a red house on the left at night"], force_image=True)
-    assert out.pictures[0][0].image.size == (32, 32)
-    assert out.pictures[0][0].decision_probabilities is not None
+    assert out.image_pieces[0][0].image.size == (32, 32)
+    assert out.image_pieces[0][0].decision_probabilities is not None
     assert {str(weight.dtype) for weight in load_file(trained / "gill" / "model.safetensors").values()} == {
         "torch.float16"
     }

@@ -84,7 +84,7 @@ def test_transformers_and_diffusers_load_a_folder_without_the_package_and_save_i
         from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
         trusted = {"trust_remote_code": True}
-        assert AutoConfig.from_pretrained(repository, **trusted).num_img_tokens == 8
+        assert AutoConfig.from_pretrained(repository, **trusted).num_image_output_tokens == 8
         processor = AutoProcessor.from_pretrained(repository, **trusted)
         for auto in (AutoModel, AutoModelForImageTextToText):
             model, info = auto.from_pretrained(repository, output_loading_info=True, **trusted)

@@ -60,8 +60,8 @@ def test_diffusers_loads_it_where_the_package_is_not_installed(pushed: TestHub) 
     from diffusers import DiffusionPipeline
     pipe = DiffusionPipeline.from_pretrained("org/gill", trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
-    picture = pipe({PROMPT!r}, {OPTIONS}).pictures[0][0]
-    print(type(pipe).__module__.split(".")[0], type(pipe).__name__, picture.source, picture.image.size)
+    image = pipe({PROMPT!r}, {OPTIONS}).image_pieces[0][0]
+    print(type(pipe).__module__.split(".")[0], type(pipe).__name__, image.source, image.image.size)
     """
     assert run_python(code, pushed.environment).stdout.strip() == "diffusers_modules GillPipeline generated (32, 32)"
 
@@ -89,7 +89,7 @@ def test_what_was_loaded_once_loads_offline(pushed: TestHub) -> None:
     print(type(AutoModel.from_pretrained("org/gill", trust_remote_code=True)).__name__)
     pipe = DiffusionPipeline.from_pretrained(snapshot_download("org/gill"), trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
-    print(pipe({PROMPT!r}, {OPTIONS}).pictures[0][0].source)
+    print(pipe({PROMPT!r}, {OPTIONS}).image_pieces[0][0].source)
     """
     run_python('from huggingface_hub import snapshot_download; snapshot_download("org/gill")', pushed.environment)
     before = len(pushed.requests)
@@ -113,7 +113,7 @@ def test_with_the_package_its_own_classes_come_without_trust(pushed: TestHub) ->
         type(pipe.processor) is GillProcessor,
         type(AutoModel.from_pretrained("org/gill")) is GillForConditionalGeneration,
         type(AutoProcessor.from_pretrained("org/gill")) is GillProcessor,
-        pipe({PROMPT!r}, {OPTIONS}).pictures[0][0].source == "generated",
+        pipe({PROMPT!r}, {OPTIONS}).image_pieces[0][0].source == "generated",
     ]))
     """
     assert json.loads(run_python(code, pushed.environment, package=True).stdout) == [True] * 6
@@ -127,15 +127,15 @@ def test_with_the_package_its_own_classes_come_without_trust(pushed: TestHub) ->
 def test_a_retrieval_set_of_its_own_repository_answers(pushed: TestHub, golden_repository: Path) -> None:
     push = f"""
     from pipeline_gill import RetrievalSet
-    RetrievalSet.load({str(golden_repository / "retrieval_set")!r}).push_to_hub("org/pictures")
+    RetrievalSet.load({str(golden_repository / "retrieval_set")!r}).push_to_hub("org/images")
     """
     run_python(push, pushed.environment, package=True)
     code = f"""
     from diffusers import DiffusionPipeline
     pipe = DiffusionPipeline.from_pretrained("org/gill", trust_remote_code=True)
-    pipe.load_retrieval_set("org/pictures")
-    picture = pipe({PROMPT!r}, decision="retrieve", force_image=True).pictures[0][0]
-    print(len(pipe.retrieval_set), picture.source)
+    pipe.load_retrieval_set("org/images")
+    image = pipe({PROMPT!r}, decision="retrieve", force_image=True).image_pieces[0][0]
+    print(len(pipe.retrieval_set), image.source)
     """
     count, source = run_python(code, pushed.environment).stdout.split()
     assert int(count) > 0 and source == "retrieved"

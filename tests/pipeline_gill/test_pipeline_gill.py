@@ -13,7 +13,7 @@ from diffusers import (
 from PIL import Image
 
 from modeling_gill import GillForConditionalGeneration
-from pipeline_gill import GillPicture, GillPipeline, RetrievalSet
+from pipeline_gill import GillImage, GillPipeline, RetrievalSet
 
 PHOTO = Image.linear_gradient("L").resize((20, 30)).convert("RGB")
 PROMPT = ["What is this?", PHOTO, "Show me one in yellow."]
@@ -43,13 +43,13 @@ class Counting:
         self.handle.remove()
 
 
-def test_the_readme_example_answers_with_text_and_pictures(pipe):
+def test_the_readme_example_answers_with_text_and_images(pipe):
     out = pipe([PROMPT, "a picture of a cat"], decision="auto", **FORCED)
     assert len(out.sequences) == 2
     for answer in out.sequences:
         for piece in answer:
-            assert isinstance(piece, (str, GillPicture))
-            if isinstance(piece, GillPicture):
+            assert isinstance(piece, (str, GillImage))
+            if isinstance(piece, GillImage):
                 assert isinstance(piece.image, Image.Image)
                 assert piece.source in ("retrieved", "generated")
                 assert set(piece.decision_probabilities) == {"generate", "retrieve"}
@@ -57,7 +57,7 @@ def test_the_readme_example_answers_with_text_and_pictures(pipe):
                 assert (piece.origin is not None) == (piece.source == "retrieved")
 
 
-def test_the_generator_runs_once_over_all_pictures_that_need_it(pipe):
+def test_the_generator_runs_once_over_all_images_that_need_it(pipe):
     with Counting(pipe.unet) as unet:
         pipe(["a cat", "the dog", PROMPT], decision="generate", num_images_per_prompt=2, **FORCED)
     assert unet.batches == [2 * 3 * 2] * 2  # with and without guidance, prompts, candidates; steps
@@ -67,37 +67,37 @@ def test_the_generator_does_not_run_where_the_answer_is_to_retrieve(pipe):
     with Counting(pipe.unet) as unet:
         out = pipe(["a cat", PROMPT], decision="retrieve", **FORCED)
     assert unet.batches == []
-    assert [piece.source for pieces in out.pictures for piece in pieces] == ["retrieved", "retrieved"]
+    assert [piece.source for pieces in out.image_pieces for piece in pieces] == ["retrieved", "retrieved"]
 
 
 def test_candidates_are_ranked_by_score(pipe):
     for decision in ("generate", "retrieve"):
-        (picture,) = pipe("a cat", decision=decision, num_images_per_prompt=3, **FORCED).pictures[0]
-        scores = [candidate.score for candidate in picture.candidates]
+        (image,) = pipe("a cat", decision=decision, num_images_per_prompt=3, **FORCED).image_pieces[0]
+        scores = [candidate.score for candidate in image.candidates]
         assert len(scores) == 3 and scores == sorted(scores, reverse=True)
-        assert picture.image is picture.candidates[0].image
-    assert len({candidate.index for candidate in picture.candidates}) == 3
+        assert image.image is image.candidates[0].image
+    assert len({candidate.index for candidate in image.candidates}) == 3
 
 
-def test_several_pictures_per_answer_and_none_retrieved_twice(pipe):
-    out = pipe("a cat", decision="retrieve", max_pictures=3, **{**FORCED, "max_new_tokens": 24})
-    assert len(out.pictures[0]) == 3
-    assert len({piece.index for piece in out.pictures[0]}) == 3
+def test_several_images_per_answer_and_none_retrieved_twice(pipe):
+    out = pipe("a cat", decision="retrieve", max_images=3, **{**FORCED, "max_new_tokens": 24})
+    assert len(out.image_pieces[0]) == 3
+    assert len({piece.index for piece in out.image_pieces[0]}) == 3
 
 
-def test_no_more_pictures_than_asked_for(pipe):
-    out = pipe("a cat", decision="generate", max_pictures=1, **{**FORCED, "max_new_tokens": 30})
-    assert len(out.pictures[0]) == 1
+def test_no_more_images_than_asked_for(pipe):
+    out = pipe("a cat", decision="generate", max_images=1, **{**FORCED, "max_new_tokens": 30})
+    assert len(out.image_pieces[0]) == 1
 
 
-def test_a_forced_picture_comes_first_and_alone_unless_more_are_asked_for(pipe):
+def test_a_forced_image_comes_first_and_alone_unless_more_are_asked_for(pipe):
     (answer,) = pipe([PROMPT], force_image=True, decision="generate", **QUICK).sequences
-    assert [type(piece) for piece in answer] == [GillPicture]
-    (answer,) = pipe([PROMPT], force_image=True, decision="generate", max_pictures=2, **FORCED).sequences
-    assert isinstance(answer[0], GillPicture) and len([p for p in answer if isinstance(p, GillPicture)]) == 2
+    assert [type(piece) for piece in answer] == [GillImage]
+    (answer,) = pipe([PROMPT], force_image=True, decision="generate", max_images=2, **FORCED).sequences
+    assert isinstance(answer[0], GillImage) and len([p for p in answer if isinstance(p, GillImage)]) == 2
 
 
-def test_a_forced_picture_is_the_same_in_a_batch_of_other_lengths(pipe):
+def test_a_forced_image_is_the_same_in_a_batch_of_other_lengths(pipe):
     def draw(prompts):
         generators = [torch.Generator().manual_seed(7) for _ in prompts]
         return pipe(prompts, force_image=True, decision="generate", generator=generators, **QUICK).images
@@ -108,7 +108,7 @@ def test_a_forced_picture_is_the_same_in_a_batch_of_other_lengths(pipe):
 
 
 def test_both_gives_both_the_preferred_first(pipe):
-    for answer in pipe(["a cat", PROMPT], decision="both", **FORCED).pictures:
+    for answer in pipe(["a cat", PROMPT], decision="both", **FORCED).image_pieces:
         assert {piece.source for piece in answer} == {"retrieved", "generated"}
         preferred = max(answer[0].decision_probabilities, key=answer[0].decision_probabilities.get)
         assert answer[0].source.startswith(preferred.removesuffix("e"))
@@ -123,17 +123,17 @@ def test_text_only_answers_stop_at_a_full_stop_unless_told_otherwise(pipe):
 def test_output_types_are_those_of_diffusers(pipe):
     for output_type, kind, shape in (("np", np.ndarray, (16, 16, 3)), ("pt", torch.Tensor, (3, 16, 16))):
         out = pipe("a cat", decision="both", output_type=output_type, **FORCED)
-        by_source = {piece.source: piece.image for piece in out.pictures[0]}
+        by_source = {piece.source: piece.image for piece in out.image_pieces[0]}
         assert all(isinstance(image, kind) for image in by_source.values())
         assert tuple(by_source["generated"].shape) == shape
         assert float(by_source["retrieved"].max()) <= 1
-    (picture,) = pipe("a cat", decision="generate", output_type="latent", **FORCED).pictures[0]
-    assert picture.image.shape == (4, 8, 8) and picture.score is None
+    (image,) = pipe("a cat", decision="generate", output_type="latent", **FORCED).image_pieces[0]
+    assert image.image.shape == (4, 8, 8) and image.score is None
 
 
 def test_a_tuple_comes_where_no_dataclass_is_wanted(pipe):
     (sequences,) = pipe("a cat", return_dict=False, **FORCED)
-    assert isinstance(sequences[0][0], GillPicture)
+    assert isinstance(sequences[0][0], GillImage)
 
 
 def test_callbacks_see_the_pipeline_and_can_stop_it(pipe):
@@ -209,10 +209,10 @@ def test_dtype_reaches_every_component_and_to_moves_them(golden_repository):
     parts = (loaded.model, loaded.model.language_model, loaded.vae, loaded.unet, loaded.text_encoder)
     assert {part.dtype for part in parts} == {torch.bfloat16}
     loaded.set_progress_bar_config(disable=True)
-    assert len(loaded([PROMPT], decision="both", **FORCED).pictures[0]) == 2
+    assert len(loaded([PROMPT], decision="both", **FORCED).image_pieces[0]) == 2
     loaded.to("cpu", torch.float32)
     assert {part.dtype for part in parts} == {torch.float32}
-    assert len(loaded([PROMPT], decision="both", **FORCED).pictures[0]) == 2
+    assert len(loaded([PROMPT], decision="both", **FORCED).image_pieces[0]) == 2
 
 
 def test_an_offloaded_model_is_fetched_before_it_writes_and_before_it_scores(golden_repository):
@@ -232,8 +232,8 @@ def test_without_a_retrieval_set_everything_is_generated(pipe):
     alone = GillPipeline(**pipe.components)
     alone.set_progress_bar_config(disable=True)
     assert alone.retrieval_set is None
-    (picture,) = alone(["a picture of a cat"], **FORCED).pictures[0]
-    assert picture.source == "generated"
+    (image,) = alone(["a picture of a cat"], **FORCED).image_pieces[0]
+    assert image.source == "generated"
     with pytest.raises(ValueError, match="needs a retrieval set"):
         alone("a cat", decision="retrieve")
 
@@ -241,8 +241,8 @@ def test_without_a_retrieval_set_everything_is_generated(pipe):
 def test_a_model_that_only_retrieves_needs_no_generator(golden_fromage_repository):
     fromage = GillPipeline.from_pretrained(golden_fromage_repository)
     assert fromage.unet is None
-    (picture,) = fromage("a cat", force_image=True).pictures[0]
-    assert picture.source == "retrieved" and picture.decision_probabilities is None
+    (image,) = fromage("a cat", force_image=True).image_pieces[0]
+    assert image.source == "retrieved" and image.decision_probabilities is None
     with pytest.raises(ValueError, match="needs an image generator"):
         fromage("a cat", decision="generate")
 
@@ -255,7 +255,7 @@ def test_a_retrieval_set_for_other_weights_is_refused_with_both_fingerprints(pip
         pipe.retrieval_set = foreign
 
 
-def test_pictures_that_cannot_be_opened_give_way_and_when_none_can_one_is_generated(pipe, tmp_path, caplog):
+def test_images_that_cannot_be_opened_give_way_and_when_none_can_one_is_generated(pipe, tmp_path, caplog):
     before = pipe.retrieval_set
     paths = [str(tmp_path / f"{i}.png") for i in range(3)]
     PHOTO.save(paths[2])
@@ -263,15 +263,15 @@ def test_pictures_that_cannot_be_opened_give_way_and_when_none_can_one_is_genera
     try:
         fingerprint = pipe.model.retrieval_fingerprint()
         pipe.retrieval_set = RetrievalSet.from_embeddings(paths, embeddings, fingerprint)
-        (picture,) = pipe("a cat", decision="retrieve", **FORCED).pictures[0]
-        assert picture.origin == paths[2]
+        (image,) = pipe("a cat", decision="retrieve", **FORCED).image_pieces[0]
+        assert image.origin == paths[2]
         pipe.retrieval_set = RetrievalSet.from_embeddings(paths[:2], embeddings[:2], fingerprint)
-        (picture,) = pipe("a cat", decision="retrieve", **FORCED).pictures[0]
-        assert picture.image is None and picture.source == "retrieved"
+        (image,) = pipe("a cat", decision="retrieve", **FORCED).image_pieces[0]
+        assert image.image is None and image.source == "retrieved"
         prompt = ["Q: what colour is the car ?\nA:"]
         pipe.model.decision_head.bias.data += torch.tensor([-100.0, 100.0])
-        (picture,) = pipe(prompt, decision="auto", **FORCED).pictures[0]
-        assert picture.source == "generated" and picture.decision == "retrieve"
+        (image,) = pipe(prompt, decision="auto", **FORCED).image_pieces[0]
+        assert image.source == "generated" and image.decision == "retrieve"
     finally:
         pipe.model.decision_head.bias.data -= torch.tensor([-100.0, 100.0])
         pipe.retrieval_set = before
@@ -285,7 +285,7 @@ def test_pictures_that_cannot_be_opened_give_way_and_when_none_can_one_is_genera
         ({"prompt": ""}, "Prompt 0 is an empty string"),
         ({"decision": "maybe"}, "`decision` must be one of .*'maybe'"),
         ({"num_images_per_prompt": 0}, "`num_images_per_prompt` must be an integer of at least 1, got 0"),
-        ({"max_pictures": 0}, "`max_pictures` must be"),
+        ({"max_images": 0}, "`max_images` must be"),
         ({"max_new_tokens": 0}, "`max_new_tokens` must be"),
         ({"min_text_tokens": -1}, "`min_text_tokens` must be"),
         ({"output_type": "jpeg"}, "`output_type` must be"),
@@ -303,7 +303,7 @@ def test_arguments_that_cannot_be_are_refused(pipe, arguments, message):
 def test_saved_and_loaded_it_answers_the_same(pipe, tmp_path):
     def answer(pipeline):
         generator = torch.Generator().manual_seed(1)
-        return pipeline(PROMPT[0], decision="both", generator=generator, **FORCED).pictures[0]
+        return pipeline(PROMPT[0], decision="both", generator=generator, **FORCED).image_pieces[0]
 
     pipe.save_pretrained(tmp_path / "gill")
     loaded = GillPipeline.from_pretrained(tmp_path / "gill")

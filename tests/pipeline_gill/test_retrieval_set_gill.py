@@ -1,4 +1,4 @@
-"""A retrieval set finds the nearest picture, exactly, says what it was made for, and never hangs or lies."""
+"""A retrieval set finds the nearest image, exactly, says what it was made for, and never hangs or lies."""
 
 import shutil
 import time
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from modeling_gill.fingerprint_gill import fingerprint_name
-from modeling_gill.image_loading_gill import PictureError
+from modeling_gill.image_loading_gill import ImageError
 from pipeline_gill import retrieval_index_gill, retrieval_set_gill
 from pipeline_gill.retrieval_set_gill import RetrievalSet
 from tests.tiny_retrieval import (
@@ -23,22 +23,22 @@ from tests.tiny_retrieval import (
     TinyModel,
     build,
     colour_of,
+    image_server,
     paint,
-    picture_server,
     ranked_set,
 )
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return paint(tmp_path / "pictures")
+    return paint(tmp_path / "images")
 
 
 @pytest.fixture
 def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("no_proxy", "*")
     retrieval_set_gill._opened_urls.clear()
-    with picture_server((folder / "red.png").read_bytes()) as running:
+    with image_server((folder / "red.png").read_bytes()) as running:
         yield running
 
 
@@ -53,7 +53,7 @@ def either_search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 # --- building --------------------------------------------------------------------------------------------------------
 
 
-def test_a_set_built_from_pictures_finds_and_opens_the_nearest(folder: Path) -> None:
+def test_a_set_built_from_images_finds_and_opens_the_nearest(folder: Path) -> None:
     retrieval_set = build(folder, source="four colours")
     found = retrieval_set.retrieve(RED)
     assert found is not None and colour_of(found) == "red"
@@ -73,33 +73,33 @@ def test_a_set_says_which_weights_it_was_made_for_and_refuses_others(folder: Pat
     assert fingerprint_name(FINGERPRINT) in str(error.value) and fingerprint_name(other) in str(error.value)
 
 
-def test_embedded_pictures_need_no_files_and_others_do(folder: Path) -> None:
-    embedded, referred = build(folder), build(folder, embed_pictures=False)
-    assert referred.open_picture(2).getpixel((0, 0)) == COLOURS["red"]
+def test_embedded_images_need_no_files_and_others_do(folder: Path) -> None:
+    embedded, referred = build(folder), build(folder, embed_images=False)
+    assert referred.open_image(2).getpixel((0, 0)) == COLOURS["red"]
     shutil.rmtree(folder)
-    assert embedded.open_picture(2).getpixel((0, 0)) == COLOURS["red"]
-    with pytest.raises(PictureError, match="no such file"):
-        referred.open_picture(2)
+    assert embedded.open_image(2).getpixel((0, 0)) == COLOURS["red"]
+    with pytest.raises(ImageError, match="no such file"):
+        referred.open_image(2)
     with pytest.raises(IndexError, match="expected 0 to 3"):
-        embedded.open_picture(-1)
+        embedded.open_image(-1)
 
 
-def test_unreadable_pictures_are_left_out_counted_and_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_images_are_left_out_counted_and_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "broken.png").write_bytes(b"nothing of the kind")
     (folder / "cut.png").write_bytes((folder / "red.png").read_bytes()[:-30])
     retrieval_set = build(folder)
     assert (len(retrieval_set), retrieval_set.info.skipped) == (4, 2)
     assert "broken.png" in caplog.text and "cut.png" in caplog.text
-    with pytest.raises(ValueError, match=r"more than 1 pictures .*cut.png"):
+    with pytest.raises(ValueError, match=r"more than 1 images .*cut.png"):
         build(folder, max_errors=1)
 
 
-def test_no_readable_picture_at_all_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no picture to retrieve: 1 could not be read"):
+def test_no_readable_image_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no image to retrieve: 1 could not be read"):
         RetrievalSet.build(TinyModel(), TINY_PROCESSOR, [(tmp_path / "none.png", None)], progress=False)
 
 
-def test_pictures_are_read_as_they_come_and_only_a_batch_is_held() -> None:
+def test_images_are_read_as_they_come_and_only_a_batch_is_held() -> None:
     taken = 0
 
     def endless() -> Iterator[tuple[Any, None]]:
@@ -116,10 +116,10 @@ def test_pictures_are_read_as_they_come_and_only_a_batch_is_held() -> None:
     assert model.batches == [4, 4, 2] and len(retrieval_set) == 10
 
 
-def test_a_picture_that_could_not_be_opened_again_must_be_embedded() -> None:
+def test_an_image_that_could_not_be_opened_again_must_be_embedded() -> None:
     for source in (Image.new("RGB", (2, 2)), {"bytes": b"x", "path": "nowhere.png"}, "data:image/png;base64,AAAA"):
         with pytest.raises(ValueError, match="cannot be opened again"):
-            RetrievalSet.build(TinyModel(), TINY_PROCESSOR, [(source, None)], embed_pictures=False, progress=False)
+            RetrievalSet.build(TinyModel(), TINY_PROCESSOR, [(source, None)], embed_images=False, progress=False)
 
 
 def test_a_model_that_gives_no_direction_is_an_error(folder: Path) -> None:
@@ -183,7 +183,7 @@ def test_search_is_exact_and_clips_k() -> None:
 
 
 @pytest.mark.usefixtures("either_search")
-def test_equal_pictures_come_in_the_order_of_their_index() -> None:
+def test_equal_images_come_in_the_order_of_their_index() -> None:
     embeddings = np.zeros((400, 8), np.float32)
     embeddings[:, 0] = 1
     embeddings[::2, 1] = 1
@@ -194,7 +194,7 @@ def test_equal_pictures_come_in_the_order_of_their_index() -> None:
 
 
 @pytest.mark.usefixtures("either_search")
-def test_candidates_go_on_to_the_last_picture_without_the_excluded() -> None:
+def test_candidates_go_on_to_the_last_image_without_the_excluded() -> None:
     retrieval_set, _ = random_set(1500)
     query = torch.randn(16, generator=torch.Generator().manual_seed(1))
     ranked = retrieval_set.search(query[None], 1500)[1][0].tolist()
@@ -212,7 +212,7 @@ def test_a_query_of_the_wrong_shape_or_without_a_direction_is_refused() -> None:
         retrieval_set.search(torch.ones(1, 16), 0)
 
 
-# --- pictures that cannot be opened ----------------------------------------------------------------------------------
+# --- images that cannot be opened ----------------------------------------------------------------------------------
 
 
 def test_a_slow_url_gives_way_to_the_next_best_within_the_deadline(
@@ -221,7 +221,7 @@ def test_a_slow_url_gives_way_to_the_next_best_within_the_deadline(
     dead = "http://127.0.0.1:1/dead.png"
     paths = [server.url + "/slow.png", dead, server.url + "/missing.png", "gone.png", "red.png"]
     started = time.monotonic()
-    found = ranked_set(paths, folder).retrieve(RED, picture_timeout=0.3)
+    found = ranked_set(paths, folder).retrieve(RED, image_timeout=0.3)
     assert time.monotonic() - started < 1.5
     assert found is not None and (found.index, colour_of(found)) == (4, "red")
     assert [skipped.path for skipped in found.skipped] == paths[:4]
@@ -232,19 +232,19 @@ def test_a_slow_url_gives_way_to_the_next_best_within_the_deadline(
 def test_many_slow_urls_end_at_the_deadline_with_nothing(server: Any) -> None:
     paths = [f"{server.url}/slow{number}.png" for number in range(10)]
     started = time.monotonic()
-    assert ranked_set(paths).retrieve(RED, picture_timeout=0.4, deadline_s=0.5) is None
+    assert ranked_set(paths).retrieve(RED, image_timeout=0.4, deadline_s=0.5) is None
     assert time.monotonic() - started < 0.7
     assert len(server.asked) == 2
 
 
-def test_no_more_pictures_are_tried_than_allowed(folder: Path) -> None:
+def test_no_more_images_are_tried_than_allowed(folder: Path) -> None:
     retrieval_set = ranked_set(["gone1.png", "gone2.png", "red.png"], folder)
     assert retrieval_set.retrieve(RED, max_attempts=2) is None
     found = retrieval_set.retrieve(RED, max_attempts=3)
     assert found is not None and found.index == 2
 
 
-def test_a_picture_already_shown_is_not_shown_again(folder: Path) -> None:
+def test_an_image_already_shown_is_not_shown_again(folder: Path) -> None:
     retrieval_set = build(folder)
     shown: set[int] = set()
     while found := retrieval_set.retrieve(RED, exclude=shown):
@@ -253,7 +253,7 @@ def test_a_picture_already_shown_is_not_shown_again(folder: Path) -> None:
     assert shown == {0, 1, 2, 3}
 
 
-def test_a_url_is_fetched_once_whether_it_leads_to_a_picture_or_not(server: Any) -> None:
+def test_a_url_is_fetched_once_whether_it_leads_to_an_image_or_not(server: Any) -> None:
     retrieval_set = ranked_set([server.url + "/missing.png", server.url + "/red.png"])
     for _ in range(3):
         found = retrieval_set.retrieve(RED)
@@ -265,13 +265,13 @@ def test_a_url_is_fetched_once_whether_it_leads_to_a_picture_or_not(server: Any)
 def test_a_url_that_failed_for_want_of_time_is_tried_again_with_more(server: Any) -> None:
     retrieval_set = ranked_set([server.url + "/slow.png"])
     for timeout in (0.1, 0.05, 0.2):
-        with pytest.raises(PictureError):
-            retrieval_set.open_picture(0, timeout=timeout)
+        with pytest.raises(ImageError):
+            retrieval_set.open_image(0, timeout=timeout)
     assert len(server.asked) == 2
 
 
 def test_the_memory_of_urls_is_bounded(server: Any) -> None:
-    cache = retrieval_set_gill.PictureCache(max_entries=2, max_bytes=3 * 6 * 4 * 2)
+    cache = retrieval_set_gill.ImageCache(max_entries=2, max_bytes=3 * 6 * 4 * 2)
     for number in (1, 2, 3, 3, 1):
         cache.load(f"{server.url}/red{number}.png", timeout=5)
     assert server.asked == ["/red1.png", "/red2.png", "/red3.png", "/red1.png"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from modeling_gill.image_loading_gill import PictureError
+from modeling_gill.image_loading_gill import ImageError
 from pipeline_gill import retrieval_index_gill, retrieval_storage_gill
 from pipeline_gill.retrieval_set_gill import RetrievalSet
 from tests.tiny_retrieval import (
@@ -23,7 +23,7 @@ from tests.tiny_retrieval import (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return paint(tmp_path / "pictures")
+    return paint(tmp_path / "images")
 
 
 @pytest.fixture(params=["faiss", "no faiss"])
@@ -39,14 +39,14 @@ def either_search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("either_search")
 @pytest.mark.parametrize("embed", [True, False])
-def test_a_saved_set_is_the_same_when_loaded_and_moves_with_its_pictures(
+def test_a_saved_set_is_the_same_when_loaded_and_moves_with_its_images(
     folder: Path, tmp_path: Path, embed: bool
 ) -> None:
-    built = build(folder, embed_pictures=embed, source="four colours")
+    built = build(folder, embed_images=embed, source="four colours")
     built.save(tmp_path / "all" / "set")
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    shutil.move(folder, moved / "pictures")
+    shutil.move(folder, moved / "images")
     shutil.move(tmp_path / "all", moved / "all")
     loaded = RetrievalSet.load(moved / "all" / "set")
     found = loaded.retrieve(RED)
@@ -74,7 +74,7 @@ def test_a_save_that_fails_leaves_what_was_there(folder: Path, tmp_path: Path, m
     for place in ("set", "new"):
         with pytest.raises(ZeroDivisionError):
             built.save(tmp_path / place, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "set"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "set"]
     assert len(RetrievalSet.load(tmp_path / "set")) == 4
     with pytest.raises(FileExistsError, match="no retrieval set"):
         built.save(folder, overwrite=True)
@@ -108,11 +108,11 @@ def damage(place: Path, what: str) -> None:
         ("no json", r"retrieval_set.json is missing.*found: README.md, data"),
         ("half a json", r"retrieval_set.json is not JSON"),
         ("another json", r"retrieval_set.json does not describe"),
-        ("no data", r"data is missing, expected the data set of 4 pictures"),
+        ("no data", r"data is missing, expected the data set of 4 images"),
         ("truncated data", r"data could not be read"),
         ("truncated index", r"embeddings.faiss could not be read"),
         ("dim", r"set.* x 3, expected .* x 4|'embedding' holds .*expected 4"),
-        ("count", r"holds 4 pictures, expected 5"),
+        ("count", r"holds 4 images, expected 5"),
         ("newer", r"format_version 99, expected 1"),
     ],
 )
@@ -181,24 +181,24 @@ def test_a_push_is_one_commit_that_leaves_no_old_data_behind(
     assert {"README.md", "retrieval_set.json", "data/data-00000-of-00001.arrow"} <= set(commit["add"])
     assert commit["delete"] == ["data/data-00000-of-00009.arrow"]
     assert (commit["repo_id"], commit["repo_type"]) == ("org/set", "dataset") and not caplog.records
-    build(folder, embed_pictures=False).push_to_hub("org/set")
-    assert "4 of 4 pictures are files on this machine" in caplog.text
+    build(folder, embed_images=False).push_to_hub("org/set")
+    assert "4 of 4 images are files on this machine" in caplog.text
 
 
 def test_a_set_from_the_hub_opens_no_files_of_this_machine(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(folder, embed_pictures=False).save(tmp_path / "snapshot" / "sets" / "four")
+    build(folder, embed_images=False).save(tmp_path / "snapshot" / "sets" / "four")
     monkeypatch.setattr(retrieval_storage_gill, "snapshot_download", lambda *_, **__: str(tmp_path / "snapshot"))
     loaded = RetrievalSet.load("org/set", subfolder="sets/four")
-    with pytest.raises(PictureError, match="no such file"):
-        loaded.open_picture(2)
-    absolute = ranked_set([str(folder / "red.png"), "../../pictures/red.png"], tmp_path / "snapshot" / "sets" / "four")
+    with pytest.raises(ImageError, match="no such file"):
+        loaded.open_image(2)
+    absolute = ranked_set([str(folder / "red.png"), "../../images/red.png"], tmp_path / "snapshot" / "sets" / "four")
     absolute.save(tmp_path / "snapshot" / "sets" / "two")
     loaded = RetrievalSet.load("org/set", subfolder="sets/two")
     for index in (0, 1):
-        with pytest.raises(PictureError, match="outside the retrieval set's own folder"):
-            loaded.open_picture(index)
+        with pytest.raises(ImageError, match="outside the retrieval set's own folder"):
+            loaded.open_image(index)
 
 
 def test_the_scratch_files_of_a_build_do_not_outlive_the_set(

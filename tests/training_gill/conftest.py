@@ -1,4 +1,4 @@
-"""A small world to train in: drawn pictures, small frozen models, and the cache that training reads."""
+"""A small world to train in: drawn images, small frozen models, and the cache that training reads."""
 
 import shutil
 from collections.abc import Callable
@@ -23,10 +23,10 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`train.tsv`, `validation.tsv`, `decisions.tsv`, `pictures/`, `models/` and `cache/`."""
+    """`train.tsv`, `validation.tsv`, `decisions.tsv`, `images/`, `models/` and `cache/`."""
     out = tmp_path_factory.mktemp("small")
     torch.set_num_threads(1)
-    small_data.write_pictures(out, train=256, validation=64)
+    small_data.write_images(out, train=256, validation=64)
     small_data.write_decisions(out)
     small_data.write_models(out, steps=200)
     arguments = ["--dataset", str(out / "train.tsv"), "--dataset", str(out / "validation.tsv"), "--image-features"]
@@ -71,7 +71,7 @@ def recipe_with(recipe_file: Path) -> Callable[..., Recipe]:
 def own_world(small_world: Path, tmp_path: Path) -> Path:
     """A copy of the small world's data that a test may spoil; models and cache are shared."""
     own = tmp_path / "own"
-    shutil.copytree(small_world / "pictures", own / "pictures")
+    shutil.copytree(small_world / "images", own / "images")
     for name in ("train.tsv", "validation.tsv"):
         shutil.copy(small_world / name, own / name)
     return own

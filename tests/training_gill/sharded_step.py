@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
-from training_gill.collator import CaptionedPictureCollator
+from training_gill.collator import CaptionedImageCollator
 from training_gill.training_step import AdapterTrainingStep, BatchTotals
 
 CAPTIONS = ("a cat", "the sun over the sea", "a red car on the beach", "what is in this photo ?")
@@ -44,7 +44,7 @@ def main() -> None:
         }
         for i, caption in enumerate(CAPTIONS)
     ]
-    collator = CaptionedPictureCollator(GillProcessor.from_pretrained(repository), 24, packing=0.0)
+    collator = CaptionedImageCollator(GillProcessor.from_pretrained(repository), 24, packing=0.0)
     whole = collator(examples)
     reads = (whole["input_ids"] == gill.config.image_token_id).any(1)
     predicted = (whole["labels"][:, 1:] != -100).sum(1)

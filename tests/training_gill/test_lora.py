@@ -96,7 +96,7 @@ def test_lora_changes_no_weight_of_the_language_model(loaded, small_world):
 
 def test_with_lora_the_cheap_step_has_the_gradients_of_the_plain_forward(loaded, small_world):
     from modeling_gill import GillProcessor
-    from training_gill.collator import CaptionedPictureCollator
+    from training_gill.collator import CaptionedImageCollator
     from training_gill.training_data import open_data
 
     out, _ = loaded
@@ -104,7 +104,7 @@ def test_with_lora_the_cheap_step_has_the_gradients_of_the_plain_forward(loaded,
     model.language_model.double()
     step = AdapterTrainingStep(model).eval()  # without LoRA's dropout
     data = open_data(str(small_world / "train.tsv"))
-    collator = CaptionedPictureCollator(GillProcessor.from_pretrained(out), 24, 0.5)
+    collator = CaptionedImageCollator(GillProcessor.from_pretrained(out), 24, 0.5)
     target = torch.randn(model.config.conditioning_length, model.config.conditioning_dim)
     batch = collator([{**data[i], "target_conditioning": target} for i in range(6)])
     step(**batch)["loss"].backward()

@@ -1,4 +1,4 @@
-"""What is computed once: the generator's own text embeddings, and features of pictures."""
+"""What is computed once: the generator's own text embeddings, and features of images."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ from diffusers import StableDiffusionPipeline
 
 from modeling_gill import GillForConditionalGeneration
 from training_gill import precompute
+from training_gill.image_feature_cache import ImageFeatureCache
 from training_gill.keyed_arrays import CacheError, KeyedArrays, KeyedArrayWriter
-from training_gill.picture_feature_cache import PictureFeatureCache
 from training_gill.text_targets_cache import TextTargetsCache
 from training_gill.training_data import open_data
 
@@ -52,15 +52,15 @@ def test_stored_in_float16_targets_are_off_by_its_rounding_alone(small_world, tm
 
 
 def test_features_are_those_of_the_model(small_world, recipe_with, tmp_path):
-    from training_gill.collator import CaptionedPictureCollator
+    from training_gill.collator import CaptionedImageCollator
     from training_gill.fresh_model import build_model
 
     model, processor = build_model(recipe_with().model, torch.float32, 0)
     assert isinstance(model, GillForConditionalGeneration)
     data = open_data(str(small_world / "train.tsv"))
     examples = [data[i] for i in range(5)]
-    features = PictureFeatureCache(small_world / "cache")
-    batch = CaptionedPictureCollator(processor)(examples)
+    features = ImageFeatureCache(small_world / "cache")
+    batch = CaptionedImageCollator(processor)(examples)
     expected = model.get_image_features(batch["pixel_values"])
     found = torch.stack([features[example["key"]] for example in examples])
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
@@ -89,18 +89,18 @@ def test_an_interrupted_run_goes_on_where_it_was(arguments, tmp_path, monkeypatc
     assert len(TextTargetsCache(tmp_path / "cache")) == 256
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_remembered(own_world, small_world, tmp_path, capsys):
-    (own_world / "pictures" / "train-00001.png").write_bytes(b"broken")
+def test_an_image_that_cannot_be_read_is_named_and_remembered(own_world, small_world, tmp_path, capsys):
+    (own_world / "images" / "train-00001.png").write_bytes(b"broken")
     arguments = ["--dataset", str(own_world / "train.tsv"), "--out", str(tmp_path / "cache"), "--image-features"]
     assert precompute.main([*arguments, "--vision-model", str(small_world / "models" / "vision_model")]) == 0
     said = capsys.readouterr()
     assert "train-00001.png" in said.err
-    assert "1 pictures could not be read" in said.out
-    features = PictureFeatureCache(tmp_path / "cache")
+    assert "1 images could not be read" in said.out
+    features = ImageFeatureCache(tmp_path / "cache")
     assert len(features) == 255
     data = open_data(str(own_world / "train.tsv"))
     assert data[1]["key"] in features.unreadable
-    with pytest.raises(CacheError, match="no picture"):
+    with pytest.raises(CacheError, match="no image"):
         features["another"]
 
 

@@ -21,7 +21,7 @@ def test_the_recipe_of_the_paper_has_its_numbers():
     read = read_recipe([str(SHIPPED[0].parent / "gill_cc3m.yaml"), "--bf16", "false", "--report_to", "none"])
     args, model = read.training, read.model
     assert (model.language_model, model.vision_model) == ("facebook/opt-6.7b", "openai/clip-vit-large-patch14")
-    assert (model.num_img_tokens, model.num_visual_tokens, model.retrieval_dim) == (8, 4, 256)
+    assert (model.num_image_output_tokens, model.num_visual_tokens, model.retrieval_dim) == (8, 4, 256)
     assert (args.learning_rate, args.adam_beta1, args.adam_beta2, args.adam_epsilon) == (1e-3, 0.9, 0.95, 1e-8)
     assert (args.weight_decay, args.max_grad_norm, args.warmup_steps, args.max_steps) == (0.01, 1.0, 2000, 20_000)
     assert (read.losses.lr_decay_every, read.losses.lr_decay_factor) == (10_000, 0.1)
@@ -74,7 +74,7 @@ def test_lora_that_is_no_json_object_is_named(text):
 
 def test_the_record_has_everything_but_secrets_and_places(recipe_file):
     record = read_recipe([str(recipe_file), "--hub_token", "secret"]).record()
-    assert record["model"]["num_img_tokens"] == 4
+    assert record["model"]["num_image_output_tokens"] == 4
     assert record["training"]["learning_rate"] == 3e-3
     assert "secret" not in str(record)
     assert "output_dir" not in record["training"]

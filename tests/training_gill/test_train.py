@@ -59,7 +59,7 @@ def test_some_hundred_steps_bring_every_loss_down_and_retrieval_far_above_chance
     history = [entry for entry in logged(recipe) if "captioning_loss" in entry]
     for name in LOSSES:
         assert history[-1][name] < 0.8 * history[0][name], name
-    # Of 64 pictures, chance finds the right one first in 1.6 %, and among five in 7.8 %.
+    # Of 64 images, chance finds the right one first in 1.6 %, and among five in 7.8 %.
     assert measured["eval_caption_to_image_top1"] > 0.25
     assert measured["eval_image_to_caption_top1"] > 0.25
     assert measured["eval_caption_to_image_top5"] > 0.6
@@ -97,7 +97,7 @@ def test_the_output_is_a_hub_repository(trained):
     pipeline = GillPipeline.from_pretrained(out)
     pipeline.set_progress_bar_config(disable=True)
     answer = pipeline("draw me a small red circle", force_image=True, num_inference_steps=1, height=32, width=32)
-    assert len(answer.pictures[0]) == 1
+    assert len(answer.image_pieces[0]) == 1
     with safe_open(out / "model.safetensors", "pt") as file:
         assert not [name for name in file.keys() if name.startswith(("language_model", "vision_model"))]  # noqa: SIM118
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118
@@ -132,7 +132,7 @@ def test_every_loss_accuracy_norm_and_the_speed_are_logged(trained):
     assert entry["loss"] == pytest.approx(sum(entry[name] for name in LOSSES), rel=1e-4)
 
 
-def test_now_and_then_a_picture_panel_is_written(trained):
+def test_now_and_then_an_image_panel_is_written(trained):
     panel = Image.open(trained[0] / "panels" / "step-000003.png")
     assert panel.width == 4 * 128  # caption, true, retrieved, generated
     assert any(path.name.startswith("events") for path in (trained[0] / "panels").iterdir())
@@ -143,7 +143,7 @@ def test_every_img_row_has_the_mean_length_of_the_frozen_rows(trained):
     processor = GillProcessor.from_pretrained(trained[0])
     used = sorted(processor.tokenizer.get_vocab().values())
     table = model.language_model.get_input_embeddings().weight
-    rows = [i for i in used if i not in (model.config.image_token_id, *model.config.img_token_ids)]
+    rows = [i for i in used if i not in (model.config.image_token_id, *model.config.image_output_token_ids)]
     assert rows[-1] < table.shape[0] - 1  # there are unused rows, which do not count
     norm = mean_frozen_norm(model, used)
     assert norm == pytest.approx(float(table[rows].norm(dim=1).mean()), rel=1e-6)
@@ -188,7 +188,7 @@ def test_retrieval_alone_trains_without_cache_or_generator(recipe_file, recipe_w
     entries = yaml.safe_load(recipe_file.read_text())
     entries |= {"cache": None, "image_generator": None, "mapper_type": "none", "conditioning_weight": 0}
     recipe_file.write_text(yaml.safe_dump(entries))
-    recipe = recipe_with(img_tokens="[RET]", num_img_tokens=1, img_logit_scaling="signed")
+    recipe = recipe_with(img_tokens="[RET]", num_image_output_tokens=1, img_logit_scaling="signed")
     train(recipe)
     assert GillPipeline.from_pretrained(recipe.training.output_dir).unet is None
 
@@ -197,7 +197,7 @@ def test_img_rows_begin_as_the_token_that_the_recipe_names(recipe_with):
     model, processor = build_model(recipe_with(initializer_token=".").model, torch.float32, seed=0)
     (token,) = processor.tokenizer(".", add_special_tokens=False).input_ids
     row = model.language_model.get_input_embeddings().weight[token]
-    assert torch.equal(model.img_embeddings.weight, row.expand(model.config.num_img_tokens, -1))
+    assert torch.equal(model.img_embeddings.weight, row.expand(model.config.num_image_output_tokens, -1))
 
 
 @pytest.mark.parametrize("token", ["", ". .", "[IMG0]"])
@@ -212,10 +212,10 @@ def test_img_rows_cannot_begin_as_what_is_not_one_token(token, recipe_with):
 def test_unreadable_examples_are_left_out_counted_and_named(own_world, recipe_file, recipe_with, caplog):
     entries = yaml.safe_load(recipe_file.read_text())
     cache = own_world / "cache"
-    shutil.copytree(f"{entries['cache']}/text_targets", cache / "text_targets")  # no features: pictures are opened
-    (own_world / "pictures" / "train-00001.png").write_bytes(b"\x89PNG broken")
-    (own_world / "pictures" / "train-00002.png").unlink()
-    spoil(own_world, recipe_file, lambda lines: [*lines[:4], "\tpictures/train-00004.png", *lines[6:10]])
+    shutil.copytree(f"{entries['cache']}/text_targets", cache / "text_targets")  # no features: images are opened
+    (own_world / "images" / "train-00001.png").write_bytes(b"\x89PNG broken")
+    (own_world / "images" / "train-00002.png").unlink()
+    spoil(own_world, recipe_file, lambda lines: [*lines[:4], "\timages/train-00004.png", *lines[6:10]])
     recipe = recipe_with(cache=cache, max_steps=1, per_device_train_batch_size=8, max_unreadable=3)
     train(recipe)
     messages = [record.message for record in caplog.records if "Left out" in record.message]
@@ -275,7 +275,7 @@ def test_a_cache_made_with_another_cut_is_refused_before_the_first_step(recipe_w
 
 
 def test_a_cache_made_for_other_captions_is_refused_before_the_first_step(own_world, recipe_file, recipe_with):
-    spoil(own_world, recipe_file, lambda lines: [*lines[:5], "a caption of another cut\tpictures/train-00001.png"])
+    spoil(own_world, recipe_file, lambda lines: [*lines[:5], "a caption of another cut\timages/train-00001.png"])
     with pytest.raises(CacheError, match="1 of the 5 captions"):
         train(recipe_with())
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_gill.image_loading_gill import load_picture
+from modeling_gill.image_loading_gill import load_image
 from training_gill.training_data import DataError, open_data
 
 CAPTIONS = ['a "quoted" cat', "null", "123", "the sea"]
@@ -13,7 +13,7 @@ CAPTIONS = ['a "quoted" cat', "null", "123", "the sea"]
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four pictures of grey levels 0, 40, 80, 120."""
+    """Four images of grey levels 0, 40, 80, 120."""
     out = tmp_path / "data"
     out.mkdir()
     for number in range(4):
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def levels(data):
-    return [int(np.asarray(load_picture(example["image"])).mean()) for example in data]
+    return [int(np.asarray(load_image(example["image"])).mean()) for example in data]
 
 
 def examples(data):
@@ -38,18 +38,18 @@ def test_a_tsv_as_the_authors_have_it(folder):
     assert "example 2 (2.png)" in data[2]["name"]
 
 
-def test_a_tsv_with_its_pictures_elsewhere_and_columns_in_another_order(folder, tmp_path):
+def test_a_tsv_with_its_images_elsewhere_and_columns_in_another_order(folder, tmp_path):
     (tmp_path / "t.tsv").write_text("image\tsource\tcaption\n1.png\tweb\ta cat\n")
     data = open_data(str(tmp_path / "t.tsv"), image_folder=str(folder))
     assert (data[0]["caption"], levels(examples(data))) == ("a cat", [40])
 
 
 def test_an_image_folder_with_captions(folder):
-    lines = ["file_name,text", *(f"{i}.png,picture {i}" for i in range(4))]
+    lines = ["file_name,text", *(f"{i}.png,image {i}" for i in range(4))]
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
     data = open_data(str(folder))
     found = {example["caption"]: level for example, level in zip(examples(data), levels(examples(data)), strict=True)}
-    assert found == {f"picture {i}": 40 * i for i in range(4)}
+    assert found == {f"image {i}": 40 * i for i in range(4)}
     assert isinstance(data[0]["image"], dict)  # not decoded
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
-from training_gill.collator import CaptionedPictureCollator
+from training_gill.collator import CaptionedImageCollator
 from training_gill.training_step import AdapterTrainingStep, BatchTotals, LossWeights
 
 LOSSES = {
@@ -36,16 +36,16 @@ def gill(golden_repository, golden_model):
     )
 
 
-def golden_examples(case, pictures):
+def golden_examples(case, images):
     count = len(case["captions"])
     targets = np.random.RandomState(case["seed"]).standard_normal((count, 77, 768)).astype(np.float32)
     return [
-        {"index": i, "name": str(i), "key": "", "image": pictures[p], "caption": c, "target_conditioning": targets[i]}
+        {"index": i, "name": str(i), "key": "", "image": images[p], "caption": c, "target_conditioning": targets[i]}
         for i, (p, c) in enumerate(zip(case["images"], case["captions"], strict=True))
     ]
 
 
-def twelve_examples(pictures):
+def twelve_examples(images):
     captions = ["a cat", "the sun over the sea and the house", "what is in this photo ?", "a red car on the beach"] * 3
     rng = np.random.default_rng(0)
     return [
@@ -53,7 +53,7 @@ def twelve_examples(pictures):
             "index": i,
             "name": "",
             "key": "",
-            "image": pictures[i],
+            "image": images[i],
             "caption": c,
             "target_conditioning": rng.standard_normal((77, 768)),
         }
@@ -72,11 +72,11 @@ def assert_same_gradients(found: dict[str, Any], expected: dict[str, Any], toler
 
 
 @pytest.mark.parametrize("number", (0, 1))
-def test_losses_and_gradients_are_the_authors(number, gill, golden_processor, golden_cases, gill_arrays, pictures):
+def test_losses_and_gradients_are_the_authors(number, gill, golden_processor, golden_cases, gill_arrays, images):
     case, arrays = golden_cases["train"][number], gill_arrays
     step = AdapterTrainingStep(gill)
-    collator = CaptionedPictureCollator(golden_processor, case["max_len"], packing=float(case["concat"]))
-    output = step(**collator(golden_examples(case, pictures)))
+    collator = CaptionedImageCollator(golden_processor, case["max_len"], packing=float(case["concat"]))
+    output = step(**collator(golden_examples(case, images)))
     for ours, theirs in LOSSES.items():
         mean = float(output[f"{ours}_sum"] / output[f"{ours}_count"])
         assert mean == pytest.approx(float(arrays[f"t{number}.{theirs}"]), rel=1e-5)
@@ -97,13 +97,13 @@ def test_losses_and_gradients_are_the_authors(number, gill, golden_processor, go
 
 @pytest.mark.parametrize("number", (0, 1))
 def test_accumulating_two_halves_gives_the_authors_gradients_of_all_losses_but_the_contrastive_one(
-    number, gill, golden_processor, golden_cases, pictures
+    number, gill, golden_processor, golden_cases, images
 ):
     # Its negatives are the other pairs of the same half.
     case = golden_cases["train"][number]
     step = AdapterTrainingStep(gill, LossWeights(contrastive=0.0))
-    collator = CaptionedPictureCollator(golden_processor, case["max_len"], packing=float(case["concat"]))
-    examples = golden_examples(case, pictures)
+    collator = CaptionedImageCollator(golden_processor, case["max_len"], packing=float(case["concat"]))
+    examples = golden_examples(case, images)
     whole = step(**collator(examples))
     whole["loss"].backward()
     expected = gradients(gill)
@@ -115,10 +115,10 @@ def test_accumulating_two_halves_gives_the_authors_gradients_of_all_losses_but_t
 
 
 @pytest.mark.parametrize("packing", (0.0, 0.5, 1.0))
-def test_the_cheap_step_equals_the_plain_forward(packing, golden_repository, golden_processor, pictures):
+def test_the_cheap_step_equals_the_plain_forward(packing, golden_repository, golden_processor, images):
     # In float64: in float32 one unit of a ReLU that rounding pushes over zero is all the difference there is.
     gill = GillForConditionalGeneration.from_pretrained(golden_repository, dtype=torch.float64)
-    batch = CaptionedPictureCollator(golden_processor, 24, packing, seed=1)(twelve_examples(pictures))
+    batch = CaptionedImageCollator(golden_processor, 24, packing, seed=1)(twelve_examples(images))
     step = AdapterTrainingStep(gill)
     cheap = step(**batch)
     cheap["loss"].backward()
@@ -139,15 +139,15 @@ def test_the_cheap_step_equals_the_plain_forward(packing, golden_repository, gol
 
 
 @pytest.mark.parametrize("packing", (0.0, 1.0))
-def test_pictures_that_stand_before_a_caption_are_read_as_the_plain_forward_reads_them(
-    packing, golden_repository, golden_processor, pictures
+def test_images_that_stand_before_a_caption_are_read_as_the_plain_forward_reads_them(
+    packing, golden_repository, golden_processor, images
 ):
     gill = GillForConditionalGeneration.from_pretrained(golden_repository, dtype=torch.float64)
-    collator = CaptionedPictureCollator(golden_processor, 24, packing, context=3, context_pictures=0.5, request="draw")
-    batch = collator(twelve_examples(pictures))
-    shown = batch["context_pictures"]
+    collator = CaptionedImageCollator(golden_processor, 24, packing, context=3, context_images=0.5, request="draw")
+    batch = collator(twelve_examples(images))
+    shown = batch["context_images"]
     assert len(shown) > 0 and len({*shown.tolist()}) > 1
-    # The plain forward counts such rows to captioning, as pictures stand in them.
+    # The plain forward counts such rows to captioning, as images stand in them.
     step = AdapterTrainingStep(gill, LossWeights(captioning=0.0, language=0.0))
     cheap = step(**batch)
     cheap["loss"].backward()
@@ -192,10 +192,10 @@ def test_only_adapters_get_gradients_and_frozen_models_stay_in_evaluation_mode(g
     ],
 )
 def test_a_weight_of_zero_leaves_a_loss_its_parameters_and_its_cost_out(
-    left_out, modules, gill, golden_processor, golden_cases, pictures, monkeypatch
+    left_out, modules, gill, golden_processor, golden_cases, images, monkeypatch
 ):
     case = golden_cases["train"][0]
-    batch = CaptionedPictureCollator(golden_processor, 32, 0.0)(golden_examples(case, pictures))
+    batch = CaptionedImageCollator(golden_processor, 32, 0.0)(golden_examples(case, images))
     step = AdapterTrainingStep(gill, replace(LossWeights(), **{left_out: 0.0}))
     if left_out == "conditioning":
         monkeypatch.setattr(gill.mapper, "forward", lambda *_: pytest.fail("the mapper ran"))
@@ -207,8 +207,8 @@ def test_a_weight_of_zero_leaves_a_loss_its_parameters_and_its_cost_out(
     assert {name.split(".")[1] for name, weight in step.named_parameters() if weight.requires_grad} == reached
 
 
-def test_weights_scale_their_losses(gill, golden_processor, golden_cases, pictures):
-    batch = CaptionedPictureCollator(golden_processor, 32, 0.0)(golden_examples(golden_cases["train"][0], pictures))
+def test_weights_scale_their_losses(gill, golden_processor, golden_cases, images):
+    batch = CaptionedImageCollator(golden_processor, 32, 0.0)(golden_examples(golden_cases["train"][0], images))
     output = AdapterTrainingStep(gill, LossWeights(captioning=0.5, conditioning=3.0))(**batch)
     means = {name: float(output[f"{name}_sum"] / output[f"{name}_count"]) for name in LOSSES}
     expected = 0.5 * means["captioning"] + means["language"] + means["contrastive"] + 3 * means["conditioning"]
@@ -216,17 +216,17 @@ def test_weights_scale_their_losses(gill, golden_processor, golden_cases, pictur
 
 
 @pytest.mark.parametrize("mapper", ("linear", "mlp", "encoder", "gill_mapper"))
-def test_every_kind_of_mapper_trains(mapper, golden_model, golden_processor, golden_cases, pictures):
+def test_every_kind_of_mapper_trains(mapper, golden_model, golden_processor, golden_cases, images):
     fields = {**golden_model.config.to_dict(), "mapper_type": mapper, "mapper_hidden_size": 64, "mapper_ffn_dim": 64}
     gill = GillForConditionalGeneration(GillConfig(**fields), defer_backbones=True)
     gill.attach_backbones(golden_model.language_model, golden_model.vision_model)
-    batch = CaptionedPictureCollator(golden_processor, 32)(golden_examples(golden_cases["train"][0], pictures))
+    batch = CaptionedImageCollator(golden_processor, 32)(golden_examples(golden_cases["train"][0], images))
     AdapterTrainingStep(gill)(**batch)["loss"].backward()
     assert all(float(weight.grad.norm()) > 0 for weight in gill.mapper.output_projection.parameters())
 
 
 def test_an_empty_batch_is_a_loss_of_zero_that_reaches_all_that_is_trained(gill, golden_processor):
-    batch = CaptionedPictureCollator(golden_processor)([])
+    batch = CaptionedImageCollator(golden_processor)([])
     batch["image_features"] = torch.zeros(0, gill.config.vision_dim)
     step = AdapterTrainingStep(gill)
     output = step(**batch, target_conditioning=torch.zeros(0, 77, 768))

@@ -80,9 +80,9 @@ def test_two_processes_that_share_the_weights_in_parts_give_them_too(golden_repo
 
 
 def test_retrieval_accuracy_counts_both_ways():
-    scores = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.8], [0.1, 0.2, 0.7]])  # pictures x captions
+    scores = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.8], [0.1, 0.2, 0.7]])  # images x captions
     found = retrieval_accuracy(scores)
-    # The third caption prefers the second picture; the second picture prefers the third caption.
+    # The third caption prefers the second image; the second image prefers the third caption.
     assert float(found["caption_to_image_top1"]) == pytest.approx(2 / 3)
     assert float(found["image_to_caption_top1"]) == pytest.approx(2 / 3)
     assert float(found["caption_to_image_top5"]) == 1

@@ -1,4 +1,4 @@
-"""CLIP similarity of pairs of pictures: the cosine of their CLIP image embeddings."""
+"""CLIP similarity of pairs of images: the cosine of their CLIP image embeddings."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ import torch
 from transformers import AutoImageProcessor, CLIPModel
 
 _DESCRIPTION = """
-Cosine between the projected CLIP embeddings of a picture and of the picture it should resemble; 1 is best. GILL (Koh et
+Cosine between the projected CLIP embeddings of an image and of the image it should resemble; 1 is best. GILL (Koh et
 al. 2023, https://arxiv.org/abs/2305.17216, table 1) reports its mean with CLIP ViT-L/14 on Visual Storytelling.
 """
 _INPUTS = """
 Args:
-    predictions: pictures that were made.
-    references: as many pictures that they should resemble.
+    predictions: images that were made.
+    references: as many images that they should resemble.
     model (str): Hub repository or folder of a CLIP model, "openai/clip-vit-large-patch14" by default.
     revision (str, optional): of that repository.
-    batch_size (int): pictures that go through CLIP at once.
+    batch_size (int): images that go through CLIP at once.
     device (str): where CLIP runs.
 Returns:
     clip_image_similarity (float): the mean. scores (list of float): one for each pair.
 Raises:
-    OSError: the CLIP model is not there. ValueError: no pictures.
+    OSError: the CLIP model is not there. ValueError: no images.
 """
 _CITATION = "@inproceedings{koh2023gill, title={Generating Images with Multimodal Language Models}, year={2023}}"
 
@@ -50,7 +50,7 @@ class ClipImageSimilarity(evaluate.Metric):
         device: str = "cpu",
     ) -> dict[str, Any]:
         if not len(predictions):
-            raise ValueError("clip_image_similarity was given no pictures.")
+            raise ValueError("clip_image_similarity was given no images.")
         try:
             clip = CLIPModel.from_pretrained(model, revision=revision).to(device).eval()
             prepare = AutoImageProcessor.from_pretrained(model, revision=revision, backend="pil")
@@ -60,8 +60,8 @@ class ClipImageSimilarity(evaluate.Metric):
                 f"preprocessor_config.json), and it could not be loaded: {error}\nGive `model=` the folder it lies in."
             ) from error
 
-        def embed(pictures: Any) -> torch.Tensor:
-            rgb = [picture.convert("RGB") for picture in pictures]
+        def embed(images: Any) -> torch.Tensor:
+            rgb = [image.convert("RGB") for image in images]
             pixels = prepare(images=rgb, return_tensors="pt")["pixel_values"].to(device)
             # The two-tower class: the image tower's alone takes its projection's size from another place of the
             # configuration, which many repositories do not fill.

@@ -1,4 +1,4 @@
-"""CLIP similarity of pictures and texts: the cosine of their CLIP embeddings."""
+"""CLIP similarity of images and texts: the cosine of their CLIP embeddings."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 _DESCRIPTION = """
-Cosine between the projected CLIP embeddings of a picture and of a text, often called CLIP score; higher is better.
+Cosine between the projected CLIP embeddings of an image and of a text, often called CLIP score; higher is better.
 Neither cut off at nought nor multiplied by 100. Texts are cut to the 77 tokens that CLIP reads.
 """
 _INPUTS = """
 Args:
-    predictions: pictures.
+    predictions: images.
     references: as many texts.
     model (str): Hub repository or folder of a CLIP model, "openai/clip-vit-large-patch14" by default.
     revision (str, optional): of that repository.
@@ -22,7 +22,7 @@ Args:
 Returns:
     clip_text_similarity (float): the mean. scores (list of float): one for each pair.
 Raises:
-    OSError: the CLIP model is not there. ValueError: no pictures.
+    OSError: the CLIP model is not there. ValueError: no images.
 """
 _CITATION = "@inproceedings{hessel2021clipscore, title={CLIPScore}, booktitle={EMNLP}, year={2021}}"
 
@@ -50,7 +50,7 @@ class ClipTextSimilarity(evaluate.Metric):
         device: str = "cpu",
     ) -> dict[str, Any]:
         if not len(predictions):
-            raise ValueError("clip_text_similarity was given no pictures.")
+            raise ValueError("clip_text_similarity was given no images.")
         try:
             clip = CLIPModel.from_pretrained(model, revision=revision).to(device).eval()
             prepare = AutoImageProcessor.from_pretrained(model, revision=revision, backend="pil")
@@ -64,12 +64,12 @@ class ClipTextSimilarity(evaluate.Metric):
         longest = clip.config.text_config.max_position_embeddings
         scores: list[float] = []
         for begin in range(0, len(predictions), batch_size):
-            rgb = [picture.convert("RGB") for picture in predictions[begin : begin + batch_size]]
+            rgb = [image.convert("RGB") for image in predictions[begin : begin + batch_size]]
             texts = list(references[begin : begin + batch_size])
             pixels = prepare(images=rgb, return_tensors="pt")["pixel_values"].to(device)
             tokens = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
             read = clip(**tokens, pixel_values=pixels)
-            pictures = torch.nn.functional.normalize(read.image_embeds.double(), dim=-1)
+            images = torch.nn.functional.normalize(read.image_embeds.double(), dim=-1)
             captions = torch.nn.functional.normalize(read.text_embeds.double(), dim=-1)
-            scores += (pictures * captions).sum(-1).tolist()
+            scores += (images * captions).sum(-1).tolist()
         return {"clip_text_similarity": sum(scores) / len(scores), "scores": scores}

@@ -1,4 +1,4 @@
-"""FID, the Fréchet distance of two sets of pictures in the eyes of Inception."""
+"""FID, the Fréchet distance of two sets of images in the eyes of Inception."""
 
 import importlib
 from pathlib import Path
@@ -13,22 +13,22 @@ from PIL import Image
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 _DESCRIPTION = """
-Fréchet Inception Distance (Heusel et al. 2017, https://arxiv.org/abs/1706.08500): how far the features of pictures made
-lie from those of real pictures, both taken for Gaussian; 0 is best. It falls with the number of pictures, so figures
+Fréchet Inception Distance (Heusel et al. 2017, https://arxiv.org/abs/1706.08500): how far the features of images made
+lie from those of real images, both taken for Gaussian; 0 is best. It falls with the number of images, so figures
 compare only at the same number. The distance is computed by torchmetrics.
 """
 _INPUTS = """
 Args:
-    predictions: pictures that were made.
-    references: as many real pictures.
+    predictions: images that were made.
+    references: as many real images.
     weights (str): the network whose 2048 features are compared, one of
         - `inception-2015-12-05.pt`, the TorchScript file published with StyleGAN2-ADA (or any TorchScript that takes
-          uint8 pictures `(n, 3, h, w)` and gives features `(n, d)`),
+          uint8 images `(n, 3, h, w)` and gives features `(n, d)`),
         - `weights-inception-2015-12-05-6726825d.pth`, for which torch-fidelity and torchvision must be installed,
         - "org/name:file", such a file in a repository of the Hub.
-    size (int, optional): pixels that pictures are squeezed to before the network, both ways; not at all by default,
+    size (int, optional): pixels that images are squeezed to before the network, both ways; not at all by default,
         if all are of one size.
-    batch_size (int): pictures that go through the network at once.
+    batch_size (int): images that go through the network at once.
     device (str): where it runs.
     resamples (int): bootstrap samples for the interval; none by default, as each costs as much as the distance.
     seed (int): of these.
@@ -36,7 +36,7 @@ Returns:
     fid (float), features (int): their number, and where `resamples` is given `interval`: the middle 95 % of distances
     between resampled sets.
 Raises:
-    OSError: the network's file is not there. ValueError: fewer than two pictures, or pictures of several sizes.
+    OSError: the network's file is not there. ValueError: fewer than two images, or images of several sizes.
 """
 _CITATION = "@inproceedings{heusel2017gans, title={GANs Trained by a Two Time-Scale Update Rule}, year={2017}}"
 _SCRIPT, _STATE = "inception-2015-12-05.pt", "weights-inception-2015-12-05-6726825d.pth"
@@ -67,7 +67,7 @@ class Fid(evaluate.Metric):
         seed: int = 0,
     ) -> dict[str, Any]:
         if len(predictions) < 2:
-            raise ValueError(f"fid needs two pictures of each kind at least, got {len(predictions)}.")
+            raise ValueError(f"fid needs two images of each kind at least, got {len(predictions)}.")
         network = _network(weights, device)
         made = _features(network, predictions, size, batch_size, device)
         real = _features(network, references, size, batch_size, device)
@@ -83,7 +83,7 @@ class Fid(evaluate.Metric):
 
 
 class _AsTheyAre(torch.nn.Identity):
-    """Lets torchmetrics take features for pictures, so that each picture is seen once."""
+    """Lets torchmetrics take features for images, so that each image is seen once."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -98,16 +98,16 @@ def _distance(made: torch.Tensor, real: torch.Tensor) -> float:
     return float(distance.compute())
 
 
-def _features(network: Any, pictures: Any, size: int | None, batch_size: int, device: str) -> torch.Tensor:
+def _features(network: Any, images: Any, size: int | None, batch_size: int, device: str) -> torch.Tensor:
     found = []
-    for begin in range(0, len(pictures), batch_size):
-        rgb = [picture.convert("RGB") for picture in pictures[begin : begin + batch_size]]
+    for begin in range(0, len(images), batch_size):
+        rgb = [image.convert("RGB") for image in images[begin : begin + batch_size]]
         if size is not None:
-            rgb = [picture.resize((size, size), Image.Resampling.BICUBIC) for picture in rgb]
+            rgb = [image.resize((size, size), Image.Resampling.BICUBIC) for image in rgb]
         # Alone where sizes differ: the network squeezes each to its own input size.
-        batches = [rgb] if len({picture.size for picture in rgb}) == 1 else [[picture] for picture in rgb]
+        batches = [rgb] if len({image.size for image in rgb}) == 1 else [[image] for image in rgb]
         for batch in batches:
-            pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in batch])).permute(0, 3, 1, 2)
+            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in batch])).permute(0, 3, 1, 2)
             features = network(pixels.contiguous().to(device))
             features = features[0] if isinstance(features, tuple) else features
             found.append(features.reshape(len(batch), -1).double().cpu())

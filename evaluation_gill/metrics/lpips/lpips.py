@@ -1,4 +1,4 @@
-"""LPIPS, the learnt perceptual distance of pairs of pictures, with AlexNet."""
+"""LPIPS, the learnt perceptual distance of pairs of images, with AlexNet."""
 
 import importlib.util
 from pathlib import Path
@@ -13,25 +13,25 @@ from torch import nn
 
 _DESCRIPTION = """
 Learned Perceptual Image Patch Similarity (Zhang et al. 2018, https://arxiv.org/abs/1801.03924), version 0.1 with
-AlexNet: 0 for equal pictures, lower is better. GILL (table 1) reports its mean at 256 x 256 pixels.
+AlexNet: 0 for equal images, lower is better. GILL (table 1) reports its mean at 256 x 256 pixels.
 """
 _INPUTS = """
 Args:
-    predictions: pictures that were made.
-    references: as many pictures that they should resemble.
-    weights (str): torchvision's AlexNet, `alexnet-owt-7be5be79.pth`, whose convolutions see the pictures.
+    predictions: images that were made.
+    references: as many images that they should resemble.
+    weights (str): torchvision's AlexNet, `alexnet-owt-7be5be79.pth`, whose convolutions see the images.
     heads (str, optional): LPIPS's own weights, `alex.pth` of version 0.1; those that torchmetrics brings by default.
-    size (int): pixels that pictures are squeezed to, both ways (bilinear); 256 by default.
+    size (int): pixels that images are squeezed to, both ways (bilinear); 256 by default.
     batch_size (int): pairs that go through AlexNet at once.
     device (str): where it runs.
 Returns:
     lpips (float): the mean. scores (list of float): one for each pair.
 Raises:
-    OSError: a file of weights is not there. ValueError: it is no AlexNet, or there are no pictures.
+    OSError: a file of weights is not there. ValueError: it is no AlexNet, or there are no images.
 """
 _CITATION = "@inproceedings{zhang2018perceptual, title={The Unreasonable Effectiveness of Deep Features}, year={2018}}"
 _TRUNK_FILE = "alexnet-owt-7be5be79.pth"
-# After which of AlexNet's layers pictures are compared: its five rectifiers.
+# After which of AlexNet's layers images are compared: its five rectifiers.
 _TAPS = (1, 4, 7, 9, 11)
 
 
@@ -59,15 +59,15 @@ class Lpips(evaluate.Metric):
         device: str = "cpu",
     ) -> dict[str, Any]:
         if not len(predictions):
-            raise ValueError("lpips was given no pictures.")
+            raise ValueError("lpips was given no images.")
         trunk, linear = _trunk(weights).to(device), [head.to(device) for head in _heads(heads)]
         # The colours' own scale: ImageNet's, for values from -1 to 1.
         shift = torch.tensor([-0.030, -0.088, -0.188], device=device)[:, None, None]
         scale = torch.tensor([0.458, 0.448, 0.450], device=device)[:, None, None]
 
-        def see(pictures: Any) -> list[torch.Tensor]:
-            squeezed = [picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR) for picture in pictures]
-            pixels = np.stack([np.asarray(picture, dtype=np.float32) for picture in squeezed])
+        def see(images: Any) -> list[torch.Tensor]:
+            squeezed = [image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR) for image in images]
+            pixels = np.stack([np.asarray(image, dtype=np.float32) for image in squeezed])
             states = (torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device) / 127.5 - 1 - shift) / scale
             seen = []
             for number, layer in enumerate(trunk):

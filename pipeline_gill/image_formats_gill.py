@@ -1,4 +1,4 @@
-"""A picture in each of the formats that diffusers' `output_type` names."""
+"""An image in each of the formats that diffusers' `output_type` names."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def as_pil(image: Any) -> Image.Image:
-    """A picture that diffusers made, `(height, width, 3)` array or `(3, height, width)` tensor in [0, 1], as PIL."""
+    """An image that diffusers made, `(height, width, 3)` array or `(3, height, width)` tensor in [0, 1], as PIL."""
     if isinstance(image, torch.Tensor):
         image = image.detach().float().cpu().permute(1, 2, 0).numpy()
     if isinstance(image, np.ndarray):
@@ -17,7 +17,7 @@ def as_pil(image: Any) -> Image.Image:
 
 
 def as_output_type(image: Image.Image, output_type: str) -> Any:
-    """A PIL picture as `output_type` (`"pil"`, `"np"` or `"pt"`) asks."""
+    """A PIL image as `output_type` (`"pil"`, `"np"` or `"pt"`) asks."""
     if output_type == "pil":
         return image
     array = np.asarray(image, dtype=np.float32) / 255

@@ -1,28 +1,28 @@
-"""Which file of a folder is which picture of a data set."""
+"""Which file of a folder is which image of a data set."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from modeling_gill.image_loading_gill import PICTURE_SUFFIXES
+from modeling_gill.image_loading_gill import IMAGE_SUFFIXES
 
 from .results import LeftOut
 
 
-class PictureFolder:
-    """The pictures under a folder, by the names of their files without suffix.
+class ImageFolder:
+    """The images under a folder, by the names of their files without suffix.
 
     Raises:
-        NotADirectoryError: there is no such folder. ValueError: it holds no picture.
+        NotADirectoryError: there is no such folder. ValueError: it holds no image.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise NotADirectoryError(f"{folder} is no folder; expected the folder of the pictures.")
+            raise NotADirectoryError(f"{folder} is no folder; expected the folder of the images.")
         self.folder = folder
-        files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES)
+        files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
         self._by_name = {path.stem: path for path in files}
         if not self._by_name:
-            raise ValueError(f"{folder} holds no picture.")
+            raise ValueError(f"{folder} holds no image.")
 
     def find(self, *names: str) -> Path | None:
         """The file with the first of these names that there is."""
@@ -47,4 +47,4 @@ def leave_out_or_refuse(incomplete: Iterable[LeftOut], allowed: bool, whole: int
     return found
 
 
-__all__ = ["PictureFolder", "leave_out_or_refuse"]
+__all__ = ["ImageFolder", "leave_out_or_refuse"]

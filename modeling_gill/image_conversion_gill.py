@@ -1,4 +1,4 @@
-"""Turn any picture held in memory (PIL image, numpy array, torch tensor) into an RGB PIL image."""
+"""Turn any image held in memory (PIL image, numpy array, torch tensor) into an RGB PIL image."""
 
 import contextlib
 
@@ -35,7 +35,7 @@ def image_to_rgb(image: Image.Image) -> Image.Image:
         ValueError: If the values of an `I` or `F` image fit none of these, or Pillow cannot convert the mode.
     """
     image.load()
-    with contextlib.suppress(Exception):  # a broken EXIF block does not make the picture unreadable
+    with contextlib.suppress(Exception):  # a broken EXIF block does not make the image unreadable
         image = ImageOps.exif_transpose(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         rgb = _integer_grey(np.asarray(image), 65535 if image.mode.startswith("I;16") else None)
@@ -89,7 +89,7 @@ def _channels_last(values: np.ndarray, channels_first: bool) -> np.ndarray:
                 return values.transpose(1, 2, 0)
             if last:
                 return values
-    more = "; pass a batch picture by picture" if values.ndim == 4 else ""
+    more = "; pass a batch image by image" if values.ndim == 4 else ""
     raise ValueError(f"its shape is {tuple(values.shape)}, expected {_EXPECTED_ARRAY}{more}")
 
 
@@ -136,7 +136,7 @@ def _from_lab(image: Image.Image) -> Image.Image:
     try:
         from PIL import ImageCms
     except ImportError as error:
-        raise ValueError("its mode is LAB, which this Pillow cannot convert; expected an RGB picture") from error
+        raise ValueError("its mode is LAB, which this Pillow cannot convert; expected an RGB image") from error
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
     assert converted is not None  # only None when asked to convert in place

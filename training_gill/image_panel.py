@@ -1,4 +1,4 @@
-"""Now and then a picture of how far training is: caption, true picture, retrieved picture, generated picture."""
+"""Now and then an image of how far training is: caption, true image, retrieved image, generated image."""
 
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,29 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from modeling_gill import GillProcessor
-from modeling_gill.image_loading_gill import PictureError, load_picture
+from modeling_gill.image_loading_gill import ImageError, load_image
 
-from .training_data import CaptionedPictures
+from .training_data import CaptionedImages
 from .training_step import AdapterTrainingStep
 
 logger = logging.get_logger(__name__)
 
-CELL = 128  # pixels of a picture on the panel
-_CANDIDATES = 64  # pictures that are retrieved from
+CELL = 128  # pixels of an image on the panel
+_CANDIDATES = 64  # images that are retrieved from
 _HEADINGS = ("caption", "true", "retrieved", "generated")
 
 
-class PicturePanel(TrainerCallback):
+class ImagePanel(TrainerCallback):
     """
     Writes `step-000100.png` into a folder, and the same into TensorBoard where that is on.
 
     Args:
         step ([`AdapterTrainingStep`]): The model that is trained.
         processor ([`GillProcessor`]): Its processor.
-        data ([`CaptionedPictures`]): Whose first readable examples are shown, and whose pictures are retrieved from.
+        data ([`CaptionedImages`]): Whose first readable examples are shown, and whose images are retrieved from.
         folder (`Path`): For the panels.
         every (`int`): Steps between two panels.
-        pictures (`int`): Examples on a panel.
+        num_examples (`int`): Examples on a panel.
         generate (`bool`): Whether to run the image generator that the model's configuration names.
     """
 
@@ -41,14 +41,15 @@ class PicturePanel(TrainerCallback):
         self,
         step: AdapterTrainingStep,
         processor: GillProcessor,
-        data: CaptionedPictures,
+        data: CaptionedImages,
         folder: Path,
         every: int,
-        pictures: int,
+        num_examples: int,
         generate: bool,
     ) -> None:
         self.gill, self.step, self.processor = step.gill, step, processor
-        self.data, self.folder, self.every, self.pictures, self.generate = data, folder, every, pictures, generate
+        self.data, self.folder, self.every = data, folder, every
+        self.num_examples, self.generate = num_examples, generate
         self._generator: Any = None
         self._examples: list[tuple[str, Image.Image]] = []
 
@@ -75,22 +76,21 @@ class PicturePanel(TrainerCallback):
         return _lay_out(rows)
 
     def _rows(self) -> list[tuple[str, list[Image.Image | None]]]:
-        shown = self._examples[: self.pictures]
+        shown = self._examples[: self.num_examples]
         batch = self.processor([caption for caption, _ in shown], add_img_tokens=True).to(self.gill.device)
-        written = self.gill(**batch, logits_to_keep=1, use_cache=False, output_pictures=True)
-        pictures = [picture for _, picture in self._examples]
-        values = self.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        written = self.gill(**batch, logits_to_keep=1, use_cache=False, output_images=True)
+        images = [image for _, image in self._examples]
+        values = self.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
         embeds = self.gill.get_image_retrieval_embeddings(values.to(self.gill.device))
         best = self.gill.retrieval_scores(written.retrieval_embeds, embeds).argmax(1).tolist()
         drawn: list[Any] = [None] * len(shown)
         if self.generate and written.conditioning is not None:
-            drawn = self._draw_pictures(written.conditioning)
+            drawn = self._draw_images(written.conditioning)
         return [
-            (caption, [picture, pictures[best[number]], drawn[number]])
-            for number, (caption, picture) in enumerate(shown)
+            (caption, [image, images[best[number]], drawn[number]]) for number, (caption, image) in enumerate(shown)
         ]
 
-    def _draw_pictures(self, conditioning: torch.Tensor) -> list[Any]:
+    def _draw_images(self, conditioning: torch.Tensor) -> list[Any]:
         if self._generator is None:
             config = self.gill.config
             self._generator = StableDiffusionPipeline.from_pretrained(
@@ -108,13 +108,13 @@ class PicturePanel(TrainerCallback):
 
     def _read_examples(self) -> None:
         for index in range(len(self.data)):
-            if len(self._examples) >= max(_CANDIDATES, self.pictures) or index > 4 * _CANDIDATES:
+            if len(self._examples) >= max(_CANDIDATES, self.num_examples) or index > 4 * _CANDIDATES:
                 return
             example = self.data[index]
             try:
-                self._examples.append((example["caption"], load_picture(example["image"])))
-            except PictureError as error:
-                logger.info(f"Not on the picture panel: {error}")
+                self._examples.append((example["caption"], load_image(example["image"])))
+            except ImageError as error:
+                logger.info(f"Not on the image panel: {error}")
 
     def _to_tensorboard(self, panel: Image.Image, handler: Any, step: int, args: Any) -> None:
         if "tensorboard" not in args.report_to:
@@ -126,19 +126,19 @@ class PicturePanel(TrainerCallback):
 
 
 def _lay_out(rows: list[tuple[str, list[Image.Image | None]]]) -> Image.Image:
-    columns = [0] + [n for n in (1, 2, 3) if any(pictures[n - 1] is not None for _, pictures in rows)]
+    columns = [0] + [n for n in (1, 2, 3) if any(images[n - 1] is not None for _, images in rows)]
     heading = 16
     panel = Image.new("RGB", (CELL * len(columns), heading + CELL * len(rows)), "white")
     pen, font = ImageDraw.Draw(panel), ImageFont.load_default()
     for place, column in enumerate(columns):
         pen.text((place * CELL + 3, 2), _HEADINGS[column], fill="black", font=font)
-    for row, (caption, pictures) in enumerate(rows):
+    for row, (caption, images) in enumerate(rows):
         top = heading + row * CELL
         pen.multiline_text((3, top + 4), _wrapped(caption), fill="black", font=font)
         for place, column in enumerate(columns[1:], start=1):
-            picture = pictures[column - 1]
-            if picture is not None:
-                panel.paste(picture.convert("RGB").resize((CELL - 4, CELL - 4)), (place * CELL + 2, top + 2))
+            image = images[column - 1]
+            if image is not None:
+                panel.paste(image.convert("RGB").resize((CELL - 4, CELL - 4)), (place * CELL + 2, top + 2))
     return panel
 
 
@@ -151,4 +151,4 @@ def _wrapped(text: str, width: int = 20, lines: int = 9) -> str:
     return "\n".join(made[:lines])
 
 
-__all__ = ["CELL", "PicturePanel"]
+__all__ = ["CELL", "ImagePanel"]

@@ -7,25 +7,25 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from modeling_gill.image_loading_gill import PictureError, load_picture
+from modeling_gill.image_loading_gill import ImageError, load_image
 
 # A dead server may come back; until then it is not asked each time.
 _FAILURE_LIFETIME_S = 600.0
 
 
 class _Entry(NamedTuple):
-    picture: Image.Image | None
+    image: Image.Image | None
     failure: str
     timeout: float
     time: float
 
 
-class PictureCache:
-    """The pictures and failures of the URLs asked for last. Safe to share between threads.
+class ImageCache:
+    """The images and failures of the URLs asked for last. Safe to share between threads.
 
     Args:
         max_entries (`int`): URLs remembered.
-        max_bytes (`int`): Bytes that the remembered pictures may take, three a pixel.
+        max_bytes (`int`): Bytes that the remembered images may take, three a pixel.
     """
 
     def __init__(self, max_entries: int = 256, max_bytes: int = 256 * 1024 * 1024) -> None:
@@ -34,27 +34,27 @@ class PictureCache:
         self._lock = threading.Lock()
 
     def load(self, url: str, *, timeout: float) -> Image.Image:
-        """The picture at a URL as [`load_picture`] gives it, a copy of one's own.
+        """The image at a URL as [`load_image`] gives it, a copy of one's own.
 
         A failure is remembered for ten minutes, and only for those who would wait no longer than the one who met it.
 
         Raises:
-            PictureError: If there is none.
+            ImageError: If there is none.
         """
         with self._lock:
             entry = self._entries.get(url)
             if entry is not None and self._still_holds(entry, timeout):
                 self._entries.move_to_end(url)
-                if entry.picture is None:
-                    raise PictureError(entry.failure)
-                return entry.picture.copy()
+                if entry.image is None:
+                    raise ImageError(entry.failure)
+                return entry.image.copy()
         try:
-            picture = load_picture(url, timeout=timeout)
-        except PictureError as error:
+            image = load_image(url, timeout=timeout)
+        except ImageError as error:
             self._keep(url, _Entry(None, str(error), timeout, time.monotonic()))
             raise
-        self._keep(url, _Entry(picture.copy(), "", timeout, time.monotonic()))
-        return picture
+        self._keep(url, _Entry(image.copy(), "", timeout, time.monotonic()))
+        return image
 
     def clear(self) -> None:
         """Forget everything."""
@@ -63,7 +63,7 @@ class PictureCache:
 
     @staticmethod
     def _still_holds(entry: _Entry, timeout: float) -> bool:
-        if entry.picture is not None:
+        if entry.image is not None:
             return True
         return timeout <= entry.timeout and time.monotonic() - entry.time < _FAILURE_LIFETIME_S
 
@@ -78,7 +78,7 @@ class PictureCache:
 
 
 def _size(entry: _Entry) -> int:
-    return 0 if entry.picture is None else 3 * entry.picture.width * entry.picture.height
+    return 0 if entry.image is None else 3 * entry.image.width * entry.image.height
 
 
-__all__ = ["PictureCache"]
+__all__ = ["ImageCache"]

@@ -1,4 +1,4 @@
-"""Pooled features of pictures, computed once: the image encoder is frozen, and they never change."""
+"""Pooled features of images, computed once: the image encoder is frozen, and they never change."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import torch
 from .keyed_arrays import CacheError, KeyedArrays, refuse_other_info
 from .text_targets_cache import same_name
 
-FOLDER = "picture_features"
+FOLDER = "image_features"
 UNREADABLE_FILE = "unreadable.json"
 
 
-class PictureFeatureCache:
+class ImageFeatureCache:
     """
     Image features, by the key of an example.
 
@@ -22,7 +22,7 @@ class PictureFeatureCache:
         cache (`Path`): Folder that `python -m training_gill.precompute --image-features` wrote.
 
     Attributes:
-        unreadable (`dict[str, str]`): Why pictures have no feature, by the key of their example.
+        unreadable (`dict[str, str]`): Why images have no feature, by the key of their example.
 
     Raises:
         CacheError: there is none in it, or not a whole one.
@@ -35,7 +35,7 @@ class PictureFeatureCache:
         self.unreadable: dict[str, str] = json.loads(said.read_text(encoding="utf-8")) if said.exists() else {}
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        """Feature `(v,)`, float32, of an example's picture.
+        """Feature `(v,)`, float32, of an example's image.
 
         Raises:
             CacheError: an example that was not there when the cache was made.
@@ -44,7 +44,7 @@ class PictureFeatureCache:
             return torch.from_numpy(self._arrays[key]).float()
         except KeyError:
             raise CacheError(
-                f"The cache {self._arrays.folder} has no picture {key!r:.80}: it was made for other data, or another "
+                f"The cache {self._arrays.folder} has no image {key!r:.80}: it was made for other data, or another "
                 "cut of them; run `python -m training_gill.precompute --image-features` over these."
             ) from None
 
@@ -77,7 +77,7 @@ def feature_info(vision_model_id: str | None, revision: str | None, width: int) 
 
 
 def write_unreadable(cache: Path, unreadable: dict[str, str]) -> None:
-    """Remember why pictures have no feature, besides those that are remembered already."""
+    """Remember why images have no feature, besides those that are remembered already."""
     place = Path(cache) / FOLDER / UNREADABLE_FILE
     if place.exists():
         unreadable = {**json.loads(place.read_text(encoding="utf-8")), **unreadable}
@@ -86,4 +86,4 @@ def write_unreadable(cache: Path, unreadable: dict[str, str]) -> None:
     os.replace(beside, place)
 
 
-__all__ = ["FOLDER", "PictureFeatureCache", "feature_info", "write_unreadable"]
+__all__ = ["FOLDER", "ImageFeatureCache", "feature_info", "write_unreadable"]
