@@ -1,14 +1,14 @@
 """What the model returns: from a forward pass, and from generating."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers.utils import ModelOutput
+from transformers.generation import GenerateBeamDecoderOnlyOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 @dataclass
-class GillOutput(ModelOutput):
+class GillOutput(CausalLMOutputWithPast):
     r"""
     What [`GillForConditionalGeneration`] makes of a batch. `images` counts the whole `[IMG]` runs of all rows.
 
@@ -28,11 +28,6 @@ class GillOutput(ModelOutput):
         conditioning_loss (`torch.FloatTensor`, *optional*): Distance to the target conditioning.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Any | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     img_batch_indices: torch.Tensor | None = None
     img_start_positions: torch.Tensor | None = None
     img_hidden_states: torch.Tensor | None = None
@@ -46,7 +41,7 @@ class GillOutput(ModelOutput):
 
 
 @dataclass
-class GillGenerateOutput(ModelOutput):
+class GillGenerateOutput(GenerateBeamDecoderOnlyOutput):
     r"""What `generate(..., return_dict_in_generate=True)` returns: transformers' fields, then those of the images.
 
     Args:
@@ -59,14 +54,6 @@ class GillGenerateOutput(ModelOutput):
         decision_logits (`torch.Tensor` of shape `(images, 2)`, *optional*): Generate, retrieve.
     """
 
-    sequences: torch.Tensor = None  # type: ignore[assignment]
-    sequences_scores: torch.Tensor | None = None
-    scores: tuple[torch.Tensor, ...] | None = None
-    logits: tuple[torch.Tensor, ...] | None = None
-    beam_indices: torch.Tensor | None = None
-    attentions: tuple | None = None
-    hidden_states: tuple | None = None
-    past_key_values: Any | None = None
     img_batch_indices: torch.Tensor = None  # type: ignore[assignment]
     img_start_positions: torch.Tensor = None  # type: ignore[assignment]
     img_hidden_states: torch.Tensor = None  # type: ignore[assignment]
