@@ -117,7 +117,7 @@ class GillSystem:
         answered = self.pipeline(
             self._prompts(prompts), decision="generate", force_image=True, generator=generators, **drawing.options()
         )
-        return [images[0] for images in answered.images]
+        return [pieces[0].image for pieces in answered.image_pieces]
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[Prompt]) -> torch.Tensor:

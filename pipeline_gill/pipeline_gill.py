@@ -273,7 +273,7 @@ class GillPipeline(RepositoryPipeline):
                 `streamer` and so on.
 
         Returns:
-            [`GillPipelineOutput`], or a tuple with its `sequences` if `return_dict=False`.
+            [`GillPipelineOutput`], or the tuple `(images, answers)` if `return_dict=False`.
 
         Raises:
             ValueError: a prompt or an argument that cannot be, naming it and what was expected.
@@ -377,7 +377,7 @@ class GillPipeline(RepositoryPipeline):
 
         # 7. Put the answers together
         by_image = {slot.image: slot for slot in slots}
-        sequences = [
+        answered = [
             [
                 made
                 for piece in answer
@@ -386,7 +386,8 @@ class GillPipeline(RepositoryPipeline):
             for answer in answers
         ]
         self.maybe_free_model_hooks()
-        return GillPipelineOutput(sequences=sequences) if return_dict else (sequences,)
+        output = GillPipelineOutput.from_answers(answered)
+        return output if return_dict else output.to_tuple()
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ def test_gill_draws_the_last_image_of_each_story_as_the_pipeline_does_one_by_one
             width=16,
             num_inference_steps=2,
         )
-        made.append(answer.images[0][0])
+        made.append(answer.images[0])
     for wanted, path in zip(made, sorted((out / "images").iterdir()), strict=True):
         assert np.abs(np.asarray(wanted, dtype=int) - np.asarray(Image.open(path), dtype=int)).max() <= 1
     true = [shown(data, names[-1]) for _, names in STORIES]

@@ -95,7 +95,7 @@ def test_transformers_and_diffusers_load_a_folder_without_the_package_and_save_i
         pipe = DiffusionPipeline.from_pretrained(repository, **trusted)
         generator = torch.Generator().manual_seed(0)
         (answer,) = pipe("a picture of a cat", decision="both", image_token_scale=100.0, num_inference_steps=2,
-                         generator=generator).sequences
+                         generator=generator).answers
         print([(piece.source, piece.index) for piece in answer])
         pipe.save_pretrained(resaved)
         """,
