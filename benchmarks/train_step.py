@@ -28,8 +28,8 @@ from torch.nn import functional
 from transformers import CLIPVisionConfig, OPTConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
-from modeling_gill.losses_gill import conditioning_loss, contrastive_loss
 from training_gill.collator import CaptionedImageCollator
+from training_gill.losses import conditioning_loss, contrastive_loss
 from training_gill.training_step import AdapterTrainingStep
 
 MAX_LENGTH = 32
@@ -98,7 +98,7 @@ def three_passes(model: GillForConditionalGeneration, batch: dict[str, Any], enc
         embeds = model.embed_prompt(row_ids, image_features=features)
         states = model.run_language_model(embeds, mask, use_cache=False).last_hidden_state
         logits, targets = model.compute_logits(states)[:, :-1], row_labels[:, 1:]
-        # In float64 where the check is; `next_token_loss` would round to float32.
+        # In float64 where the check is.
         precision = torch.promote_types(logits.dtype, torch.float32)
         return row_ids, states, functional.cross_entropy(logits.flatten(0, 1).to(precision), targets.flatten())
 

@@ -12,7 +12,6 @@ from .backbones_gill import build_backbones, check_backbones
 from .configuration_gill import GillConfig
 from .fingerprint_gill import fingerprint_weights
 from .generation_gill import ImgTokenLogitsProcessor, complete_images, find_images
-from .losses_gill import conditioning_loss, contrastive_loss, next_token_loss
 from .mapper_gill import build_mapper
 from .outputs_gill import GillGenerateOutput, GillOutput
 from .pretrained_gill import GillPreTrainedModel
@@ -183,9 +182,6 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        target_pixel_values: torch.Tensor | None = None,
-        target_image_features: torch.Tensor | None = None,
-        target_conditioning: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_images: bool | None = None,
@@ -193,7 +189,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> GillOutput | tuple:
         r"""
-        Read interleaved prompts, or compute the losses of both passes of a training step at once.
+        Read interleaved prompts. The losses that train the adapters are those of `training_gill`.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(rows, tokens)`): Placeholders where images are read.
@@ -203,18 +199,14 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
             pixel_values (`torch.FloatTensor` of shape `(images read, channels, height, width)`, *optional*),
             image_features (`torch.FloatTensor` of shape `(images read, v)`, *optional*): One of both.
             labels (`torch.LongTensor` of shape `(rows, tokens)`, *optional*):
-                -100 where nothing is to be predicted, which placeholders never are. Rows that read an image and rows
-                that read none are averaged apart, into `captioning_loss` and `language_loss`.
-            target_pixel_values, target_image_features (*optional*):
-                The image that each `[IMG]` run should retrieve, in reading order; one of both.
-            target_conditioning (`torch.FloatTensor` of shape `(images, L, c)`, *optional*):
-                What the generator's own text encoder makes of the text of each `[IMG]` run.
+                Targets of the language modelling loss, -100 where nothing is to be predicted. Placeholders of images
+                never are.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0): As in transformers.
             output_images (`bool`, *optional*):
                 Whether to run the heads at the `[IMG]` runs; by default wherever no cache is passed in.
 
         Raises:
-            ValueError: ids, lengths, placeholders or targets that do not fit, with both numbers.
+            ValueError: ids, lengths or placeholders that do not fit, with both numbers.
         """
         if input_ids is None and inputs_embeds is None:
             raise ValueError("Either `input_ids` or `inputs_embeds` must be given; both are None.")
@@ -234,27 +226,24 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         )
         states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.compute_logits(states[:, kept] if labels is None else states)
+        loss = None
+        if labels is not None:
+            labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         output = GillOutput(
-            logits=self.compute_logits(states[:, kept] if labels is None else states),
+            loss=loss,
+            logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
-        has_targets = any(t is not None for t in (target_pixel_values, target_image_features, target_conditioning))
         if output_images is None:
-            output_images = has_targets or past_key_values is None
+            output_images = past_key_values is None
         if output_images and input_ids is not None:
             rows, starts = find_images(input_ids, self.config.image_output_token_ids)
             for name, value in self._images_at(states, rows, starts).items():
                 output[name] = value
-        if labels is not None:
-            self._add_language_losses(output, labels, input_ids)
-        if has_targets:
-            self._add_image_losses(output, target_pixel_values, target_image_features, target_conditioning)
-        losses = (output.captioning_loss, output.language_loss, output.contrastive_loss, output.conditioning_loss)
-        given = [loss for loss in losses if loss is not None]
-        if given:
-            output.loss = torch.stack([loss.to(given[0].device) for loss in given]).sum()
         return output.to_tuple() if return_dict is False else output
 
     @torch.no_grad()
@@ -371,45 +360,6 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         states = self.run_language_model(embeds, mask, use_cache=False).last_hidden_state
         images = self._images_at(states, index, starts + offset)
         return {**images, "img_batch_indices": rows, "img_start_positions": starts}
-
-    def _add_language_losses(self, output: GillOutput, labels: torch.Tensor, input_ids: torch.Tensor | None) -> None:
-        assert output.logits is not None
-        labels = labels.masked_fill(labels == self.config.image_token_id, -100)
-        reads = torch.zeros(labels.shape[0], dtype=torch.bool)
-        if input_ids is not None:
-            reads = (input_ids == self.config.image_token_id).any(1)
-        for name, rows in (("captioning_loss", reads), ("language_loss", ~reads)):
-            if rows.any():
-                output[name] = next_token_loss(
-                    output.logits[rows.to(output.logits.device)], labels[rows.to(labels.device)]
-                )
-
-    def _add_image_losses(
-        self,
-        output: GillOutput,
-        pixel_values: torch.Tensor | None,
-        image_features: torch.Tensor | None,
-        conditioning: torch.Tensor | None,
-    ) -> None:
-        if output.retrieval_embeds is None:
-            raise ValueError("Targets for images need `input_ids`, to find the `[IMG]` tokens by.")
-        num_images = output.retrieval_embeds.shape[0]
-        for name, target in (
-            ("images", pixel_values),
-            ("image features", image_features),
-            ("conditionings", conditioning),
-        ):
-            if target is not None and target.shape[0] != num_images:
-                raise ValueError(f"{target.shape[0]} target {name} were given for {num_images} runs of `[IMG]` tokens.")
-        if pixel_values is not None or image_features is not None:
-            image_embeds = self.get_image_retrieval_embeddings(pixel_values, image_features)
-            output["contrastive_loss"] = contrastive_loss(output.retrieval_embeds, image_embeds, self.logit_scale.exp())
-        if conditioning is not None:
-            if output.conditioning is None:
-                raise ValueError("`target_conditioning` was given to a model without a mapper.")
-            output["conditioning_loss"] = conditioning_loss(
-                output.conditioning, conditioning.to(output.conditioning.device)
-            )
 
     def _check_length(self, tokens: int) -> None:
         longest = self.config.max_position_embeddings

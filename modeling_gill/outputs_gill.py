@@ -13,7 +13,7 @@ class GillOutput(CausalLMOutputWithPast):
     What [`GillForConditionalGeneration`] makes of a batch. `images` counts the whole `[IMG]` runs of all rows.
 
     Args:
-        loss (`torch.FloatTensor`, *optional*): Sum of the losses below that targets were given for.
+        loss (`torch.FloatTensor`, *optional*): Language modelling loss, where `labels` were given.
         logits (`torch.FloatTensor` of shape `(rows, tokens, ids)`): `-inf` for ids that have no embedding.
         past_key_values (`Cache`, *optional*), hidden_states, attentions: The language model's own.
         img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(images,)`):
@@ -22,10 +22,6 @@ class GillOutput(CausalLMOutputWithPast):
         retrieval_embeds (`torch.FloatTensor` of shape `(images, p)`): Of any length, not normalised.
         conditioning (`torch.FloatTensor` of shape `(images, L, c)`, *optional*): For the image generator.
         decision_logits (`torch.FloatTensor` of shape `(images, 2)`, *optional*): Generate, retrieve.
-        captioning_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read an image.
-        language_loss (`torch.FloatTensor`, *optional*): Cross-entropy of the rows that read none.
-        contrastive_loss (`torch.FloatTensor`, *optional*): InfoNCE between `[IMG0]` and the target images.
-        conditioning_loss (`torch.FloatTensor`, *optional*): Distance to the target conditioning.
     """
 
     img_batch_indices: torch.Tensor | None = None
@@ -34,10 +30,6 @@ class GillOutput(CausalLMOutputWithPast):
     retrieval_embeds: torch.Tensor | None = None
     conditioning: torch.Tensor | None = None
     decision_logits: torch.Tensor | None = None
-    captioning_loss: torch.Tensor | None = None
-    language_loss: torch.Tensor | None = None
-    contrastive_loss: torch.Tensor | None = None
-    conditioning_loss: torch.Tensor | None = None
 
 
 @dataclass

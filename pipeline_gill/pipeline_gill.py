@@ -17,7 +17,6 @@ from modeling_gill.generation_gill import find_images  # noqa: F401
 from modeling_gill.image_conversion_gill import image_to_rgb  # noqa: F401
 from modeling_gill.image_loading_gill import load_image  # noqa: F401
 from modeling_gill.language_model_lora_gill import load_lora  # noqa: F401
-from modeling_gill.losses_gill import contrastive_loss  # noqa: F401
 from modeling_gill.mapper_gill import build_mapper  # noqa: F401
 from modeling_gill.modeling_gill import GillForConditionalGeneration
 from modeling_gill.outputs_gill import GillGenerateOutput

@@ -1,11 +1,13 @@
-"""The two passes of a training step as the authors build them, by hand, for the golden losses."""
+"""The passes of a training step by hand: rows as the authors build them, and the losses by plain forward passes."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-from modeling_gill import GillConfig
+from modeling_gill import GillConfig, GillForConditionalGeneration
+from training_gill.losses import conditioning_loss, contrastive_loss
 
 
 def both_passes(captions: Sequence[Any], config: GillConfig, packed: bool) -> dict[str, torch.Tensor]:
@@ -32,6 +34,37 @@ def both_passes(captions: Sequence[Any], config: GillConfig, packed: bool) -> di
         "input_ids": torch.tensor([row + [0] * (longest - len(row)) for row in rows]),
         "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows]),
         "labels": torch.tensor([row + [-100] * (longest - len(row)) for row in labels]),
+    }
+
+
+def plain_losses(
+    model: GillForConditionalGeneration,
+    batch: dict[str, torch.Tensor],
+    image_features: torch.Tensor,
+    target_features: torch.Tensor,
+    target_conditioning: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """The four losses of a batch of both passes, without any of the training step's shortcuts.
+
+    Args:
+        batch: `input_ids`, `attention_mask` and `labels`.
+        image_features: Of every image that is read, in reading order.
+        target_features, target_conditioning: Of every `[IMG]` run, in reading order.
+    """
+    ids = batch["input_ids"]
+    output = model(input_ids=ids, attention_mask=batch["attention_mask"], image_features=image_features)
+    labels = batch["labels"].masked_fill(batch["labels"] == model.config.image_token_id, -100)
+    reads = ~(ids == model.config.image_output_token_ids[0]).any(1)
+
+    def cross_entropy(rows: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(output.logits[rows, :-1].flatten(0, 1), labels[rows, 1:].flatten())
+
+    image_embeds = model.get_image_retrieval_embeddings(image_features=target_features)
+    return {
+        "captioning": cross_entropy(reads),
+        "language": cross_entropy(~reads),
+        "contrastive": contrastive_loss(output.retrieval_embeds, image_embeds, model.logit_scale.exp()),
+        "conditioning": conditioning_loss(output.conditioning, target_conditioning),
     }
 
 

@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
-from modeling_gill.losses_gill import conditioning_loss
 
 from .frozen_head_loss import frozen_head_cross_entropy
 from .global_contrast import GlobalContrast, global_contrast
 from .length_groups import length_groups
+from .losses import conditioning_loss
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class AdapterTrainingStep(nn.Module):
             image_features (`torch.FloatTensor` of shape `(images, v)`, *optional*):
                 One of both: the images in reading order of the captioning rows, which is that of the `[IMG]` runs
                 of the text rows.
-            target_conditioning (`torch.FloatTensor` of shape `(images, L, c)`, *optional*): See there.
+            target_conditioning (`torch.FloatTensor` of shape `(images, L, c)`, *optional*): The image generator's own
+                text embeddings of the text of each `[IMG]` run.
             context_images (`torch.LongTensor` of shape `(images in text rows,)`, *optional*): Which of the
                 images stand there, in reading order. They are read without a graph, as all that stands before
                 `[IMG]`.

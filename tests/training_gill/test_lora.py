@@ -8,6 +8,7 @@ from peft import LoraConfig
 
 from modeling_gill import GillForConditionalGeneration
 from pipeline_gill import GillPipeline
+from tests.training_passes import plain_losses
 from training_gill.train import train
 from training_gill.trainer import load_adapters
 from training_gill.training_step import AdapterTrainingStep
@@ -112,14 +113,7 @@ def test_with_lora_the_cheap_step_has_the_gradients_of_the_plain_forward(loaded,
     assert any("lora_" in name for name in found)
     model.zero_grad()
     features = model.get_image_features(batch["pixel_values"])
-    model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        labels=batch["labels"],
-        image_features=features,
-        target_image_features=features,
-        target_conditioning=batch["target_conditioning"],
-    ).loss.backward()
+    sum(plain_losses(model, batch, features, features, batch["target_conditioning"]).values()).backward()
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             assert float((found[name] - weight.grad).abs().max()) <= 1e-5 * float(weight.grad.abs().max()), name

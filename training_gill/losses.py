@@ -4,24 +4,6 @@ import torch
 from torch.nn import functional
 
 
-def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of every label but the first of a row, given all that precedes it.
-
-    Args:
-        logits (`torch.Tensor` of shape `(rows, tokens, ids)`).
-        labels (`torch.LongTensor` of shape `(rows, tokens)`): -100 where nothing is to be predicted.
-
-    Returns:
-        `torch.Tensor`: a float32 scalar; zero where no label is left.
-    """
-    targets = labels[:, 1:].reshape(-1)
-    kept = targets != -100
-    if not kept.any():
-        return logits.sum() * 0.0
-    predictions = logits[:, :-1].reshape(-1, logits.shape[-1])
-    return functional.cross_entropy(predictions[kept].float(), targets[kept])
-
-
 def contrastive_loss(text_embeds: torch.Tensor, image_embeds: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Symmetric InfoNCE between texts and images of the same row, all other rows being the negatives.
 
@@ -41,4 +23,4 @@ def conditioning_loss(conditioning: torch.Tensor, target: torch.Tensor) -> torch
     return torch.linalg.vector_norm(conditioning.float() - target.float(), dim=-1).mean()
 
 
-__all__ = ["conditioning_loss", "contrastive_loss", "next_token_loss"]
+__all__ = ["conditioning_loss", "contrastive_loss"]
