@@ -1,0 +1,50 @@
+"""GILL for the Hugging Face Hub: models, pipeline, training, evaluation and conversion from one import.
+
+`import gill` is cheap: a name is imported from its package the first time it is used.
+
+    >>> import gill
+    >>> pipe = gill.GillPipeline.from_pretrained("picturebook/checkpoint")  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PACKAGE_OF = {
+    "GillConfig": "modeling_gill",
+    "GillForConditionalGeneration": "modeling_gill",
+    "GillProcessor": "modeling_gill",
+    "GillImage": "pipeline_gill",
+    "GillPipeline": "pipeline_gill",
+    "GillPipelineOutput": "pipeline_gill",
+    "RetrievalSet": "pipeline_gill",
+}
+
+if TYPE_CHECKING:
+    from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
+    from pipeline_gill import GillImage, GillPipeline, GillPipelineOutput, RetrievalSet
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PACKAGE_OF:
+        raise AttributeError(f"module 'gill' has no attribute {name!r}")
+    value = getattr(import_module(_PACKAGE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PACKAGE_OF})
+
+
+__all__ = [
+    "GillConfig",
+    "GillForConditionalGeneration",
+    "GillImage",
+    "GillPipeline",
+    "GillPipelineOutput",
+    "GillProcessor",
+    "RetrievalSet",
+    "__version__",
+]

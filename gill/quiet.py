@@ -1,0 +1,21 @@
+"""Messages of libraries that a user of the command cannot act on, filtered in this one place."""
+
+import logging
+import os
+
+_IMPORTS_OF_TRANSFORMERS = "transformers.utils.import_utils"
+
+
+def quiet_libraries() -> None:
+    """Filter the messages; call it before the libraries are imported. What a user can act on is still shown."""
+    # diffusers imports image processors of transformers that nothing here uses; without torchvision, each warns.
+    logging.getLogger(_IMPORTS_OF_TRANSFORMERS).addFilter(_is_not_about_torchvision)
+    # Data loader workers are forked after a tokenizer was used; tokenizers warns of that unless told what to do.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _is_not_about_torchvision(record: logging.LogRecord) -> bool:
+    return "requires torchvision (not installed)" not in record.getMessage()
+
+
+__all__ = ["quiet_libraries"]
