@@ -149,6 +149,8 @@ class CaptionedImageCollator:
         name, caption = example["name"], example["caption"]
         if not isinstance(caption, str) or not caption.strip():
             raise UnreadableExample(f"{name}: the caption is {caption!r}; expected some text")
+        if "problem" in example:
+            raise UnreadableExample(f"{name}: {example['problem']}")
         ids = self.caption_ids(caption)
         special = {self.processor.image_token_id, *self.processor.image_output_token_ids}
         if special.intersection(ids[: -len(self.processor.image_output_token_ids)]):

@@ -149,6 +149,8 @@ def precompute_features(
         for example in tqdm(examples, total=total, desc="image features", unit="image", mininterval=1):
             for key in writer.missing([example["key"]]):
                 try:
+                    if "problem" in example:
+                        raise ImageError(example["problem"])
                     yield key, load_image(example["image"])
                 except ImageError as error:
                     unreadable[key] = str(error)

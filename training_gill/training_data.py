@@ -7,13 +7,17 @@ processes' shares of a stream, steps that a resumed run skips) does not decode i
 import glob
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
 from torch.utils.data import Dataset, IterableDataset
 
-TSV_HEADER = ("caption", "image")
+from pipeline_gill.caption_files import CaptionFileError, find_image, read_captions
+
+_ROWS_A_CHUNK = 100_000
 
 
 class DataError(ValueError):
@@ -87,8 +91,8 @@ def open_data(
     Open data, by what `source` is.
 
     Args:
-        source (`str`): A `.tsv` file with the header `caption<TAB>image` as the authors' CC3M has; a folder that
-            `datasets` saved; any other folder, read as `imagefolder` with captions in its metadata; `.tar` shards of
+        source (`str`): A `.tsv` file, see [`~pipeline_gill.caption_files.read_captions`]; a folder that `datasets`
+            saved; any other folder, read as `imagefolder` with captions in its metadata; `.tar` shards of
             webdataset (a pattern or brace-free glob); else a data set of the Hub.
         split (`str`): Of the data set; not of a `.tsv`.
         image_folder (`str`, *optional*): Where the images of a `.tsv` lie; by default beside it.
@@ -101,7 +105,8 @@ def open_data(
         DataError: nothing there, no columns of the kind, a wrong header.
     """
     if source.endswith(".tsv"):
-        return _open_tsv(Path(source), image_folder, streaming, shuffle_seed, shuffle_buffer)
+        columns = {"image_column": image_column, "caption_column": caption_column}
+        return _open_tsv(Path(source), image_folder, columns, streaming, (shuffle_seed, shuffle_buffer))
     try:
         rows, name = _load(source, split, streaming)
     except (OSError, ValueError, KeyError) as error:
@@ -138,37 +143,40 @@ def _load(source: str, split: str, streaming: bool) -> tuple[Any, str]:
 
 
 def _open_tsv(
-    path: Path, image_folder: str | None, streaming: bool, shuffle_seed: int | None, shuffle_buffer: int
+    path: Path,
+    image_folder: str | None,
+    columns: dict[str, str | None],
+    streaming: bool,
+    shuffle: tuple[int | None, int],
 ) -> CaptionedImages | CaptionedImageStream:
-    try:
-        with path.open(encoding="utf-8") as file:
-            header = file.readline().rstrip("\r\n").split("\t")
-            empty = not file.readline().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {_first_line(error)}") from error
-    missing = [name for name in TSV_HEADER if name not in header]
-    if missing:
-        raise DataError(
-            f"The first line of {str(path)!r} is {' | '.join(header)!r}, which lacks {missing}; expected a header with "
-            "the columns 'caption' and 'image', separated by tabs."
-        )
-    if empty:
-        raise DataError(f"{str(path)!r} holds no examples, only a header.")
-    # No quoting, as captions hold quotation marks of their own; and text, not what looks like a number or like nothing.
-    rows = datasets.load_dataset(
-        "csv",
-        data_files=str(path),
-        split="train",
-        streaming=streaming,
-        delimiter="\t",
-        quoting=3,
-        features=datasets.Features({name: datasets.Value("string") for name in header}),
-        keep_default_na=False,
-    )
     folder = image_folder if image_folder is not None else str(path.parent)
     if not os.path.isdir(folder):
         raise DataError(f"The image folder {folder!r} of {str(path)!r} is not there.")
-    return _wrap(rows, str(path), "image", "caption", folder, shuffle_seed, shuffle_buffer)
+    try:
+        if streaming:
+            next(_caption_columns(path, **columns))  # mistakes in the header are told before training starts
+            features = datasets.Features({name: datasets.Value("string") for name in ("caption", "image")})
+            rows: Any = datasets.IterableDataset.from_generator(
+                _caption_columns, features=features, gen_kwargs={"path": path, **columns}
+            )
+        else:
+            rows = _caption_table(_caption_columns(path, **columns))
+    except (OSError, CaptionFileError) as error:
+        raise DataError(f"{str(path)!r} cannot be read: {_first_line(error)}") from error
+    return _wrap(rows, str(path), "image", "caption", folder, *shuffle)
+
+
+def _caption_columns(path: Path, image_column: str | None, caption_column: str | None) -> Iterator[dict[str, str]]:
+    for row in read_captions(path, image_column=image_column, caption_column=caption_column):
+        yield {"caption": row.caption, "image": row.image}
+
+
+def _caption_table(rows: Iterator[dict[str, str]]) -> datasets.Dataset:
+    """Rows in memory as Arrow holds them, which worker processes share, in contrast to Python's lists."""
+    chunks = []
+    while chunk := list(islice(rows, _ROWS_A_CHUNK)):
+        chunks.append(pyarrow.Table.from_pylist(chunk))
+    return datasets.Dataset(pyarrow.concat_tables(chunks))
 
 
 def _wrap(
@@ -195,8 +203,12 @@ def _example(data: CaptionedImages | CaptionedImageStream, row: dict[str, Any], 
         caption = caption.decode("utf-8", errors="replace")
     place = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
     place = place or row.get("__key__") or str(index)
-    if isinstance(image, str) and data.image_folder is not None and "://" not in image:
-        image = os.path.join(data.image_folder, image)
+    problem = {}
+    if isinstance(image, str) and data.image_folder is not None:
+        try:
+            image = find_image(data.image_folder, image)
+        except CaptionFileError as error:
+            problem["problem"] = str(error)
     return {
         "index": index,
         "name": f"{data.name}, example {index} ({place})",
@@ -204,6 +216,7 @@ def _example(data: CaptionedImages | CaptionedImageStream, row: dict[str, Any], 
         "key": f"{os.path.basename(str(place)) if isinstance(row[data.image_column], dict) else place}\n{caption}",
         "image": image,
         "caption": caption,
+        **problem,
     }
 
 
@@ -221,4 +234,4 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-__all__ = ["TSV_HEADER", "CaptionedImageStream", "CaptionedImages", "DataError", "open_data"]
+__all__ = ["CaptionedImageStream", "CaptionedImages", "DataError", "open_data"]

@@ -1,11 +1,14 @@
 """Image-caption pairs are read from wherever they are."""
 
+import shutil
+
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from modeling_gill.image_loading_gill import load_image
+from training_gill.collator import CaptionedImageCollator
 from training_gill.training_data import DataError, open_data
 
 CAPTIONS = ['a "quoted" cat', "null", "123", "the sea"]
@@ -42,6 +45,55 @@ def test_a_tsv_with_its_images_elsewhere_and_columns_in_another_order(folder, tm
     (tmp_path / "t.tsv").write_text("image\tsource\tcaption\n1.png\tweb\ta cat\n")
     data = open_data(str(tmp_path / "t.tsv"), image_folder=str(folder))
     assert (data[0]["caption"], levels(examples(data))) == ("a cat", [40])
+
+
+@pytest.mark.parametrize("streaming", (False, True))
+@pytest.mark.parametrize(
+    ("content", "captions"),
+    [
+        ("a cat\t0.png\na dog\t1.png\n", ["a cat", "a dog"]),
+        ("\ufeffcaption\timage\r\na cat\t0.png\r\na dog\t1.png\r\n", ["a cat", "a dog"]),
+        ("caption\timage\n\na\rcat\t0.png\t\na\u2028dog\t1.png\t\n", ["a\rcat", "a\u2028dog"]),
+    ],
+)
+def test_a_tsv_without_header_or_with_odd_characters_is_read_row_by_row(folder, streaming, content, captions):
+    (folder / "train.tsv").write_bytes(content.encode())
+    data = open_data(str(folder / "train.tsv"), streaming=streaming)
+    rows = list(data) if streaming else examples(data)
+    assert [example["caption"] for example in rows] == captions
+    assert levels(rows) == [0, 40]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("caption\timage\na cat\t0.png\thttp://h/x\n", "line 2: 3 fields, expected 2"),
+        ("caption\timage\na cat\n", "line 2: 1 fields"),
+        ("caption\timage\n", "only a header"),
+        ("caption\tpicture\na cat\t0.png\n", "looks like a header"),
+    ],
+)
+@pytest.mark.parametrize("streaming", (False, True))
+def test_a_tsv_whose_rows_do_not_fit_is_refused_with_the_line(folder, streaming, content, message):
+    (folder / "train.tsv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        open_data(str(folder / "train.tsv"), streaming=streaming)
+
+
+def test_images_are_found_under_other_spellings_of_their_names(folder):
+    (folder / "1.png").rename(folder / "red car.png")
+    (folder / "2.png").rename(folder / "gro\u0308\u00dfe.png")
+    (folder / "train.tsv").write_text("a car\tred%20car.png\na size\tgr\u00f6\u00dfe.png\n")
+    assert levels(examples(open_data(str(folder / "train.tsv")))) == [40, 80]
+
+
+def test_a_name_that_may_be_several_files_is_left_out_like_an_image_that_cannot_be_read(folder, golden_processor):
+    for name in ("gr\u00f6\u00dfe.png", "gro\u0308\u00dfe.png"):
+        shutil.copy(folder / "1.png", folder / name)
+    (folder / "train.tsv").write_text("one\tgr%C3%B6%C3%9Fe.png\ntwo\t0.png\n")
+    batch = CaptionedImageCollator(golden_processor)(examples(open_data(str(folder / "train.tsv"))))
+    assert batch["index"].tolist() == [1]
+    assert "example 0" in batch["skipped"][0] and "may be any of" in batch["skipped"][0]
 
 
 def test_an_image_folder_with_captions(folder):
