@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 # diffusers copies to its cache what the entry file of a repository imports, but not what that imports in turn: every
 # file that travels is named here.
+from modeling_gill.atomic_write_gill import replace_folder  # noqa: F401
 from modeling_gill.backbones_gill import load_backbones  # noqa: F401
 from modeling_gill.configuration_gill import GillConfig  # noqa: F401
 from modeling_gill.fingerprint_gill import fingerprint_name  # noqa: F401
