@@ -22,6 +22,7 @@ setup(
     package_data={
         "hub_card": ["*.md", "*.jinja", "*.md.jinja"],
         "training_gill": ["recipes/*.yaml"],
+        "evaluation_gill": ["metrics/*/*"],
         "picturebook": ["adapters.yaml", "checkpoint/**/*"],
     },
     install_requires=[

@@ -5,7 +5,7 @@ python -m evaluation_gill.partiprompts --model org/gill --annotations PartiPromp
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,14 @@ from tqdm.auto import tqdm
 
 from .bootstrap import interval_of
 from .command_line import data_protocol, load_system, new_parser, run_command
-from .decision_annotations import DECISION_OF_VOTE, TRAIN_PROMPTS, read_annotations, train_and_validation
+from .decisions import (
+    DECISIONS,
+    f1_scores,
+    held_out_annotations,
+    macro_f1,
+    read_annotations,
+    read_split_record,
+)
 from .metric_loading import load_metric
 from .results import RESULTS_FILE, Figure, Results
 from .systems import Prompt
@@ -26,14 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     """Evaluate; see `--help`."""
     options = _parser().parse_args(arguments)
     every = read_annotations(options.annotations)
-    train, validation = train_and_validation(every, options.train)
+    has_head = options.baseline is None and options.model is not None and options.part != "all"
+    record = read_split_record(options.model, options.revision) if has_head else None
+    train, validation = held_out_annotations(every, options.annotations, record, options.train)
     chosen = {"validation": validation, "train": train, "all": [*train, *validation]}[options.part][: options.limit]
     if not chosen:
         raise ValueError(
             f"{options.annotations} leaves no prompt for `--part {options.part}`: {len(train) + len(validation)} of "
-            f"{len(every)} prompts are agreed on, the first {options.train} are for training."
+            f"{len(every)} prompts are agreed on, {len(train)} of them are for training."
         )
-    preferred = [DECISION_OF_VOTE[one.label] for one in chosen]
+    preferred = [one.label for one in chosen]
     if options.baseline:
         described = {"kind": options.baseline, "name": f"always {_ALWAYS[options.baseline]}", "revision": None}
         decided = [_ALWAYS[options.baseline]] * len(chosen)
@@ -51,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     protocol = {
         **data_protocol("PartiPrompts", options.annotations),
         "part": options.part,
-        "train_prompts": options.train,
+        "train_prompts": len(train),
+        "split": "first prompts train" if record is None else "as recorded when the head was trained",
         "threshold": options.threshold,
         "limit": options.limit,
         "examples": len(chosen),
@@ -66,25 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> Results:
 
 def _figures(decided: list[str], preferred: list[str]) -> list[Figure]:
     found = load_metric("decision_f1").compute(predictions=decided, references=preferred)
-    one, other = (np.array([word == "retrieve" for word in words]) for words in (decided, preferred))
-
-    # The metric's own definition once more: loading it a thousand times would take minutes.
-    def of(name: str) -> Callable[[np.ndarray], float]:
-        def figure(chosen: np.ndarray) -> float:
-            made, wanted = one[chosen], other[chosen]
-            if name == "accuracy":
-                return float((made == wanted).mean())
-            retrieve, generate = _f1(made, wanted), _f1(~made, ~wanted)
-            return {"decision_f1": (retrieve + generate) / 2, "f1_generate": generate, "f1_retrieve": retrieve}[name]
-
-        return figure
-
-    return [Figure(name, value, len(decided), interval_of(len(decided), of(name))) for name, value in found.items()]
-
-
-def _f1(made: np.ndarray, wanted: np.ndarray) -> float:
-    all_of_them = int(made.sum() + wanted.sum())
-    return 2 * int((made & wanted).sum()) / all_of_them if all_of_them else 0.0
+    predicted, true = (np.array([DECISIONS.index(word) for word in words]) for words in (decided, preferred))
+    # The metric loads its file each time, too slow for a thousand bootstrap samples.
+    statistics = {
+        "decision_f1": lambda rows: macro_f1(predicted[rows], true[rows]),
+        "f1_generate": lambda rows: f1_scores(predicted[rows], true[rows])[0],
+        "f1_retrieve": lambda rows: f1_scores(predicted[rows], true[rows])[1],
+        "accuracy": lambda rows: float((predicted[rows] == true[rows]).mean()),
+    }
+    return [Figure(name, found[name], len(true), interval_of(len(true), statistics[name])) for name in statistics]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = new_parser("partiprompts", f"{about}always retrieves.", needs_model=False)
     parser.add_argument("--annotations", type=Path, required=True, help="the authors' TSV of votes or of labels")
     parser.add_argument("--part", choices=["validation", "train", "all"], default="validation")
-    parser.add_argument("--train", type=int, default=TRAIN_PROMPTS, help="agreed prompts that trained the head; 600")
+    parser.add_argument(
+        "--train", type=int, help="agreed prompts that trained the head; by default what the model records, else 600"
+    )
     parser.add_argument("--threshold", type=float, default=0.5, help="probability above which it retrieves; 0.5")
     return parser
 

@@ -17,14 +17,22 @@ import transformers
 from torch import nn
 from tqdm import tqdm
 
-from evaluation_gill.decision_annotations import TRAIN_PROMPTS, AnnotationError, read_annotations
+from evaluation_gill.bootstrap import interval_of
+from evaluation_gill.decisions import (
+    DECISION_FILE,
+    DECISIONS,
+    TRAIN_PROMPTS,
+    AnnotationError,
+    human_agreement,
+    macro_f1,
+    read_annotations,
+    split_annotations,
+    split_record,
+)
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 from pipeline_gill.hub_layout_gill import complete_or_not_at_all
 
-from .decision_scores import DECISIONS, bootstrap_interval, human_agreement, macro_f1
 from .recipe import fail
-
-RESULT_FILE = "results/decision.json"
 
 
 @dataclass(frozen=True)
@@ -77,21 +85,6 @@ def prompt_features(
     return features
 
 
-def decide_split(count: int, train: int, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the prompts that train and that validate: the first `train` as in the paper, or by seed.
-
-    Raises:
-        AnnotationError: too few prompts to validate any.
-    """
-    if not 0 < train < count:
-        raise AnnotationError(
-            f"{count} prompts have a decision that annotators agree on; {train} of them cannot train and leave some "
-            "to validate. Set --train-prompts."
-        )
-    order = np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
-    return order[:train], order[train:]
-
-
 def write_head(model: GillForConditionalGeneration, head: nn.Linear, folder: Path, result: dict[str, Any]) -> None:
     """Put the head into the model and write both into the model's folder; complete or not at all."""
     weight = model.text_retrieval_head.weight
@@ -99,7 +92,7 @@ def write_head(model: GillForConditionalGeneration, head: nn.Linear, folder: Pat
     model.config.use_decision_head = True
     with complete_or_not_at_all(folder) as beside:
         model.save_pretrained(beside)
-        place = beside / RESULT_FILE
+        place = beside / DECISION_FILE
         place.parent.mkdir()
         place.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -115,8 +108,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         AnnotationError, OSError: annotations or a model that cannot be used.
     """
     everything = read_annotations(args.annotations)
-    annotations = [one for one in everything if one.label in DECISIONS]
-    train, validate = decide_split(len(annotations), args.train_prompts, args.split_seed)
+    train, validation = split_annotations(everything, args.train_prompts, args.split_seed)
+    annotations = [*train, *validation]
     if not args.model.is_dir():
         raise AnnotationError(f"--model {str(args.model)!r} is no folder; expected a GILL repository to write to.")
     model = GillForConditionalGeneration.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval()
@@ -125,21 +118,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     features = prompt_features(model, processor, [one.prompt for one in annotations], args.batch_size)
     labels = np.array([DECISIONS.index(one.label) for one in annotations])
     how = HeadTraining(args.steps, args.learning_rate, model.config.decision_dropout, args.seed)
-    head = train_head(features[train], torch.from_numpy(labels[train]), how)
+    count = len(train)
+    head = train_head(features[:count], torch.from_numpy(labels[:count]), how)
     with torch.no_grad():
         # With two classes, the more probable one is the one above 0.5.
-        predicted = head(features[validate]).argmax(-1).numpy()
-    low, high = bootstrap_interval(predicted, labels[validate])
+        predicted = head(features[count:]).argmax(-1).numpy()
+    true = labels[count:]
+    score = macro_f1(predicted, true)
+    low, high = interval_of(len(true), lambda drawn: macro_f1(predicted[drawn], true[drawn])) or (score, score)
     result = {
-        "annotations": args.annotations.name,
+        **split_record(args.annotations, train, args.split_seed),
         "prompts": len(everything),
         "prompts_agreed_on": len(annotations),
-        "train_prompts": len(train),
-        "validation_prompts": len(validate),
-        "split": "first prompts train" if args.split_seed is None else f"seed {args.split_seed}",
-        "macro_f1": macro_f1(predicted, labels[validate]),
+        "validation_prompts": len(validation),
+        "macro_f1": score,
         "macro_f1_interval_95": [low, high],
-        "accuracy": float((predicted == labels[validate]).mean()),
+        "accuracy": float((predicted == true).mean()),
         "human_agreement_macro_f1": human_agreement(annotations),
         "steps": args.steps,
         "learning_rate": args.learning_rate,
@@ -164,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"macro F1 {result['macro_f1']:.3f} (95 % interval {low:.3f} to {high:.3f}) on {result['validation_prompts']} "
         f"prompts; annotators among each other {'unknown, no votes' if people is None else f'{people:.3f}'}"
     )
-    print(f"wrote the head into {args.model} and {args.model / RESULT_FILE}")
+    print(f"wrote the head into {args.model} and {args.model / DECISION_FILE}")
     return 0
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation_gill.decision_annotations import read_annotations
+from evaluation_gill.decisions import read_annotations
 from picturebook.asking import CAPTION, DIALOGUE, STORY, Asked, sample_asked, story_prompt
 from picturebook.data import illustrated_stories
 from picturebook.decision import AnsweredBothWays, judge, write_annotations
@@ -57,7 +57,7 @@ def test_annotations_are_a_file_that_the_decision_trains_on(tmp_path) -> None:
     write_annotations(tmp_path / "decisions.tsv", [FOUND[0], DRAWN[0], BOTH[0]])
     found = read_annotations(tmp_path / "decisions.tsv")
     assert [(one.prompt, one.label, one.category) for one in found] == [
-        (ASKED.prompt, label, "caption") for label in ("ret", "gen", "same")
+        (ASKED.prompt, label, "caption") for label in ("retrieve", "generate", "tie")
     ]
 
 
