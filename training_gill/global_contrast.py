@@ -36,9 +36,13 @@ def global_contrast(text: torch.Tensor, image: torch.Tensor, logit_scale: torch.
         logit_scale (`torch.Tensor`): Scalar; the cosines are multiplied by its exponential.
     """
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    shared = logit_scale.float() / processes
-    scale = (logit_scale.detach().float() + (shared - shared.detach())).exp()
-    text, image = (_of_all_processes(functional.normalize(own.float(), dim=-1), processes) for own in (text, image))
+    precision = torch.promote_types(text.dtype, torch.float32)
+    logit_scale = logit_scale.to(precision)
+    shared = logit_scale / processes
+    scale = (logit_scale.detach() + (shared - shared.detach())).exp()
+    text, image = (
+        _of_all_processes(functional.normalize(own.to(precision), dim=-1), processes) for own in (text, image)
+    )
     scores = scale * image @ text.T
     pairs = scores.shape[0]
     if not pairs:

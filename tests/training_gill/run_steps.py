@@ -2,7 +2,7 @@
 
     python -m tests.training_gill.run_steps RECIPE.yaml RESULT.pt [--option value ...]
 
-Environment: `KILL_AT_STEP`, the step after whose optimizer this process kills itself; `KILL_WHILE_SAVING`, the step in
+Environment: `FLOAT64`, if set: in double precision, in which no order of sums matters. `KILL_AT_STEP`, the step after whose optimizer this process kills itself; `KILL_WHILE_SAVING`, the step in
 the middle of whose checkpoint it does. Writes the gradients of the first step and the final weights.
 """
 
@@ -57,7 +57,8 @@ def main() -> None:
     build_model = train_command.build_model
 
     def build_and_keep(*args: Any) -> Any:
-        trained.append(build_model(*args))
+        gill, processor = build_model(*args)
+        trained.append((gill.double() if "FLOAT64" in os.environ else gill, processor))
         return trained[-1]
 
     train_command.build_model = build_and_keep

@@ -25,7 +25,8 @@ def main() -> None:
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
         rank, processes = dist.get_rank(), dist.get_world_size()
-    gill = GillForConditionalGeneration.from_pretrained(repository)
+    # In float64, in which no order of sums matters.
+    gill = GillForConditionalGeneration.from_pretrained(repository, dtype=torch.float64)
     gill.logit_scale = torch.nn.Parameter(gill.logit_scale.data.reshape(1))  # as the trainer does for FSDP
     step = AdapterTrainingStep(gill)
     if processes > 1:
