@@ -2,8 +2,9 @@
 
     python -m tests.training_gill.run_steps RECIPE.yaml RESULT.pt [--option value ...]
 
-Environment: `FLOAT64`, if set: in double precision, in which no order of sums matters. `KILL_AT_STEP`, the step after whose optimizer this process kills itself; `KILL_WHILE_SAVING`, the step in
-the middle of whose checkpoint it does. Writes the gradients of the first step and the final weights.
+Environment: `FLOAT64`, if set: in double precision, in which no order of sums matters. `KILL_AT_STEP`, the step after
+whose optimizer this process kills itself; `KILL_WHILE_SAVING`, the step in the middle of whose checkpoint it does.
+Writes the gradients of the first step and the final weights.
 """
 
 import os
