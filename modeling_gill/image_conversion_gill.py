@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-# Results of resizing and of half precision stray this far from 0..1 without meaning anything by it.
+# Tolerance around [0, 1] for rounding errors of resizing and of half precision.
 _FLOAT_SLACK = 1e-4
 _EXPECTED_ARRAY = (
     "uint8 or float in 0..1, of shape (height, width), (height, width, C) or (C, height, width), C 1, 3 or 4"
@@ -16,7 +16,7 @@ _MAX_ASPECT_RATIO = 1000
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise `ValueError` for sizes that are nought, of more than `max_pixels` pixels, or longer than 1000 : 1."""
+    """Raise `ValueError` for an empty image, more than `max_pixels` pixels, or an aspect ratio above 1000."""
     if min(width, height) < 1:
         raise ValueError(f"it is {width} x {height} pixels, expected at least 1 x 1")
     if width * height > max_pixels:
@@ -80,6 +80,8 @@ def array_to_rgb(array: np.ndarray | torch.Tensor, max_pixels: int) -> Image.Ima
 
 
 def _channels_last(values: np.ndarray, channels_first: bool) -> np.ndarray:
+    if values.ndim == 4 and values.shape[0] == 1:
+        values = values[0]
     if values.ndim == 2:
         return values
     if values.ndim == 3:

@@ -1,13 +1,14 @@
-"""Remember what URLs led to, so that no URL is fetched twice while it is remembered."""
+"""A cache of the images at URLs."""
 
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import NamedTuple
 
 from PIL import Image
 
-from modeling_gill.image_loading_gill import ImageError, load_image
+from modeling_gill.image_loading_gill import IMAGE_SOURCES, ImageError, load_image
 
 # A dead server may come back; until then it is not asked each time.
 _FAILURE_LIFETIME_S = 600.0
@@ -21,43 +22,45 @@ class _Entry(NamedTuple):
 
 
 class ImageCache:
-    """The images and failures of the URLs asked for last. Safe to share between threads.
+    """A cache of the most recently used images at URLs, and of failures. Thread-safe.
 
     Args:
-        max_entries (`int`): URLs remembered.
-        max_bytes (`int`): Bytes that the remembered images may take, three a pixel.
+        max_entries (`int`, defaults to 256): Number of URLs.
+        max_bytes (`int`, defaults to 256 MiB): Size of the images, at three bytes a pixel.
     """
 
     def __init__(self, max_entries: int = 256, max_bytes: int = 256 * 1024 * 1024) -> None:
         self._max_entries, self._max_bytes = max_entries, max_bytes
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, frozenset[str]], _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def load(self, url: str, *, timeout: float) -> Image.Image:
-        """The image at a URL as [`load_image`] gives it, a copy of one's own.
+    def load(self, url: str, *, timeout: float, allowed_sources: Collection[str] = IMAGE_SOURCES) -> Image.Image:
+        """Load the image at a URL, see [`load_image`], or return a copy of the one that was loaded before.
 
-        A failure is remembered for ten minutes, and only for those who would wait no longer than the one who met it.
+        A failure is remembered for ten minutes, and returned to callers whose `timeout` is no longer than the one that
+        it happened with.
 
         Raises:
-            ImageError: If there is none.
+            ImageError: If there is no image.
         """
+        key = (url, frozenset(allowed_sources))
         with self._lock:
-            entry = self._entries.get(url)
+            entry = self._entries.get(key)
             if entry is not None and self._still_holds(entry, timeout):
-                self._entries.move_to_end(url)
+                self._entries.move_to_end(key)
                 if entry.image is None:
                     raise ImageError(entry.failure)
                 return entry.image.copy()
         try:
-            image = load_image(url, timeout=timeout)
+            image = load_image(url, timeout=timeout, allowed_sources=allowed_sources)
         except ImageError as error:
-            self._keep(url, _Entry(None, str(error), timeout, time.monotonic()))
+            self._keep(key, _Entry(None, str(error), timeout, time.monotonic()))
             raise
-        self._keep(url, _Entry(image.copy(), "", timeout, time.monotonic()))
+        self._keep(key, _Entry(image.copy(), "", timeout, time.monotonic()))
         return image
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         with self._lock:
             self._entries.clear()
 
@@ -67,12 +70,12 @@ class ImageCache:
             return True
         return timeout <= entry.timeout and time.monotonic() - entry.time < _FAILURE_LIFETIME_S
 
-    def _keep(self, url: str, entry: _Entry) -> None:
+    def _keep(self, key: tuple[str, frozenset[str]], entry: _Entry) -> None:
         if _size(entry) > self._max_bytes:
             return  # it would push out all others and itself
         with self._lock:
-            self._entries[url] = entry
-            self._entries.move_to_end(url)
+            self._entries[key] = entry
+            self._entries.move_to_end(key)
             while len(self._entries) > self._max_entries or sum(map(_size, self._entries.values())) > self._max_bytes:
                 self._entries.popitem(last=False)
 

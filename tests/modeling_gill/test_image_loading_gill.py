@@ -1,22 +1,20 @@
 """Whatever a user hands over as an image is opened whole and upright, or refused with a reason."""
 
 import base64
-import contextlib
 import io
-import threading
-import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from modeling_gill.image_loading_gill import (
+    IMAGE_SOURCES,
     ImageError,
+    ImageLimits,
+    ImageReader,
     load_image,
     load_image_and_file,
     looks_like_image_reference,
@@ -97,20 +95,25 @@ def test_arrays_with_channels_first_or_last_or_none(shape: tuple[int, ...], kind
     assert (loaded.mode, loaded.size, loaded.getpixel((6, 4))) == ("RGB", (7, 5), WHITE)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 5, 7), (1, 5, 7, 3), (1, 1, 5, 7)])
+def test_a_batch_of_one_image_is_that_image(shape: tuple[int, ...]) -> None:
+    assert load_image(np.zeros(shape, np.uint8)).size == load_image(torch.zeros(shape)).size == (7, 5)
+
+
 def test_where_both_readings_fit_numpy_means_channels_last_and_torch_channels_first() -> None:
     assert load_image(np.zeros((3, 9, 3), np.uint8)).size == (9, 3)
     assert load_image(torch.zeros(3, 9, 3)).size == (3, 9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_float_tensors_are_read_as_nought_to_one(dtype: torch.dtype) -> None:
+def test_float_tensors_are_read_as_zero_to_one(dtype: torch.dtype) -> None:
     tensor = torch.ones(3, 2, 2, dtype=dtype, requires_grad=True)
     assert load_image(tensor).getpixel((0, 0)) == WHITE
     assert load_image(tensor.detach() * 0.5).getpixel((0, 0)) == (128, 128, 128)
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "message"),
     [
         (np.zeros((2, 3, 4, 4), np.uint8), "image by image"),
         (np.zeros((5, 7, 2), np.uint8), r"\(5, 7, 2\)"),
@@ -123,8 +126,8 @@ def test_float_tensors_are_read_as_nought_to_one(dtype: torch.dtype) -> None:
         (torch.full((3, 4, 4), -1.0), "-1.*0..1"),
     ],
 )
-def test_a_wrong_array_is_refused_with_what_was_found_and_expected(array: Any, said: str) -> None:
-    with pytest.raises(ImageError, match=said) as error:
+def test_a_wrong_array_is_refused_with_what_was_found_and_expected(array: Any, message: str) -> None:
+    with pytest.raises(ImageError, match=message) as error:
         load_image(array)
     assert "expected" in str(error.value) and str(tuple(array.shape)) in str(error.value)
 
@@ -137,7 +140,11 @@ def test_an_image_is_found_by_path_string_bytes_data_uri_and_row_of_a_data_set(t
     file.write_bytes(RED_PNG)
     uri = "data:image/png;base64," + base64.b64encode(RED_PNG).decode()
     row = {"bytes": RED_PNG, "path": "anything.png"}
-    for source in (file, str(file), RED_PNG, bytearray(RED_PNG), uri, row, {"bytes": None, "path": str(file)}):
+    bare = uri.translate(str.maketrans("+/", "-_")).rstrip("=")
+    written = io.BytesIO()
+    written.write(RED_PNG)
+    strings = (str(file), file.as_uri(), uri, bare)
+    for source in (file, *strings, RED_PNG, bytearray(RED_PNG), written, row, {"bytes": None, "path": str(file)}):
         assert load_image(source).getpixel((2, 1)) == RED
     assert load_image_and_file(file)[1] == load_image_and_file(uri)[1] == RED_PNG
     assert load_image_and_file(Image.new("RGB", (1, 1)))[1] is None
@@ -169,7 +176,7 @@ def test_of_an_animation_the_first_frame_counts() -> None:
         assert load_image(content).getpixel((0, 0)) == RED
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
 @pytest.mark.parametrize("tolerated_by_the_program", [False, True])
 def test_a_truncated_file_is_never_silently_grey(
     format: str, tolerated_by_the_program: bool, monkeypatch: pytest.MonkeyPatch
@@ -185,11 +192,11 @@ def test_a_truncated_file_is_never_silently_grey(
 def test_what_is_no_image_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "page.jpg").write_text("<html>404</html>")
-    for source, said in (
+    for source, message in (
         (tmp_path / "missing.jpg", "missing.jpg.*no such file"),
         (tmp_path, "directory"),
         (tmp_path / "empty.jpg", "empty.jpg.*0 bytes"),
-        (tmp_path / "page.jpg", "page.jpg.*<html>"),
+        (tmp_path / "page.jpg", "page.jpg.*not a whole image"),
         (b"", "0 bytes"),
         ("a photograph of a cat " * 500, "could not be opened"),
         ("nul\0byte.png", "no such file"),
@@ -201,19 +208,17 @@ def test_what_is_no_image_is_named_with_the_reason(tmp_path: Path) -> None:
         (None, "NoneType.*expected a PIL image"),
         (7, "int.*expected a PIL image"),
     ):
-        with pytest.raises(ImageError, match=said) as error:
+        with pytest.raises(ImageError, match=message) as error:
             load_image(source)
         assert str(error.value).startswith("Image could not be read: ") and len(str(error.value)) < 500
+        assert "html" not in str(error.value)
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
-    bomb = encoded(Image.new("1", (20_000, 20_000)))
-    started = time.monotonic()
     with pytest.raises(ImageError, match="pixels"):
-        load_image(bomb)
+        load_image(encoded(Image.new("1", (20_000, 20_000))))
     with pytest.raises(ImageError, match=r"9000 x 9000.*64,000,000"):
         load_image(encoded(Image.new("1", (9000, 9000))))
-    assert time.monotonic() - started < 2
     for held in (Image.new("L", (50, 50)), np.zeros((50, 50), np.uint8), torch.zeros(1, 50, 50)):
         with pytest.raises(ImageError, match=r"50 x 50.*2,499"):
             load_image(held, max_pixels=2499)
@@ -224,164 +229,149 @@ def test_a_line_that_would_grow_huge_when_scaled_up_is_refused() -> None:
         load_image(Image.new("L", (100_000, 1)))
 
 
-def test_postscript_is_not_run() -> None:
-    with pytest.raises(ImageError, match="PS-Adobe"):
-        load_image(encoded(Image.new("RGB", (4, 4)), "EPS"))
+@pytest.mark.parametrize("format", ["EPS", "TGA", "ICO", "DDS", "PCX", "SGI", "IM", "JPEG2000"])
+def test_a_format_that_is_not_on_the_list_is_refused(format: str) -> None:
+    with pytest.raises(ImageError, match="expected one of AVIF"):
+        load_image(encoded(Image.new("RGB", (4, 4)), format))
+
+
+def iptc(content: bytes, size: tuple[int, int]) -> bytes:
+    """An IPTC file, which Pillow unwraps and then opens whatever format is inside."""
+
+    def field(dataset: tuple[int, int], value: bytes) -> bytes:
+        return bytes([0x1C, *dataset]) + len(value).to_bytes(2, "big") + value
+
+    width, height = (number.to_bytes(2, "big") for number in size)
+    fields = [((3, 60), b"\1\0"), ((3, 65), b"\0"), ((3, 20), width), ((3, 30), height), ((3, 120), b"\1")]
+    return b"".join(field(*one) for one in fields) + field((8, 10), content)
+
+
+def test_a_wrapper_of_other_formats_is_not_unwrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    postscript = encoded(Image.new("RGB", (4, 4)), "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was run"))
+    for inside in (postscript, encoded(Image.new("1", (20_000, 20_000)))):
+        with pytest.raises(ImageError, match="expected one of AVIF"):
+            load_image(iptc(inside, (4, 4)))
+    with pytest.raises(ImageError, match="format is EPS"):
+        load_image(Image.open(io.BytesIO(postscript)))
+
+
+def many_scans(scans: int) -> bytes:
+    """A progressive JPEG whose last scan, of no change, is repeated."""
+    content = encoded(Image.new("L", (64, 64), 90), "JPEG", progressive=True)
+    start = content.rindex(b"\xff\xc4")
+    return content[:start] + content[start:-2] * scans + content[-2:]
+
+
+def test_a_jpeg_that_takes_minutes_to_decode_is_refused_and_a_video_behind_a_photograph_is_not() -> None:
+    assert load_image(many_scans(10)).size == (64, 64)
+    with pytest.raises(ImageError, match="more than 100 scans"):
+        load_image(many_scans(1000))
+    motion_photo = encoded(noise(), "JPEG") + b"\xff\xda\0\2" * 1000
+    assert load_image(motion_photo).size == (60, 40)
+
+
+def test_decoding_ends_when_the_time_is_up() -> None:
+    with pytest.raises(ImageError, match="in time"):
+        load_image(encoded(noise()), timeout=0)
+
+
+def test_half_of_an_image_is_not_taken_for_the_whole_at_the_second_attempt() -> None:
+    content = encoded(noise(200, 200), "PNG")
+    damaged = content[:20_000] + bytes(1000) + content[21_000:]
+    for _ in range(2):
+        with pytest.raises(ImageError):
+            load_image(damaged)
+    held = Image.open(io.BytesIO(damaged))
+    for _ in range(3):
+        with pytest.raises(ImageError):
+            load_image(held)
+
+
+# --- where an image may come from ------------------------------------------------------------------------------------
+
+
+def sources(tmp_path: Path) -> dict[str, list[Any]]:
+    """By kind, every way to name the same red image."""
+    file = tmp_path / "red.png"
+    file.write_bytes(RED_PNG)
+    red = Image.open(io.BytesIO(RED_PNG)).convert("RGB")
+    encoded = base64.b64encode(RED_PNG).decode()
+    return {
+        "memory": [RED_PNG, bytearray(RED_PNG), io.BytesIO(RED_PNG), red, np.asarray(red), {"bytes": RED_PNG}],
+        "data": [f"data:image/png;base64,{encoded}", f" DATA:image/png;base64,{encoded}"],
+        "file": [
+            *(file, str(file), f"{tmp_path}/../{tmp_path.name}/red.png"),
+            *(file.as_uri(), f"file://localhost{file}", f"FILE://{file}"),
+            *({"path": str(file)}, {"bytes": None, "path": file}),
+        ],
+    }
+
+
+@pytest.mark.parametrize("kind", ["memory", "data", "file"])
+def test_an_image_comes_from_the_allowed_sources_alone(tmp_path: Path, kind: str) -> None:
+    for source in sources(tmp_path)[kind]:
+        assert load_image(source, allowed_sources=[kind]).getpixel((0, 0)) == RED
+        with pytest.raises(ImageError, match="allowed image sources are"):
+            load_image(source, allowed_sources=[other for other in IMAGE_SOURCES if other != kind])
+        with pytest.raises(ImageError, match="allowed image sources are: none"):
+            load_image(source, allowed_sources=())
+
+
+def test_an_unknown_kind_of_source_is_named() -> None:
+    with pytest.raises(ValueError, match=r"\['web'\]; expected some of memory, data"):
+        load_image(RED_PNG, allowed_sources=["web"])
+    assert load_image(RED_PNG, allowed_sources="memory").getpixel((0, 0)) == RED
+
+
+def test_where_files_are_not_allowed_nobody_learns_which_exist(tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(RED_PNG)
+    allowed = ("memory", "data", "public_url")
+    for name in ("red.png", "missing.png"):
+        assert not looks_like_image_reference(str(tmp_path / name), allowed)
+    messages = []
+    for name in ("red.png", "missing.png"):
+        with pytest.raises(ImageError) as error:
+            load_image(str(tmp_path / name), allowed_sources=allowed)
+        messages.append(str(error.value).replace(name, ""))
+    assert messages[0] == messages[1]
+
+
+# --- the limits of a call --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (ImageLimits(max_images=3), "4 images, more than the limit of 3 of a call"),
+        (ImageLimits(max_total_pixels=3 * 6), "24 pixels, more than the limit of 18 of a call"),
+        (ImageLimits(max_total_bytes=3 * len(RED_PNG)), "bytes of images, more than the limit of"),
+    ],
+)
+def test_the_images_of_a_call_share_its_limits(limits: ImageLimits, message: str) -> None:
+    reader = ImageReader(limits)
+    for _ in range(3):
+        reader.read(RED_PNG)
+    with pytest.raises(ImageError, match=message):
+        reader.read(RED_PNG)
+    assert ImageReader(limits).read(RED_PNG).size == (3, 2)
+
+
+def test_the_images_of_a_call_share_its_time() -> None:
+    reader = ImageReader(ImageLimits(max_total_seconds=1e-9))
+    reader.read(Image.new("RGB", (3, 2)))
+    with pytest.raises(ImageError, match="the limit of a call"):
+        reader.read(RED_PNG)
 
 
 def test_what_looks_like_a_reference_to_an_image_and_what_like_words(tmp_path: Path) -> None:
     (tmp_path / "cat.JPG").touch()
     (tmp_path / "notes.txt").touch()
-    for text in ("https://a.b/c", "HTTP://a.b/cat.jpg?x=1", "data:image/png;base64,AAAA", str(tmp_path / "cat.JPG")):
+    uris = ("https://a.b/c", "HTTP://a.b/cat.jpg?x=1", "data:image/png;base64,AAAA", "file:///x/cat.jpg")
+    for text in (*uris, str(tmp_path / "cat.JPG")):
         assert looks_like_image_reference(text), text
     paths = [str(tmp_path / "notes.txt"), str(tmp_path / "dog.jpg"), str(tmp_path), "cat.jpg " * 1000, "a\0.jpg"]
     urls = ["look at https://a.b/c.jpg", "https://a.b/c.jpg please", "http://", "http://[", "data:text/plain,x"]
     words = ["a cat", "", *paths, *urls]
     for text in words:
         assert not looks_like_image_reference(text), text
-
-
-# --- URLs ------------------------------------------------------------------------------------------------------------
-
-
-class Handler(BaseHTTPRequestHandler):
-    """A server with one misbehaviour a path."""
-
-    def do_GET(self) -> None:
-        stopped: threading.Event = self.server.stopped  # type: ignore[attr-defined]
-        with contextlib.suppress(OSError):  # the client has gone, as it should
-            getattr(self, "serve_" + self.path.strip("/").split("?")[0])(stopped)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def answer(self, content: bytes, length: int | None = None, code: int = 200, **headers: str) -> None:
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def serve_red(self, _: threading.Event) -> None:
-        self.answer(RED_PNG, len(RED_PNG), Content_Type="image/png")
-
-    def serve_page(self, _: threading.Event) -> None:
-        self.answer(b"<html>sorry</html>", 18, Content_Type="text/html")
-
-    def serve_missing(self, _: threading.Event) -> None:
-        self.answer(b"", 0, 404)
-
-    def serve_empty(self, _: threading.Event) -> None:
-        self.answer(b"", 0)
-
-    def serve_silent(self, stopped: threading.Event) -> None:
-        stopped.wait(20)
-
-    def serve_drip(self, stopped: threading.Event) -> None:
-        self.answer(b"", 1000)
-        for byte in RED_PNG * 20:
-            self.wfile.write(bytes([byte]))
-            if stopped.wait(0.05):
-                return
-
-    def serve_drippingheader(self, stopped: threading.Event) -> None:
-        for byte in b"HTTP/1.1 200 OK\r\nX-Endless: " + b"x" * 1000:
-            self.wfile.write(bytes([byte]))
-            if stopped.wait(0.05):
-                return
-
-    def serve_endless(self, _: threading.Event) -> None:
-        self.answer(b"")
-        while True:
-            self.wfile.write(bytes(65536))
-
-    def serve_huge(self, _: threading.Event) -> None:
-        self.answer(b"", 10**12)
-
-    def serve_cut(self, _: threading.Event) -> None:
-        self.answer(RED_PNG, len(RED_PNG) + 100)
-
-    def serve_understated(self, _: threading.Event) -> None:
-        self.answer(RED_PNG, 30)
-
-    def serve_moved(self, _: threading.Event) -> None:
-        self.answer(b"", 0, 308, Location="/red")
-
-    def serve_loop(self, _: threading.Event) -> None:
-        self.answer(b"", 0, 302, Location="/loop")
-
-    def serve_tofile(self, _: threading.Event) -> None:
-        self.answer(b"", 0, 302, Location="file:///etc/hostname")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.daemon_threads = True
-        running.stopped = threading.Event()  # type: ignore[attr-defined]
-        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.stopped.set()  # type: ignore[attr-defined]
-        running.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-
-
-def test_a_url_is_fetched_through_redirects(server: str) -> None:
-    for path in ("/red", "/moved", "/red?name=caf\u00e9 au lait", "/red#fragment"):
-        assert load_image(server + path).getpixel((0, 0)) == RED
-    assert load_image_and_file(server + "/red")[1] == RED_PNG
-
-
-@pytest.mark.parametrize(
-    ("path", "said"),
-    [
-        ("/missing", "404"),
-        ("/empty", "0 bytes"),
-        ("/page", "<html>.*text/html"),
-        ("/cut", "of 1[0-9]+ bytes"),
-        ("/understated", "expected a whole image"),
-        ("/loop", "redirected more than"),
-        ("/tofile", "'file'.*expected http"),
-    ],
-)
-def test_a_url_without_a_whole_image_is_named_with_the_reason(server: str, path: str, said: str) -> None:
-    with pytest.raises(ImageError, match=said) as error:
-        load_image(server + path)
-    assert server + path in str(error.value)
-
-
-@pytest.mark.parametrize("path", ["/silent", "/drip", "/drippingheader"])
-def test_a_slow_server_is_given_up_when_the_time_is_up(server: str, path: str) -> None:
-    started = time.monotonic()
-    with pytest.raises(ImageError, match=r"within 0.4 s|in time"):
-        load_image(server + path, timeout=0.4)
-    assert time.monotonic() - started < 0.8
-
-
-def test_the_thread_of_a_fetch_that_was_given_up_ends_too(server: str) -> None:
-    with pytest.raises(ImageError):
-        load_image(server + "/drippingheader", timeout=0.2)
-    deadline = time.monotonic() + 2
-    while any(thread.name == "gill-fetch" for thread in threading.enumerate()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(thread.name == "gill-fetch" for thread in threading.enumerate())
-
-
-@pytest.mark.parametrize("path", ["/endless", "/huge"])
-def test_no_more_bytes_are_fetched_than_the_limit(server: str, path: str) -> None:
-    with pytest.raises(ImageError, match="limit of 1000000"):
-        load_image(server + path, max_bytes=1_000_000)
-    with pytest.raises(ImageError, match="limit of 10"):
-        load_image("data:image/png;base64," + base64.b64encode(RED_PNG).decode(), max_bytes=10)
-
-
-def test_a_dead_host_is_an_error_of_its_own() -> None:
-    for url in ("http://127.0.0.1:1/cat.png", "http://[", "http://", "https://user:secret@127.0.0.1:1/x.png"):
-        with pytest.raises(ImageError):
-            load_image(url, timeout=2)
