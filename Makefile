@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 .PHONY: demo test lint types unit clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m picturebook.show --out $(OUT)
+	$(BIN)/python -m picturebook.report.demo --out $(OUT)
 
 test: lint types unit
 

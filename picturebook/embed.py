@@ -41,6 +41,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["CHECKPOINT", "embed_repository"]

@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from picturebook.adapters import load_pipeline
-from picturebook.asking import sample_asked
-from picturebook.data import draw_all
-from picturebook.decision import judge
 from picturebook.embed import CHECKPOINT
-from picturebook.library import is_ordinary
-from picturebook.pixels import from_images, to_images
-from picturebook.reader import read
-from picturebook.scene import scene_of_key
-from picturebook.splits import TEST, stream
+from picturebook.models.image_tensors import from_images, to_images
+from picturebook.stages.train_adapters import load_pipeline
+from picturebook.stages.train_decision import judge
+from picturebook.world.pairs import draw_all
+from picturebook.world.prompts import sample_asked
+from picturebook.world.reader import read
+from picturebook.world.scene import scene_of_key
+from picturebook.world.scene_subsets import is_ordinary
+from picturebook.world.splits import TEST, stream
 from pipeline_gill import GillPipeline
 
 

@@ -1,0 +1,1 @@
+"""Tables, pages and commands that show what was trained."""

@@ -1,0 +1,78 @@
+"""A table of figures, each with its 95 % bootstrap interval, as Markdown and as JSON."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation_gill.bootstrap import interval_of
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean or another statistic over items, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def percent(self) -> str:
+        """`81.2 (78.0 to 84.4)`."""
+        return f"{100 * self.value:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: Of the entry in JSON.
+        title: Above it.
+        columns: Names of the figures, in order.
+        rows: Of each system its figures by column; a figure may be missing.
+        note: Below it: what the items are, and what was left out.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Mapping[str, Mapping[str, Figure]]
+    note: str
+
+    def markdown(self) -> str:
+        """GitHub's tables; figures are percentages."""
+        lines = [
+            f"### {self.title}",
+            "",
+            "| | " + " | ".join(self.columns) + " |",
+            "|---" * (len(self.columns) + 1) + "|",
+        ]
+        for name, figures in self.rows.items():
+            cells = [figures[column].percent() if column in figures else "" for column in self.columns]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        return "\n".join([*lines, "", self.note, ""])
+
+    def as_json(self) -> dict[str, Any]:
+        """Values from 0 to 1, `[value, low, high]` each."""
+        return {
+            "title": self.title,
+            "note": self.note,
+            "rows": {
+                name: {column: [one.value, one.low, one.high] for column, one in figures.items()}
+                for name, figures in self.rows.items()
+            },
+        }
+
+
+def mean_of(values: np.ndarray) -> Figure:
+    """The mean of `(items,)` values."""
+    values = np.asarray(values, dtype=float)
+    return statistic_of(len(values), lambda drawn: float(values[drawn].mean()))
+
+
+def statistic_of(items: int, statistic: Callable[[np.ndarray], float]) -> Figure:
+    """A statistic of items given by their numbers."""
+    value = statistic(np.arange(items))
+    low, high = interval_of(items, statistic, 0) or (value, value)
+    return Figure(value, low, high)

@@ -1,0 +1,1 @@
+"""Training of each model, one stage after the other."""

@@ -1,0 +1,84 @@
+"""Images of scenes, 32 x 32 pixels."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from .backgrounds import IMAGE_SIZE, PAINTED
+from .scene import PLACES, Scene
+from .sprites import SIZE, SPRITES
+
+JITTER = 1
+
+# Column and row of a thing's upper left corner when it does not jitter.
+CORNERS = {"left": (1, 12), "right": (22, 12), "top": (12, 1), "bottom": (12, 22)}
+
+
+def draw(scene: Scene, generator: np.random.Generator | None = None) -> np.ndarray:
+    """Draw a scene.
+
+    Args:
+        scene (`Scene`): What to draw.
+        generator (`np.random.Generator`, *optional*): Moves each thing by at most one pixel either way; without it
+            each stands exactly at its place.
+
+    Returns:
+        uint8 `(32, 32, 3)`, RGB.
+    """
+    offsets = np.zeros((len(PLACES), 2), dtype=int)
+    if generator is not None:
+        # As many numbers for one thing as for two: images drawn later do not depend on what was drawn before.
+        offsets = generator.integers(-JITTER, JITTER + 1, size=offsets.shape)
+    image = PAINTED[scene.background].copy()
+    for thing in scene.things:
+        put(image, thing.kind, thing.colour, thing.place, offsets[PLACES.index(thing.place)])
+    return image
+
+
+def put(image: np.ndarray, kind: str, colour: str, place: str, offset: Sequence[int] | np.ndarray = (0, 0)) -> None:
+    """Put a thing into an image at a place, moved by an offset of columns and rows."""
+    pixels, covers = SPRITES[kind, colour]
+    x, y = CORNERS[place][0] + int(offset[0]), CORNERS[place][1] + int(offset[1])
+    image[y : y + SIZE, x : x + SIZE][covers] = pixels[covers]
+
+
+def enlarge(image: np.ndarray, factor: int = 8) -> Image.Image:
+    """Enlarge by a whole factor without smoothing.
+
+    Args:
+        image: uint8 `(height, width, 3)`.
+    """
+    return Image.fromarray(np.repeat(np.repeat(image, factor, axis=0), factor, axis=1))
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int, factor: int = 4, gap: int = 2) -> Image.Image:
+    """All images side by side, row by row, enlarged.
+
+    Args:
+        images: uint8 `(32, 32, 3)` each; at least one.
+        columns (`int`): In a row.
+        factor (`int`): Of enlargement.
+        gap (`int`): Between images, in pixels of the small images.
+    """
+    step = IMAGE_SIZE + gap
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * step + gap, columns * step + gap, 3), 255, dtype=np.uint8)
+    for number, image in enumerate(images):
+        y, x = (gap + step * at for at in divmod(number, columns))
+        sheet[y : y + IMAGE_SIZE, x : x + IMAGE_SIZE] = image
+    return enlarge(sheet, factor)
+
+
+def png_bytes(image: np.ndarray, factor: int = 1) -> bytes:
+    """An image as a PNG file, enlarged without smoothing."""
+    file = io.BytesIO()
+    enlarge(image, factor).save(file, "PNG")
+    return file.getvalue()
+
+
+def data_uri(image: np.ndarray) -> str:
+    """An image as the `src` of a page that everything is inside of."""
+    return f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}"

@@ -1,0 +1,144 @@
+"""Images with captions, in batches or as a data set on disk; stories with images; images to retrieve."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .caption_grammar import caption, leave_out, shuffled
+from .drawing import draw, png_bytes
+from .edits import scenes_with_edits
+from .partial_scene import all_of
+from .scene import Scene
+from .splits import SHARE_OF_ONE_THING, TRAIN, VALIDATION, scene_in, stories, stream
+from .story_sampling import LEAVE_OUT, Story
+
+# Of each attribute of a caption that leaves something out.
+_LEFT_OUT_OF_IT = 0.3
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images with captions.
+
+    Attributes:
+        images: uint8 `(pairs, 32, 32, 3)`.
+        captions: One each; true of the image, but not always all that is.
+        scenes: What the images show.
+    """
+
+    images: np.ndarray
+    captions: tuple[str, ...]
+    scenes: tuple[Scene, ...]
+
+
+@dataclass(frozen=True)
+class PairMixture:
+    """What pairs are like. Easier ones first help a generator: `PairMixture(one_thing=0.6, plain=1.0, left_out=0.0)`.
+
+    Attributes:
+        one_thing: How many scenes have one thing.
+        plain: How many captions are in the plain form, in which the language model describes the present state.
+        left_out: How many captions leave something out.
+        familiar: How many scenes are familiar, see [`familiar`]; the rest is as `one_thing` says.
+    """
+
+    one_thing: float = SHARE_OF_ONE_THING
+    plain: float = 0.5
+    left_out: float = 0.15
+    familiar: float = 0.0
+
+
+def sample_pairs(
+    split: str, number: int, generator: np.random.Generator, mixture: PairMixture = PairMixture()
+) -> Pairs:
+    """So many pairs of a split."""
+    scenes = tuple(scene_in(split, generator, mixture.one_thing, mixture.familiar) for _ in range(number))
+    images = np.stack([draw(scene, generator) for scene in scenes])
+    return Pairs(images, tuple(caption_for(scene, generator, mixture) for scene in scenes), scenes)
+
+
+def caption_for(scene: Scene, generator: np.random.Generator, mixture: PairMixture) -> str:
+    """A caption of a scene, its things in any order."""
+    known = shuffled(all_of(scene), generator)
+    if generator.random() < mixture.left_out:
+        known = leave_out(known, generator, _LEFT_OUT_OF_IT)
+    return caption(known, generator, mixture.plain)
+
+
+def pair_batches(
+    split: str, size: int, seed: int, mixture: PairMixture = PairMixture(), start: int = 0
+) -> Iterator[Pairs]:
+    """Batches of pairs without end.
+
+    Args:
+        size (`int`): Pairs a batch.
+        start (`int`): Number of the first batch. Each depends on its number alone, so that a run resumes where it
+            stopped without making the batches before.
+    """
+    number = start
+    while True:
+        yield sample_pairs(split, size, stream(seed, split, f"pairs {number}"), mixture)
+        number += 1
+
+
+def save_pairs(
+    folder: str | os.PathLike[str],
+    numbers: Mapping[str, int] | None = None,
+    seed: int = 0,
+    mixture: PairMixture = PairMixture(),
+    alike: int = 1,
+) -> None:
+    """Write a `datasets.DatasetDict` that `training_gill` trains on: columns `image` (PNG), `caption`, `scene` (a key).
+
+    Args:
+        numbers: Pairs of each split; by default 20,000 of train and 1,000 of validation.
+        alike (`int`): So many pairs in a row of the training split are of a scene and its edits. Read in this order,
+            they are the hard negatives of each other.
+
+    Raises:
+        ImportError: `datasets` is not installed.
+    """
+    import datasets
+
+    features = datasets.Features(
+        {"image": datasets.Image(), "caption": datasets.Value("string"), "scene": datasets.Value("string")}
+    )
+    saved = {}
+    for split, number in (numbers or {TRAIN: 20_000, VALIDATION: 1_000}).items():
+        generator = stream(seed, split, "saved pairs")
+        if alike > 1 and split == TRAIN:
+            scenes = scenes_with_edits(split, number // alike, alike, generator, mixture.one_thing, mixture.familiar)
+            captions = tuple(caption_for(scene, generator, mixture) for scene in scenes)
+            pairs = Pairs(draw_all(scenes, generator), captions, tuple(scenes))
+        else:
+            pairs = sample_pairs(split, number, generator, mixture)
+        rows = {
+            # With names, so that an image is known by its own whatever order it is read in.
+            "image": [
+                {"bytes": png_bytes(image), "path": f"{split}-{at:06d}.png"} for at, image in enumerate(pairs.images)
+            ],
+            "caption": list(pairs.captions),
+            "scene": [scene.key for scene in pairs.scenes],
+        }
+        saved[split] = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(saved).save_to_disk(Path(folder))
+
+
+def draw_all(scenes: Sequence[Scene], generator: np.random.Generator) -> np.ndarray:
+    """An image of each scene, uint8 `(scenes, 32, 32, 3)`."""
+    return np.stack([draw(scene, generator) for scene in scenes])
+
+
+def illustrated_stories(
+    split: str, number: int, seed: int = 0, share: float = LEAVE_OUT
+) -> list[tuple[Story, np.ndarray]]:
+    """Different stories of a split with their images, uint8 `(5, 32, 32, 3)`; fewer are the first of more.
+
+    Args:
+        share (`float`): How often sentences leave out what they could say, see [`stories.sample_story`].
+    """
+    generator = stream(seed, split, "pictures of stories")
+    return [(story, draw_all(story.scenes, generator)) for story in stories(split, number, seed, share)]

@@ -1,0 +1,79 @@
+"""The phrases that captions, stories and dialogues share, and how text falls into words."""
+
+import re
+
+from .partial_scene import KnownThing
+from .scene import COLOURS, KINDS
+
+IMAGE_REQUEST = "picture :"
+STOP = "."
+UNKNOWN_KIND = "thing"
+
+PLACE_PHRASES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
+BACKGROUND_PHRASES = {"day": "by day", "night": "at night", "sea": "at sea", "snow": "in the snow"}
+
+_WORD = re.compile(r"Q:|A:|[A-Za-z]+|[^\sA-Za-z]")
+_MEANING = {phrase: word for words in (PLACE_PHRASES, BACKGROUND_PHRASES) for word, phrase in words.items()}
+
+
+def words_of(text: str) -> list[str]:
+    """Words and punctuation marks of a text, a token each, in lower case but for `Q:` and `A:`.
+
+    Forgiving towards how people type: `A red House.` falls into `a red house .`
+    """
+    return [word if word in ("Q:", "A:") else word.lower() for word in _WORD.findall(text)]
+
+
+def join_words(*parts: str) -> str:
+    """The parts that are not empty, with a space between."""
+    return " ".join(part for part in parts if part)
+
+
+def name_thing(thing: KnownThing) -> str:
+    """`a red house`; without its place."""
+    return join_words("a", thing.colour or "", thing.kind or UNKNOWN_KIND)
+
+
+def place_phrase(place: str | None) -> str:
+    """`on the left`; nothing for an unknown place."""
+    return PLACE_PHRASES[place] if place else ""
+
+
+def background_phrase(background: str | None) -> str:
+    """`at night`; nothing for an unknown background."""
+    return BACKGROUND_PHRASES[background] if background else ""
+
+
+def any_of(name: str, words: tuple[str, ...]) -> str:
+    """A pattern that captures one of the words or phrases."""
+    return f"(?P<{name}>{'|'.join(words)})"
+
+
+def place_pattern(name: str) -> str:
+    """A pattern that captures [`place_phrase`]."""
+    return any_of(name, tuple(PLACE_PHRASES.values()))
+
+
+def background_pattern(name: str) -> str:
+    """A pattern that captures [`background_phrase`]."""
+    return any_of(name, tuple(BACKGROUND_PHRASES.values()))
+
+
+def thing_pattern(name: str) -> str:
+    """A pattern for [`name_thing`] that captures `<name>_colour` and `<name>_kind`."""
+    return f"a (?:{any_of(name + '_colour', COLOURS)} )?{any_of(name + '_kind', (*KINDS, UNKNOWN_KIND))}"
+
+
+def meaning_of(phrase: str | None) -> str | None:
+    """The place or background that a captured phrase means; `None` if none was captured."""
+    return None if phrase is None else _MEANING[phrase]
+
+
+def captured_thing(match: re.Match[str], name: str) -> KnownThing | None:
+    """What [`thing_pattern`] and a place captured as `<name>_place` say; `None` if the pattern captured nothing."""
+    kind = match[name + "_kind"]
+    if kind is None:
+        return None
+    return KnownThing(
+        None if kind == UNKNOWN_KIND else kind, match[name + "_colour"], meaning_of(match[name + "_place"])
+    )

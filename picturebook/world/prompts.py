@@ -1,0 +1,94 @@
+"""Prompts that ask GILL for an image: captions, stories with or without their images, dialogues."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..models.image_tensors import to_images
+from .caption_grammar import caption, describe, shuffled
+from .partial_scene import all_of
+from .phrases import IMAGE_REQUEST
+from .scene import Scene
+from .scene_subsets import is_ordinary
+from .splits import dialogue_in, scene_in, split_of_text, story_in
+from .story_sampling import Story
+
+CAPTION, STORY, DIALOGUE = "caption", "story", "dialogue"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt of text alone, with the image that is right.
+
+    Attributes:
+        prompt: What GILL is given.
+        kind: `caption`, `story` or `dialogue`.
+        scene: What the image must show.
+    """
+
+    prompt: str
+    kind: str
+    scene: Scene
+
+
+def sample_asked(
+    split: str, number: int, generator: np.random.Generator, ordinary: float = 0.5, familiar: bool = False
+) -> list[Asked]:
+    """So many prompts of a split that tell all of their scene; kinds in turn.
+
+    Args:
+        ordinary (`float`): How many are of ordinary scenes.
+        familiar (`bool`): Only captions, in any form, of familiar scenes, see [`familiar`].
+    """
+    samplers = (_familiar_caption,) if familiar else (_caption, _story, _dialogue)
+    asked = []
+    for at in range(number):
+        wanted = generator.random() < ordinary
+        while True:
+            one = samplers[at % len(samplers)](split, generator)
+            if one is not None and is_ordinary(one.scene) == wanted:
+                asked.append(one)
+                break
+    return asked
+
+
+def story_prompt(story: Story, images: np.ndarray | None = None, sentences: int | None = None) -> list[Any]:
+    """A story up to its last sentence, and the request for its image.
+
+    Args:
+        images: uint8 `(5, 32, 32, 3)`; the first four stand behind their sentences.
+        sentences (`int`, *optional*): Only so many, the last ones.
+    """
+    pieces: list[Any] = []
+    told = list(enumerate(story.sentences))
+    for number, sentence in told if sentences is None else told[-sentences:]:
+        last = number == len(told) - 1
+        pieces.append(f"{sentence} ." + (f" {IMAGE_REQUEST}" if last else ""))
+        if images is not None and not last:
+            pieces += to_images(images[number : number + 1])
+    if images is None:
+        return [" ".join(pieces)]
+    return pieces
+
+
+def _familiar_caption(split: str, generator: np.random.Generator) -> Asked | None:
+    scene = scene_in(split, generator, familiar=1.0)
+    prompt = caption(all_of(scene), generator, plain=0.0)
+    # Familiar scenes are few and in all splits; as of stories, no words are.
+    return Asked(prompt, CAPTION, scene) if split_of_text(prompt) == split else None
+
+
+def _caption(split: str, generator: np.random.Generator) -> Asked:
+    scene = scene_in(split, generator)
+    return Asked(describe(shuffled(all_of(scene), generator)), CAPTION, scene)
+
+
+def _story(split: str, generator: np.random.Generator) -> Asked | None:
+    story = story_in(split, generator)
+    return Asked(story_prompt(story)[0], STORY, story.scenes[-1]) if story.complete else None
+
+
+def _dialogue(split: str, generator: np.random.Generator) -> Asked | None:
+    dialogue = dialogue_in(split, generator)
+    return Asked(dialogue.text(), DIALOGUE, dialogue.scene) if dialogue.known[-1].complete else None

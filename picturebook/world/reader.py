@@ -1,0 +1,246 @@
+"""Tells from an image's pixels what it shows, or that it cannot tell.
+
+Nothing is learnt. The part of the image at each place is compared with every thing in every colour, at every jitter,
+and with nothing, before the background found. The nearest by pixel distance is the *nearest* reading. It is a *sure*
+one only if
+
+* what was compared is close to it (`FURTHEST`), which blurred and half-drawn things are not, and
+* on the straight line from it to any other answer the image lies close to its own end (`FURTHEST_TOWARDS_ANOTHER`),
+  which a blend of two answers does not, however close both are. Noise hardly moves an image along such a line, so this
+  is strict about blends without being strict about noise.
+
+The background is judged in the same way by the part of the image that no thing can cover.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from .backgrounds import IMAGE_SIZE, PAINTED
+from .drawing import CORNERS, JITTER, put
+from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneError, Thing
+from .sprites import SIZE
+
+# Root mean square difference from what was drawn, values 0 to 1, at a place and for the background. A place in a
+# image softened to 30 dB differs by 0.06, or 0.08 if things alone were softened; one blurred by half a pixel by 0.10,
+# by a whole pixel by 0.21.
+FURTHEST = 0.115
+FURTHEST_BACKGROUND = 0.08
+# 0 is the answer itself, 0.5 the middle between it and another one.
+FURTHEST_TOWARDS_ANOTHER = 0.3
+NOTHING = -1
+ATTRIBUTES = ("background", "places", "kinds", "colours")
+
+_WINDOW = SIZE + 2 * JITTER
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What images show.
+
+    Attributes:
+        background: int64 `(images,)`, of the nearest of `BACKGROUNDS`.
+        kind, colour: int64 `(images, places)`, of the nearest at each of `PLACES`; `NOTHING` where that is none.
+        sure_background: bool `(images,)`.
+        sure_occupied, sure_kind, sure_colour: bool `(images, places)`: that something or nothing is there, and what.
+        distance: float64 `(images, places)`, root mean square difference from the nearest, values 0 to 1.
+        background_distance: float64 `(images,)`, the same for the background.
+    """
+
+    background: np.ndarray
+    kind: np.ndarray
+    colour: np.ndarray
+    sure_background: np.ndarray
+    sure_occupied: np.ndarray
+    sure_kind: np.ndarray
+    sure_colour: np.ndarray
+    distance: np.ndarray
+    background_distance: np.ndarray
+
+    def scenes(self) -> list[Scene | None]:
+        """What each image shows; `None` where anything is unsure or what is there is no scene."""
+        sure = self.sure_background & (self.sure_occupied & self.sure_kind & self.sure_colour).all(axis=1)
+        return [scene if known else None for scene, known in zip(self.nearest(), sure, strict=True)]
+
+    def nearest(self) -> list[Scene | None]:
+        """The nearest reading, sure or not; `None` where what is there is no scene. Lenient: not for figures."""
+        return [self._scene(number) for number in range(len(self.background))]
+
+    def _scene(self, number: int) -> Scene | None:
+        things = tuple(
+            Thing(KINDS[kind], COLOURS[colour], place)
+            for place, kind, colour in zip(PLACES, self.kind[number], self.colour[number], strict=True)
+            if kind != NOTHING
+        )
+        try:
+            return Scene(things, BACKGROUNDS[self.background[number]])
+        except SceneError:
+            return None
+
+
+def read(images: np.ndarray | Sequence[np.ndarray]) -> Readings:
+    """Read images, some thousands a second.
+
+    Args:
+        images: `(images, 32, 32, 3)`, uint8, or float of 0 to 1.
+
+    Raises:
+        ValueError: another shape, or floats that are not 0 to 1.
+    """
+    array = np.asarray(images)
+    if array.ndim != 4 or array.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
+        raise ValueError(f"Pictures of shape {array.shape}; expected (pictures, {IMAGE_SIZE}, {IMAGE_SIZE}, 3).")
+    if array.dtype != np.uint8 and array.size and not (array.min() >= -1e-3 and array.max() <= 1.001):
+        raise ValueError(f"Values from {array.min()} to {array.max()}; expected uint8, or floats from 0 to 1.")
+    parts = [_read(array[start : start + _CHUNK]) for start in range(0, max(len(array), 1), _CHUNK)]
+    return Readings(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def right(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+    """Whether images show what they should.
+
+    Returns:
+        bool `(images,)` each: `scene`, everything right and sure; `background`; `places`, the places that are taken;
+        `kinds` and `colours`, of all things at their places. An attribute that is unsure is not right.
+
+    Raises:
+        ValueError: not a scene for each image.
+    """
+    if len(scenes) != len(readings.background):
+        raise ValueError(f"{len(scenes)} scenes for {len(readings.background)} pictures.")
+    background, kind, colour = truth_of(scenes)
+    found = {
+        "background": readings.sure_background & (readings.background == background),
+        "places": (readings.sure_occupied & ((readings.kind != NOTHING) == (kind != NOTHING))).all(axis=1),
+        "kinds": (readings.sure_kind & (readings.kind == kind)).all(axis=1),
+        "colours": (readings.sure_colour & (readings.colour == colour)).all(axis=1),
+    }
+    return {"scene": np.all(list(found.values()), axis=0), **found}
+
+
+def rates(images: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
+    """How many of the images are [`right`], from 0 to 1."""
+    return {name: float(np.mean(found)) for name, found in right(read(images), scenes).items()}
+
+
+def truth_of(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scenes as `background`, `kind` and `colour` of [`Readings`]."""
+    background = np.array([BACKGROUNDS.index(scene.background) for scene in scenes], dtype=np.int64)
+    kind = np.full((len(scenes), len(PLACES)), NOTHING, dtype=np.int64)
+    colour = kind.copy()
+    for row, scene in enumerate(scenes):
+        for thing in scene.things:
+            kind[row, PLACES.index(thing.place)] = KINDS.index(thing.kind)
+            colour[row, PLACES.index(thing.place)] = COLOURS.index(thing.colour)
+    return background, kind, colour
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What a part of an image may look like: float32 `(answers, values)`, and what each answer says, int64."""
+
+    looks: np.ndarray
+    kind: np.ndarray
+    colour: np.ndarray
+    between: np.ndarray
+
+
+def _read(images: np.ndarray) -> tuple[np.ndarray, ...]:
+    values = images.astype(np.float32)
+    if images.dtype == np.uint8:
+        values /= 255
+    free, looks, between = _background_answers()
+    squared = _squared_distances(values[:, free].reshape(len(values), looks.shape[1]), looks)
+    background = squared.argmin(axis=1)
+    towards = _towards_others(squared, background, between)
+    background_distance = np.sqrt(squared.min(axis=1) / looks.shape[1])
+    others = np.arange(len(BACKGROUNDS)) != background[:, None]
+    sure_background = (background_distance <= FURTHEST_BACKGROUND) & ~_any_near(towards, others)
+
+    shape = (len(values), len(PLACES))
+    kind, colour = np.full(shape, NOTHING, dtype=np.int64), np.full(shape, NOTHING, dtype=np.int64)
+    occupied_ok, kind_ok, colour_ok = (np.zeros(shape, dtype=bool) for _ in range(3))
+    distance = np.zeros(shape)
+    for name in np.unique(background):
+        rows = np.flatnonzero(background == name)
+        for column, place in enumerate(PLACES):
+            answers = _place_answers(BACKGROUNDS[name], place)
+            squared = _squared_distances(
+                values[rows][(slice(None), *_window(place))].reshape(len(rows), -1), answers.looks
+            )
+            best = squared.argmin(axis=1)
+            towards = _towards_others(squared, best, answers.between)
+            distance[rows, column] = np.sqrt(squared.min(axis=1) / answers.looks.shape[1])
+            near = distance[rows, column] <= FURTHEST
+            kind[rows, column], colour[rows, column] = answers.kind[best], answers.colour[best]
+            is_nothing, best_is_nothing = answers.kind == NOTHING, answers.kind[best] == NOTHING
+            for ok, differs in (
+                (occupied_ok, is_nothing != best_is_nothing[:, None]),
+                (kind_ok, answers.kind != answers.kind[best][:, None]),
+                (colour_ok, answers.colour != answers.colour[best][:, None]),
+            ):
+                ok[rows, column] = near & ~_any_near(towards, differs)
+    return (
+        background,
+        kind,
+        colour,
+        sure_background,
+        occupied_ok,
+        kind_ok,
+        colour_ok,
+        distance,
+        background_distance,
+    )
+
+
+def _squared_distances(values: np.ndarray, looks: np.ndarray) -> np.ndarray:
+    products = values.astype(np.float64) @ looks.T.astype(np.float64)
+    squared = (values.astype(np.float64) ** 2).sum(1)[:, None] + (looks.astype(np.float64) ** 2).sum(1) - 2 * products
+    return np.maximum(squared, 0)
+
+
+def _towards_others(squared: np.ndarray, best: np.ndarray, between: np.ndarray) -> np.ndarray:
+    """How far each image lies on the line from its best answer (0) to each other one (1); the best's own is 0."""
+    apart = between[best]
+    nearest = np.take_along_axis(squared, best[:, None], axis=1)
+    # By the cosine rule; where two answers look the same there is no line, and no way to tell them apart either.
+    along = 0.5 * (1 - (squared - nearest) / np.maximum(apart, 1e-9))
+    along[np.arange(len(best)), best] = 0
+    return along
+
+
+def _any_near(towards: np.ndarray, differs: np.ndarray) -> np.ndarray:
+    return np.any(differs & (towards > FURTHEST_TOWARDS_ANOTHER), axis=1)
+
+
+@cache
+def _background_answers() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    free = np.ones((IMAGE_SIZE, IMAGE_SIZE), dtype=bool)
+    for place in PLACES:
+        free[_window(place)] = False
+    looks = np.stack([PAINTED[name][free].reshape(-1) for name in BACKGROUNDS]).astype(np.float32) / 255
+    return free, looks, _squared_distances(looks, looks)
+
+
+@cache
+def _place_answers(background: str, place: str) -> _Answers:
+    looks, kinds, colours = [PAINTED[background][_window(place)].reshape(-1)], [NOTHING], [NOTHING]
+    shifts = range(-JITTER, JITTER + 1)
+    for kind, kind_word in enumerate(KINDS):
+        for colour, colour_word in enumerate(COLOURS):
+            for offset in ((x, y) for x in shifts for y in shifts):
+                image = PAINTED[background].copy()
+                put(image, kind_word, colour_word, place, offset)
+                looks.append(image[_window(place)].reshape(-1))
+                kinds.append(kind)
+                colours.append(colour)
+    array = np.stack(looks).astype(np.float32) / 255
+    return _Answers(array, np.array(kinds), np.array(colours), _squared_distances(array, array))
+
+
+def _window(place: str) -> tuple[slice, slice]:
+    x, y = CORNERS[place]
+    return slice(max(y - JITTER, 0), y - JITTER + _WINDOW), slice(max(x - JITTER, 0), x - JITTER + _WINDOW)

@@ -1,0 +1,176 @@
+"""Five-sentence stories: what is so after each sentence, what was told of it, and how it was told.
+
+Sentences leave out what their images show, so that images carry information. The last leaves out nothing: the last
+scene always follows from all five sentences and the four images before it.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .caption_grammar import caption, leave_out, shuffled
+from .event_grammar import Heard, hear_event, open_story, tell
+from .events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, Event, after
+from .partial_scene import Known, KnownThing, all_of
+from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Combination, Scene, sample_one, sample_two
+
+SENTENCES = 5
+LEAVE_OUT = 0.12
+_WEIGHTS = {TURN: 3.0, "turn both": 0.7, MOVE: 2.5, SWAP: 1.5, JOIN: 4.0, LEAVE: 1.2, CHANGE_BACKGROUND: 1.5}
+
+
+@dataclass(frozen=True)
+class Story:
+    """A story.
+
+    Attributes:
+        sentences: Without full stops.
+        scenes: What is so after each sentence.
+        events: What happens in each sentence but the first.
+        told: What each sentence but the first says of its event; this may be less.
+        heard: What a listener has in mind after each sentence who sees no image.
+    """
+
+    sentences: tuple[str, ...]
+    scenes: tuple[Scene, ...]
+    events: tuple[Event, ...]
+    told: tuple[Event, ...]
+    heard: tuple[Heard, ...]
+
+    @property
+    def text(self) -> str:
+        """All sentences, each with its full stop."""
+        return " ".join(f"{sentence} ." for sentence in self.sentences)
+
+    @property
+    def complete(self) -> bool:
+        """Whether sentences alone tell all of the last scene."""
+        return self.heard[-1].known.complete
+
+    def known(self, number: int, images: bool) -> Known:
+        """What is known after a sentence, things in the order in which they appeared.
+
+        Args:
+            number (`int`): Of the sentence, from 0.
+            images (`bool`): Whether the images of the sentences before it were seen.
+        """
+        if number == 0 or not images:
+            return self.heard[number].known
+        order = tuple(thing.kind or "" for thing in self.heard[number - 1].known.things)
+        return after(self.told[number - 1], all_of(self.scenes[number - 1], order))
+
+
+def sample_story(
+    generator: np.random.Generator, combinations: Collection[Combination], share: float = LEAVE_OUT
+) -> Story:
+    """A story in which there are two things at least once.
+
+    Args:
+        combinations: Those of two things that may be together, at any time of the story; a set is fastest.
+        share (`float`): How often a colour, place or background is left out, of what a sentence could say.
+    """
+    ordered = sorted(combinations)
+    while True:
+        plan = _sample_plan(generator, frozenset(combinations), ordered)
+        if plan is not None:
+            return _tell_all(*plan, generator, share)
+
+
+def possible_events(known: Known, what: str) -> list[Event]:
+    """Every event of a kind that changes something and leaves a scene: `turn both` is a `turn` of two things.
+
+    Args:
+        known (`Known`): All of a scene.
+    """
+    kinds = tuple(thing.kind or "" for thing in known.things)
+    places = [place for place in PLACES if place not in {thing.place for thing in known.things}]
+    two = len(kinds) == 2
+    if what == TURN:
+        return [
+            Event(TURN, (one.kind or "",), colour) for one in known.things for colour in COLOURS if colour != one.colour
+        ]
+    if what == "turn both":
+        had = {thing.colour for thing in known.things}
+        return [Event(TURN, kinds, colour) for colour in COLOURS if colour not in had] if two else []
+    if what == MOVE:
+        return [Event(MOVE, (kind,), place) for kind in kinds for place in places]
+    if what == SWAP:
+        return [Event(SWAP)] if two else []
+    if what == LEAVE:
+        return [Event(LEAVE, (kind,)) for kind in kinds] if two else []
+    if what == JOIN:
+        if two:
+            return []
+        others = [kind for kind in KINDS if kind not in kinds]
+        return [
+            Event(JOIN, thing=KnownThing(kind, colour, place))
+            for kind in others
+            for colour in COLOURS
+            for place in places
+        ]
+    return [Event(CHANGE_BACKGROUND, value=name) for name in BACKGROUNDS if name != known.background]
+
+
+def _sample_plan(
+    generator: np.random.Generator, allowed: frozenset[Combination], ordered: list[Combination]
+) -> tuple[Known, list[Event]] | None:
+    if generator.random() < 0.5:
+        scene = sample_one(generator)
+    else:
+        scene = sample_two(generator, ordered[int(generator.integers(len(ordered)))])
+    first = known = shuffled(all_of(scene), generator)
+    events: list[Event] = []
+    two_at_least_once = len(scene.things) == 2
+    for _ in range(SENTENCES - 1):
+        # Twice in a row these would be as if nothing had happened, or only the last had.
+        gone = {events[-1].what} & {CHANGE_BACKGROUND, SWAP} if events else set()
+        event = _sample_event(
+            generator, known, allowed, {name: _WEIGHTS[name] for name in _WEIGHTS if name not in gone}
+        )
+        if event is None:
+            return None
+        events.append(event)
+        known = after(events[-1], known)
+        two_at_least_once = two_at_least_once or len(known.things) == 2
+    return (first, events) if two_at_least_once else None
+
+
+def _sample_event(
+    generator: np.random.Generator, known: Known, allowed: frozenset[Combination], weights: dict[str, float]
+) -> Event | None:
+    while weights:
+        names, shares = tuple(weights), np.array(list(weights.values()))
+        what = names[int(generator.choice(len(names), p=shares / shares.sum()))]
+        events = possible_events(known, what)
+        for number in generator.permutation(len(events)):
+            combination = after(events[number], known).scene().combination
+            if combination is None or combination in allowed:
+                return events[number]
+        del weights[what]
+    return None
+
+
+def _tell_all(first: Known, events: list[Event], generator: np.random.Generator, share: float) -> Story:
+    heard = [open_story(leave_out(first, generator, share, ("colour", "place", "background")))]
+    sentences = [caption(heard[0].known, generator)]
+    scenes, told = [first.scene()], []
+    known = first
+    for number, event in enumerate(events):
+        last = number == len(events) - 1
+        told.append(event if last else _less(event, generator, share))
+        sentences.append(tell(told[-1], heard[-1], generator))
+        heard.append(hear_event(heard[-1], told[-1]))
+        known = after(event, known)
+        scenes.append(known.scene())
+    return Story(tuple(sentences), tuple(scenes), tuple(events), tuple(told), tuple(heard))
+
+
+def _less(event: Event, generator: np.random.Generator, share: float) -> Event:
+    if event.thing is not None:
+        thing = leave_out(Known((event.thing,)), generator, share, ("colour", "place")).things[0]
+        return replace(event, thing=thing)
+    # Two things that change colour together have no sentence that leaves the colour out.
+    if event.value is None or len(event.kinds) == 2 or generator.random() >= share:
+        return event
+    return replace(event, value=None)

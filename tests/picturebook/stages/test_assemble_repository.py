@@ -1,0 +1,39 @@
+"""The repository of the world's GILL: half precision, small images, nothing lost."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from picturebook.stages.assemble_repository import halve_weights, small_png
+from picturebook.world.pairs import draw_all, sample_pairs
+from picturebook.world.scene_subsets import library_scenes
+from picturebook.world.splits import TEST, stream
+
+
+def test_a_small_image_is_the_same_image() -> None:
+    images = draw_all(library_scenes()[::700], stream(0, TEST, "small"))
+    for image in images:
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(image))).convert("RGB")), image)
+
+
+def test_an_image_of_too_many_colours_is_kept_too() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(noise)))), noise)
+
+
+def test_small_images_are_small() -> None:
+    images = sample_pairs(TEST, 40, stream(0, TEST, "small")).images
+    assert np.mean([len(small_png(image)) for image in images]) < 450
+
+
+def test_float_weights_are_halved_and_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    save_file({"a": torch.ones(3) / 3, "ids": torch.arange(3)}, tmp_path / "part" / "model.safetensors")
+    halve_weights(tmp_path)
+    found = load_file(tmp_path / "part" / "model.safetensors")
+    assert found["a"].dtype == torch.float16 and found["ids"].dtype == torch.int64
+    assert [path.name for path in (tmp_path / "part").iterdir()] == ["model.safetensors"]

@@ -1,0 +1,98 @@
+"""`python -m picturebook.train --fast`: everything from nothing, in minutes, and better than chance in every stage."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from picturebook.report.demo import main as show
+from picturebook.report.tables import main as make_tables
+from picturebook.stages import training
+from picturebook.stages.settings import FAST
+from picturebook.stages.train_adapters import load_pipeline
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fast")
+    training.main(["--out", str(folder), "--fast"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def figures(trained: Path) -> dict:
+    return {path.stem: json.loads(path.read_text()) for path in (trained / "figures").iterdir()}
+
+
+def test_every_stage_is_done_and_leaves_its_figures_and_no_checkpoint(trained: Path, figures: dict) -> None:
+    assert {*figures} == {*training.STAGES}
+    assert not list((trained / "checkpoints").glob("*"))
+
+
+def test_every_stage_draws_a_contact_sheet(trained: Path) -> None:
+    assert {path.stem for path in (trained / "sheets").iterdir()} == {*training.STAGES}
+
+
+def test_every_stage_beats_chance_clearly(figures: dict) -> None:
+    assert figures["autoencoder"]["psnr_db"] > 18  # one colour all over reaches about 14
+    assert figures["clip"]["right_among_64"] > 0.3  # 1 in 64
+    assert figures["generator"]["right_two_things"]["background"] > 0.7  # 1 in 4
+    assert figures["generator"]["right_familiar"]["scene"] > 0.3  # 1 in 32
+    assert figures["language_model"]["right_after_1"] > 0.5  # 1 in thousands
+    assert figures["language_model"]["right_after_3"] > 0.1
+    assert figures["adapters"]["right_pictures_two_things"]["background"] > 0.7  # 1 in 4
+    assert figures["gill"]["right_background_retrieved"] > 0.7  # 1 in 4
+    assert figures["gill"]["right_retrieved"] > 0.5  # 1 in 48
+    # Of prompts whose words are not in training; always to generate or always to retrieve reaches less than 0.5.
+    assert figures["decision"]["macro_f1"] > 0.75
+
+
+def test_prompts_are_answered_both_ways_and_either_is_the_only_right_one_now_and_then(figures: dict) -> None:
+    labels = figures["decision"]["labels"]
+    assert sum(labels.values()) == FAST.decision_prompts * 5 // 4
+    assert min(labels["ret"], labels["gen"]) > 10
+
+
+def test_the_same_command_again_does_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    training.main(["--out", str(trained), "--fast"])
+    assert capsys.readouterr().out.count("done before") == len(training.STAGES)
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_the_repository_loads_and_answers(trained: Path) -> None:
+    pipe = load_pipeline(trained / "gill")
+    out = pipe(["a red house on the left at night"], force_image=True)
+    assert out.image_pieces[0][0].image.size == (32, 32)
+    assert out.image_pieces[0][0].decision_probabilities is not None
+    assert {str(weight.dtype) for weight in load_file(trained / "gill" / "model.safetensors").values()} == {
+        "torch.float16"
+    }
+
+
+def test_the_tables_are_made_from_it(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tables(["--model", str(trained / "gill"), "--out", str(tmp_path), "--items", "12"])
+    said = capsys.readouterr().out
+    assert said.count("### ") == 3 and "index.html" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"tables.md", "tables.json", "index.html"}
+    found = json.loads((tmp_path / "tables.json").read_text())
+    assert len(found["stories"]["rows"]) == 6 and {*found} >= {"stories", "captions", "decision"}
+    assert (tmp_path / "tables.md").read_text().strip() in said.strip()
+
+
+def test_stories_are_told_by_it_on_one_page(trained: Path, tmp_path: Path) -> None:
+    show(["--model", str(trained / "gill"), "--out", str(tmp_path)])
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count('<article class="story">') >= 3 and page.count('<article class="dialogue">') >= 2
+    assert "pictures show all that they should" in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+
+
+def test_a_model_that_is_not_there_ends_in_one_line(tmp_path: Path) -> None:
+    for command in (show, make_tables):
+        with pytest.raises(SystemExit, match=r"none"):
+            command(["--model", str(tmp_path / "none"), "--out", str(tmp_path)])

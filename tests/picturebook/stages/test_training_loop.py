@@ -1,0 +1,79 @@
+"""A training that was stopped ends as one that was not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from picturebook.stages import training_loop
+from picturebook.stages.training_loop import Part, Schedule, run_parts, run_training
+
+
+class Stopped(Exception):
+    pass
+
+
+def train(folder: Path, stop_at: int | None = None, **more: float) -> nn.Linear:
+    torch.manual_seed(0)
+    module = nn.Linear(3, 1)
+
+    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+        if step == stop_at:
+            raise Stopped
+        inputs = torch.randn(8, 3, generator=generator).to(module.weight.device)
+        return (module(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean()
+
+    run_training("line", module, Schedule(40, 8, 0.05, warmup=5, **more), loss_of_step, folder)
+    return module
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_it_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ema: float
+) -> None:
+    monkeypatch.setattr(training_loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    whole = train(tmp_path / "whole", ema=ema)
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", stop_at=17, ema=ema)
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["step-17"]
+    resumed = train(tmp_path / "stopped", ema=ema)
+    assert "goes on from step 17 of 40" in capsys.readouterr().out
+    torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
+
+
+def test_it_learns_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
+    module = train(tmp_path)
+    assert not module.training
+    torch.testing.assert_close(module.weight.detach(), torch.ones(1, 3), rtol=0, atol=0.2)
+
+
+def test_a_half_written_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    (tmp_path / "partial").mkdir(parents=True)
+    (tmp_path / "partial" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(Stopped):
+        train(tmp_path, stop_at=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-2"]
+
+
+def test_parts_that_are_done_are_not_done_again_and_what_is_frozen_stays(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    before = module[0].weight.detach().clone()
+    asked: list[str] = []
+
+    def part(name: str, **more: object) -> Part:
+        def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+            asked.append(name)
+            return (module(torch.randn(4, 3, generator=generator)) - 1).pow(2).mean()
+
+        return Part(Schedule(3, 4, 0.05, warmup=1), loss_of_step, **more)
+
+    run_parts("two", module, [part("first", frozen=(module[0],))], tmp_path)
+    assert torch.equal(module[0].weight, before) and module[0].weight.requires_grad
+    first = module[1].weight.detach().clone()
+    nn.init.zeros_(module[1].weight)
+    seconds = run_parts("two", module, [part("again"), part("second")], tmp_path)
+    assert asked == ["first"] * 3 + ["second"] * 3
+    assert seconds > 0 and not torch.equal(module[0].weight, before) and not torch.equal(module[1].weight, first)

@@ -1,0 +1,123 @@
+"""Dialogues and documents say what is so, in words that are all known."""
+
+import re
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from picturebook.world.caption_grammar import parse_caption
+from picturebook.world.dialogue_sampling import Round, all_yes_or_no, ask_all, sample_dialogue
+from picturebook.world.documents import REMARK, captions_document, document, documents, slot_questions, story_document
+from picturebook.world.pairs import PairMixture, sample_pairs
+from picturebook.world.partial_scene import Known, KnownThing, all_of
+from picturebook.world.phrases import words_of
+from picturebook.world.scene import Scene, Thing
+from picturebook.world.scene_subsets import is_ordinary
+from picturebook.world.splits import SPLITS, TRAIN, dialogues, scene_in, stories, stream
+from picturebook.world.vocabulary import vocabulary
+
+KNOWN = all_of(Scene((Thing("house", "red", "left"), Thing("boat", "blue", "top")), "night"))
+
+
+def test_every_word_is_in_the_vocabulary_and_none_is_idle() -> None:
+    used: set[str] = set()
+    for split in SPLITS:
+        for text in islice(documents(split, 1), 400):
+            assert words_of(text) == text.split()
+            used.update(text.split())
+        captions = sample_pairs(split, 500, stream(0, split, "words"), PairMixture(left_out=0.5)).captions
+        used.update(word for text in captions for word in text.split())
+        used.update(word for one in dialogues(split, 40) for word in one.text().split())
+    assert used == set(vocabulary())
+    assert len(vocabulary()) < 100 and list(vocabulary()) == sorted(vocabulary())
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("how many things are there ?", "two"),
+        ("what is the scene ?", "night"),
+        ("what colour is the house ?", "red"),
+        ("where is the boat ?", "at the top"),
+        ("what is on the left ?", "a house"),
+        ("what is at the bottom ?", "nothing"),
+        ("is there a boat ?", "yes"),
+        ("is there a cat ?", "no"),
+        ("is it day ?", "no"),
+        ("is the boat blue ?", "yes"),
+    ],
+)
+def test_questions_have_right_answers(question: str, answer: str) -> None:
+    assert Round(question, answer) in [*ask_all(KNOWN), *all_yes_or_no(KNOWN)]
+
+
+def test_short_questions_tell_the_state_in_order_of_appearance() -> None:
+    assert [one.answer for one in slot_questions(KNOWN)] == ["night", "house", "red", "left", "boat", "blue", "top"]
+    assert [one.answer for one in slot_questions(Known((KnownThing("cat"),)))] == [
+        "unknown",
+        "cat",
+        "unknown",
+        "unknown",
+        "nothing",
+        "nothing",
+        "nothing",
+    ]
+    assert slot_questions(KNOWN)[5].question == "second colour ?"
+
+
+def test_dialogues_end_by_telling_everything_and_asking_for_the_image() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        scene = scene_in(TRAIN, generator)
+        dialogue = sample_dialogue(generator, scene)
+        assert parse_caption(dialogue.opening) == dialogue.known[0] and not dialogue.known[0].complete
+        assert dialogue.known[-1].scene() == scene and len(dialogue.known) == len(dialogue.rounds) + 1
+        assert all(known.fits(scene) for known in dialogue.known)
+        assert dialogue.text().endswith("Q: can we see it ? A: picture :")
+        assert (
+            dialogue.text().count("Q:")
+            == len(dialogue.rounds) + 1
+            == dialogue.text(1).count("Q:") - 1 + len(dialogue.rounds)
+        )
+        every = [*ask_all(dialogue.known[-1]), *all_yes_or_no(dialogue.known[-1])]
+        assert all(one in every for one in dialogue.rounds)
+
+
+def test_descriptions_in_documents_are_of_the_present_state() -> None:
+    generator = np.random.default_rng(0)
+    for story in stories(TRAIN, 60):
+        for stand_ins in (False, True):
+            text = story_document(story, generator, stand_ins)
+            described = re.findall(r"picture : ([^.:]*) [.:]", text)
+            found = parse_caption(described[-1])
+            assert found == story.known(4, images=stand_ins)
+            assert found is not None and found.fits(story.scenes[-1]) and found.complete >= stand_ins
+            assert text.count("(") == (4 if stand_ins else 0)
+
+
+def test_a_colon_says_again_what_the_last_caption_said_and_remarks_are_true() -> None:
+    generator = np.random.default_rng(2)
+    seen = {"yes": 0, "no": 0}
+    for text in (captions_document(TRAIN, generator) for _ in range(300)):
+        told = None
+        for sentence in text.removesuffix(" .").split(" . "):
+            if sentence.startswith(REMARK):
+                assert told is not None
+                answer = sentence.removeprefix(REMARK).strip()
+                assert answer == ("yes" if is_ordinary(told.scene()) else "no")
+                seen[answer] += 1
+            elif "?" not in sentence:
+                said, *again = [parse_caption(part) for part in sentence.removeprefix("picture : ").split(" : ")]
+                assert said is not None and all(one == said for one in again)
+                assert not sentence.startswith("picture :") or said == told
+                told = said
+    assert min(seen.values()) > 10
+
+
+def test_every_description_is_a_caption() -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(300):
+        text = document(TRAIN, generator)
+        described = re.findall(r"picture : ([^.:]*) [.:]", text)
+        assert described and all(parse_caption(one) is not None for one in described), text

@@ -1,0 +1,55 @@
+"""Pairs, stories with images and the command that writes them."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from picturebook.report import world_report as world
+from picturebook.world.caption_grammar import describe, parse_caption
+from picturebook.world.pairs import PairMixture, illustrated_stories, pair_batches, sample_pairs
+from picturebook.world.partial_scene import all_of
+from picturebook.world.reader import read
+from picturebook.world.splits import TEST, TRAIN, stream
+
+
+def test_captions_are_true_of_their_images() -> None:
+    pairs = sample_pairs(TRAIN, 300, stream(0, TRAIN, "test"))
+    assert pairs.images.shape == (300, 32, 32, 3) and pairs.images.dtype == np.uint8
+    for scene, caption, seen in zip(pairs.scenes, pairs.captions, read(pairs.images).scenes(), strict=True):
+        known = parse_caption(caption)
+        assert known is not None and known.fits(scene) and seen == scene
+    assert 0.03 < np.mean([not parse_caption(one).complete for one in pairs.captions]) < 0.3  # type: ignore[union-attr]
+
+
+def test_easy_pairs_first() -> None:
+    pairs = sample_pairs(TRAIN, 100, stream(0, TRAIN, "easy"), PairMixture(one_thing=1.0, plain=1.0, left_out=0.0))
+    assert list(pairs.captions) == [describe(all_of(scene)) for scene in pairs.scenes]
+    assert all(len(scene.things) == 1 for scene in pairs.scenes)
+
+
+def test_batches_resume_where_they_stopped() -> None:
+    whole = list(islice(pair_batches(TRAIN, 4, seed=0), 4))
+    resumed = next(pair_batches(TRAIN, 4, seed=0, start=3))
+    assert resumed.captions == whole[3].captions != whole[2].captions
+    assert (resumed.images == whole[3].images).all()
+
+
+def test_stories_have_the_images_of_their_scenes() -> None:
+    for story, images in illustrated_stories(TEST, 20):
+        assert images.shape == (5, 32, 32, 3)
+        assert tuple(read(images).scenes()) == story.scenes
+
+
+def test_the_command_writes_a_page_and_pairs_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("datasets")
+    from training_gill.training_data import open_data
+
+    world.main(["--out", str(tmp_path), "--sheet", "--pairs", "40"])
+    assert "49,152 scenes" in capsys.readouterr().out
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 1 + 6 + 4 and "Q: can we see it ?" in page
+    assert (tmp_path / "things.png").stat().st_size and (tmp_path / "scenes.png").stat().st_size
+    assert len(open_data(str(tmp_path / "pairs"))) == 40  # type: ignore[arg-type]
+    assert len(open_data(str(tmp_path / "pairs"), split="validation")) == 2  # type: ignore[arg-type]
