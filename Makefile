@@ -4,11 +4,12 @@ PYTHON ?= python3
 OUT ?= runs/demo
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test test-slow compat docs lint types unit clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m picturebook.report.demo --out $(OUT)
 
+# At most five minutes on two cores; what takes longer is in test-slow.
 test: lint types unit
 
 lint: $(VENV)/installed-dev
@@ -19,7 +20,17 @@ types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 unit: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow" --durations 15
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow --durations 15
+
+# The built wheel with the oldest and with the newest versions that pyproject.toml allows.
+compat: $(VENV)/installed-dev
+	$(BIN)/python tests/compat/environments.py
+
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -32,5 +43,9 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed-dev requirements-docs.txt
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) .compat runs build site *.egg-info distributions/*/build distributions/*/*.egg-info

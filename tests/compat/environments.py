@@ -45,39 +45,44 @@ def main() -> int:
     return len(failed) > 0
 
 
-def build_wheels(folder: Path) -> list[Path]:
+def copy_tree(folder: Path) -> Path:
+    """A copy of the checkout without what builds and tools left in it."""
+    shutil.copytree(ROOT, folder, symlinks=True, ignore=NOT_COPIED)
+    return folder
+
+
+def build_wheels(folder: Path, *options: str) -> list[Path]:
     """The wheels of the package and of the picture book's checkpoint, built from a clean copy of the tree."""
-    source, wheels = folder / "source", folder / "wheels"
-    shutil.copytree(ROOT, source, symlinks=True, ignore=NOT_COPIED)
+    source, wheels = copy_tree(folder / "source"), folder / "wheels"
     for project in (source, source / "distributions" / "picturebook"):
-        _pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(project))
+        _pip(sys.executable, "wheel", "--no-deps", *options, "--wheel-dir", str(wheels), str(project))
     return sorted(wheels.glob("*.whl"))
 
 
 def requirements(wheel: Path) -> list[Requirement]:
-    """What a wheel requires, with the extras."""
+    """What a wheel requires, with the extras that are for users."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         lines = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist", [])
-    parsed = [Requirement(line) for line in lines]
-    return [one for one in parsed if not one.name.startswith("gill-multimodal")]
+    parsed = [Requirement(line) for line in lines if not line.startswith("gill-multimodal")]
+    return [item for item in parsed if item.marker is None or not item.marker.evaluate({"extra": "dev"})]
 
 
 def lowest(requirement: Requirement) -> str:
     """`name==version` of the oldest version that a requirement allows."""
-    [version] = [one.version for one in requirement.specifier if one.operator in (">=", "==")]
+    [version] = [item.version for item in requirement.specifier if item.operator in (">=", "==")]
     return f"{requirement.name}=={version}"
 
 
 def environment(name: str, wheels: list[Path], torch: str, interpreter: str) -> str:
     """Make or take up an environment; returns its interpreter."""
     main_wheel = next(wheel for wheel in wheels if wheel.name.startswith("gill_multimodal-"))
-    required = [one for one in requirements(main_wheel) if one.name != "torch"]
+    required = [item for item in requirements(main_wheel) if item.name != "torch"]
     if name == "oldest":
-        wanted = sorted({lowest(one) for one in required})
+        wanted = sorted({lowest(item) for item in required})
         stamp = ""
     else:
-        wanted = sorted({f"{one.name}{one.specifier}" for one in required})
+        wanted = sorted({f"{item.name}{item.specifier}" for item in required})
         stamp = datetime.now(UTC).date().isoformat()
     wanted.append(f"torch=={torch}")
     key = hashlib.sha256("\n".join([*wanted, stamp, interpreter]).encode()).hexdigest()
