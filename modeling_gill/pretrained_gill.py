@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +12,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from .atomic_write_gill import replace_folder
 from .backbones_gill import LANGUAGE_MODEL_OPTIONS, check_backbones, load_backbones
 from .configuration_gill import AUTO_MAP, GillConfig
 from .language_model_lora_gill import LORA_FOLDER, has_lora, load_lora, save_lora
 from .mapper_gill import GillMapper
 
+_PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 BACKBONE_PREFIXES = ("language_model.", "vision_model.")
 
 
@@ -123,16 +127,34 @@ class GillPreTrainedModel(PreTrainedModel):
         model.attach_backbones(*backbones)
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory: Any, *args: Any, self_contained: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        *args: Any,
+        self_contained: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """
         Write configuration, adapters and code; the backbones too where the configuration names none.
 
+        A reader finds the old model or the new one, whole, at every instant. All else in the folder is kept.
+
         Args:
+            save_directory (`str` or `os.PathLike`): Folder to write to.
+            is_main_process (`bool`, defaults to `True`): Whether this process writes.
+            state_dict (`dict[str, torch.Tensor]`, *optional*): Weights to write rather than the model's own.
+            push_to_hub (`bool`, defaults to `False`):
+                Push the model afterwards, as `push_to_hub(repo_id)` does; by default to the name of the folder.
             self_contained (`bool`, defaults to `False`):
                 Write the backbones' weights beside the adapters' and no longer name where they came from.
+            args, kwargs: Those of [`PreTrainedModel.save_pretrained`].
 
         Raises:
             ValueError: `self_contained` for a language model that carries LoRA.
+            OSError: the folder cannot be written; it stays as it was.
         """
         lora = has_lora(self.language_model)
         if self_contained and lora:
@@ -142,10 +164,24 @@ class GillPreTrainedModel(PreTrainedModel):
             )
         # A model that was loaded from a repository remembers that its code was there; this one gets its own.
         self.config.auto_map = dict(AUTO_MAP)
-        with _self_contained(self) if self_contained else contextlib.nullcontext():
-            super().save_pretrained(save_directory, *args, **kwargs)
-        if lora and kwargs.get("is_main_process", True):
-            save_lora(self.language_model, save_directory, self.config.language_model_lora or LORA_FOLDER)
+        lora_folder = self.config.language_model_lora or LORA_FOLDER
+        push_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if push_to_hub and name in kwargs}
+        with contextlib.ExitStack() as stack:
+            if self_contained:
+                stack.enter_context(_self_contained(self))
+            # Other processes only take part in gathering the weights, or each write a part of them into the folder.
+            if is_main_process and not kwargs.get("distributed_checkpoint"):
+                variant = kwargs.get("variant")
+                folder = stack.enter_context(
+                    replace_folder(save_directory, keep=lambda name: not _is_model_file(name, variant, lora_folder))
+                )
+            else:
+                folder = save_directory
+            super().save_pretrained(folder, is_main_process, state_dict, False, *args, **kwargs)
+            if lora and is_main_process:
+                save_lora(self.language_model, folder, lora_folder)
+        if push_to_hub and is_main_process:
+            self.push_to_hub(**{"repo_id": os.path.basename(os.path.abspath(save_directory)), **push_options})
 
     def attach_backbones(self, language_model: PreTrainedModel, vision_model: PreTrainedModel) -> None:
         """Take frozen backbones, checked against the configuration; adapters go to where tokens are embedded."""
@@ -185,6 +221,13 @@ class GillPreTrainedModel(PreTrainedModel):
         # transformers deletes exactly these names on saving, the Trainer's checkpoints included.
         if not self.config.is_self_contained:
             self._keys_to_ignore_on_save = {key for key in self.state_dict() if key.startswith(BACKBONE_PREFIXES)}
+
+
+def _is_model_file(name: str, variant: str | None, lora_folder: str) -> bool:
+    """Whether a file of a folder is what an earlier save wrote, and contradicts what is written now."""
+    middle = "" if variant is None else rf"\.{re.escape(variant)}"
+    weights = rf"model{middle}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{middle}\.json"
+    return re.fullmatch(weights, name) is not None or name.startswith(f"{lora_folder}/")
 
 
 @contextlib.contextmanager

@@ -8,16 +8,26 @@ in this module, so they are imported by name.
 
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
+import torch
 import transformers
 from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import (
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 
 from modeling_gill.modeling_gill import GillForConditionalGeneration
 from modeling_gill.processing_gill import GillProcessor
 
+_LOADED_STATE = "_gill_loaded_state"
+_VALUES_COMPARED = 16
 GENERATOR_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
 
@@ -48,7 +58,7 @@ class _FromGenerator:
             raise OSError(f"'config.json' in {folder!r} names no `image_generator_id` to load {cls.subfolder!r} from.")
         options = {key: value for key, value in kwargs.items() if value is not None}
         try:
-            return cls._component_class(name, revision).from_pretrained(
+            component = cls._component_class(name, revision).from_pretrained(
                 name, subfolder=cls.subfolder, revision=revision, **options
             )
         except OSError as error:
@@ -57,6 +67,8 @@ class _FromGenerator:
                 f"`image_generator_id`, could not be loaded: {error}\nSet `image_generator_id` in 'config.json' to "
                 f"where it is, or pass a loaded one as `{cls.subfolder}=`."
             ) from error
+        component.__dict__[_LOADED_STATE] = _state(component)
+        return component
 
     @classmethod
     def _component_class(cls, name: str, revision: str | None) -> Any:
@@ -111,6 +123,47 @@ class RepositoryProcessor(GillProcessor):
         return GillProcessor.from_pretrained(folder, trust_remote_code=__name__.startswith("diffusers_modules"))
 
 
+def is_unchanged(component: Any) -> bool:
+    """Whether a component is as it was loaded from the image generator's repository: weights, settings, vocabulary.
+
+    Of the weights, some values of each tensor are compared. A change of dtype alone is none.
+    """
+    loaded = component.__dict__.get(_LOADED_STATE)
+    if loaded is None:
+        return False
+    now = _state(component)
+    return (
+        now.settings == loaded.settings
+        and now.weights.keys() == loaded.weights.keys()
+        and all(_same_values(now.weights[name], values) for name, values in loaded.weights.items())
+    )
+
+
+class _State(NamedTuple):
+    settings: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+
+def _state(component: Any) -> _State:
+    settings = dict(component.config) if hasattr(component, "register_to_config") else {}
+    settings.pop("_name_or_path", None)
+    if isinstance(component, PreTrainedTokenizerBase):
+        settings["length"] = len(component)
+    weights = {}
+    if isinstance(component, torch.nn.Module):
+        for name, weight in component.state_dict().items():
+            flat = weight.detach().flatten()
+            if weight.device.type != "meta":  # offloaded
+                weights[name] = flat[:: max(1, flat.numel() // _VALUES_COMPARED)].float().cpu()
+    return _State(settings, weights)
+
+
+def _same_values(values: torch.Tensor, loaded: torch.Tensor) -> bool:
+    return values.shape == loaded.shape and any(
+        torch.equal(values.to(dtype), loaded.to(dtype)) for dtype in (torch.float32, torch.float16, torch.bfloat16)
+    )
+
+
 def _generator_index(name: str, revision: str | None) -> dict[str, Any]:
     return dict(diffusers.DiffusionPipeline.load_config(name, revision=revision))
 
@@ -138,5 +191,6 @@ __all__ = [
     "ProcessorMixin",
     "SchedulerMixin",
     "UNet2DConditionModel",
+    "is_unchanged",
     "read_json",
 ]

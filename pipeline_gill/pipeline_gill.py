@@ -34,10 +34,12 @@ from .image_cache_gill import ImageCache  # noqa: F401
 from .image_formats_gill import as_output_type, as_pil
 from .pipeline_output_gill import GillImage, GillPipelineOutput
 from .pipeline_repository_gill import CALL_DEFAULTS, RepositoryPipeline
+from .repository_writer_gill import write_repository  # noqa: F401
 from .retrieval_build_gill import BuiltData  # noqa: F401
 from .retrieval_index_gill import ExactIndex  # noqa: F401
 from .retrieval_set_gill import RetrievalSet  # noqa: F401
 from .retrieval_storage_gill import INFO_FILE  # noqa: F401
+from .retrieval_trust_gill import sign_paths  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
@@ -56,6 +58,8 @@ class GillPipeline(RepositoryPipeline):
             when it is scored; 224 in the authors' code, by default not at all.
         num_inference_steps, guidance_scale (*optional*):
             What a call takes that does not say; by default those of Stable Diffusion.
+        retrieval_set_id, retrieval_set_revision (`str`, *optional*):
+            Dataset repository of the Hub with the images to retrieve, and its commit.
     """
 
     model_cpu_offload_seq = "model->text_encoder->unet->vae"
@@ -76,6 +80,8 @@ class GillPipeline(RepositoryPipeline):
         ranking_size: int | None = None,
         num_inference_steps: int = CALL_DEFAULTS["num_inference_steps"],
         guidance_scale: float = CALL_DEFAULTS["guidance_scale"],
+        retrieval_set_id: str | None = None,
+        retrieval_set_revision: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -88,7 +94,11 @@ class GillPipeline(RepositoryPipeline):
             scheduler=scheduler,
         )
         self.register_to_config(
-            ranking_size=ranking_size, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+            ranking_size=ranking_size,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            retrieval_set_id=retrieval_set_id,
+            retrieval_set_revision=retrieval_set_revision,
         )
         self._interrupt = False
         if model is not None and unet is not None:
@@ -116,10 +126,10 @@ class GillPipeline(RepositoryPipeline):
         if decision not in DECISIONS:
             raise ValueError(f"`decision` must be one of {DECISIONS}, got {decision!r}.")
         if decision in ("retrieve", "both") and self.retrieval_set is None:
-            raise ValueError(
-                f"`decision={decision!r}` needs a retrieval set; load one with `load_retrieval_set(...)`, or build one "
-                "with `python -m pipeline_gill.build_retrieval_set`."
+            problem = self.retrieval_set_problem or (
+                "load one with `load_retrieval_set(...)`, or build one with `build_retrieval_set`"
             )
+            raise ValueError(f"`decision={decision!r}` needs a retrieval set; {problem}.")
         if decision in ("generate", "both") and not self._can_generate:
             raise ValueError(f"`decision={decision!r}` needs an image generator, and this pipeline has none.")
         for name, value, least in (

@@ -1,35 +1,53 @@
-"""A pipeline in and out of its Hub repository: components of other repositories, the retrieval set, one commit."""
+"""Load and save a pipeline: components of other repositories, the retrieval set, one commit."""
 
+import contextlib
 import os
 import tempfile
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from .components_gill import COMPONENT_CLASSES, GENERATOR_COMPONENTS
+from .components_gill import COMPONENT_CLASSES, GENERATOR_COMPONENTS, is_unchanged
 from .components_gill import __name__ as components_module
-from .hub_layout_gill import complete_or_not_at_all, write_code, write_model_index
-from .hub_push_gill import OneCommit, clear_hub_errors, files_of
+from .hub_push_gill import OneCommit, clear_hub_errors, files_of, full_repo_id
+from .repository_writer_gill import RETRIEVAL_SET_FOLDER, write_repository
 from .retrieval_set_gill import RetrievalSet
+from .retrieval_storage_gill import INFO_FILE
 
 logger = logging.get_logger(__name__)
 
-RETRIEVAL_SET_FOLDER = "retrieval_set"
+_PUSH_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message")
 # What a call takes that does not say, and `model_index.json` neither: Stable Diffusion's own.
 CALL_DEFAULTS: dict[str, Any] = {"num_inference_steps": 50, "guidance_scale": 7.5}
 CARD_FILE, SAMPLES_FOLDER = "README.md", "samples"
 
 
 class RepositoryPipeline(DiffusionPipeline):
-    """What [`GillPipeline`] has to do with repositories."""
+    """Loading and saving of a [`GillPipeline`]."""
 
     model: Any
     processor: Any
     unet: Any
+    retrieval_set_problem: str | None = None
     _retrieval_set: RetrievalSet | None = None
+    _retrieval_set_known = False
+    _retrieval_set_lock = threading.RLock()
+    _hub_options: Mapping[str, Any] = MappingProxyType({})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        # For the retrieval set, which is loaded when it is first needed.
+        names = ("token", "cache_dir", "local_files_only")
+        pipeline._hub_options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        return pipeline
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -50,42 +68,50 @@ class RepositoryPipeline(DiffusionPipeline):
         return _own_class(super()._dict_from_json_file(json_file))
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | os.PathLike[str], self_contained: bool = False, **kwargs: Any
+        self,
+        save_directory: str | os.PathLike[str],
+        self_contained: bool = False,
+        push_to_hub: bool = False,
+        **kwargs: Any,
     ) -> None:
-        """Write one repository that every way of loading understands; complete or not at all.
+        """Write a repository that transformers, diffusers and [`GillPipeline`] load.
+
+        A reader finds the old repository or the new one, whole, at every instant. Of the old one, files that are not
+        a repository's own are kept: card, samples, results, checkpoints.
 
         Args:
-            save_directory (`str` or `os.PathLike`): Folder to write to; files that are not written anew stay.
+            save_directory (`str` or `os.PathLike`): Folder to write to.
             self_contained (`bool`, defaults to `False`):
-                Write the backbones and the image generator too, rather than where they come from.
-            kwargs: `max_shard_size` and such for the model.
+                Write backbones, image generator and retrieval set too, rather than where they come from. Components
+                that come from nowhere else, or were changed, are always written.
+            push_to_hub (`bool`, defaults to `False`):
+                Push afterwards, with `repo_id` (by default the name of the folder), `private`, `token`, `revision` and
+                `commit_message` as [`GillPipeline.push_to_hub`] takes them.
+            kwargs: `max_shard_size`, `variant` and so on.
+
+        Raises:
+            ValueError: a component that carries LoRA.
+            OSError: the folder cannot be written; it stays as it was.
         """
-        if kwargs.pop("push_to_hub", False):
-            raise ValueError("`save_pretrained` pushes nothing; call `push_to_hub(repo_id)`, which is one commit.")
-        config = self.model.config
-        with complete_or_not_at_all(save_directory) as folder:
-            generator_id = config.image_generator_id
-            inside = self._can_generate and (self_contained or generator_id is None)
-            try:
-                config.image_generator_id = None if inside else generator_id
-                self.model.save_pretrained(folder, self_contained=self_contained, **kwargs)
-            finally:
-                config.image_generator_id = generator_id
-            self.processor.save_pretrained(folder)
-            entries: dict[str, Any] = {"ranking_size": self.config.ranking_size}
-            entries |= {name: self.config[name] for name, usual in CALL_DEFAULTS.items() if self.config[name] != usual}
-            for name in GENERATOR_COMPONENTS:
-                component = getattr(self, name)
-                if component is None:
-                    entries[name] = [None, None]
-                elif inside:
-                    component.save_pretrained(folder / name)
-                    entries[name] = [type(component).__module__.split(".")[0], type(component).__name__]
-            write_model_index(folder, entries)
-            write_code(folder)
-            retrieval_set = self._retrieval_set_to_save()
-            if retrieval_set is not None:
-                retrieval_set.save(folder / RETRIEVAL_SET_FOLDER)
+        push_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
+        if kwargs.get("is_main_process", True):
+            call_defaults = {name: self.config[name] for name, usual in CALL_DEFAULTS.items()}
+            write_repository(
+                save_directory,
+                self.model,
+                self.processor,
+                generator=self._components_to_save(self_contained),
+                retrieval_set=self._retrieval_set_to_save(),
+                pipeline_config={
+                    "ranking_size": self.config.ranking_size,
+                    **{name: value for name, value in call_defaults.items() if value != CALL_DEFAULTS[name]},
+                },
+                self_contained=self_contained,
+                **kwargs,
+            )
+        if push_to_hub:
+            repo_id = push_options.pop("repo_id", Path(os.path.abspath(save_directory)).name)
+            self.push_to_hub(repo_id, self_contained=self_contained, **push_options, **kwargs)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -97,59 +123,119 @@ class RepositoryPipeline(DiffusionPipeline):
         commit_message: str = "Upload GILL",
         **kwargs: Any,
     ) -> str:
-        """Send what `save_pretrained` writes to a repository of the Hub, created if need be, in one commit.
+        """Push what [`GillPipeline.save_pretrained`] writes to a repository of the Hub in one commit.
 
-        A card and samples in the folder that the pipeline was loaded from (`python -m hub_card.make`) go along where
-        the Hub has no card yet; a card on the Hub stays as it is. `python -m hub_card.push` brings edits together.
+        A card and samples in the folder that the pipeline was loaded from (`gill card`) go along if the Hub has no
+        card yet; a card on the Hub stays as it is. `gill push` merges edits of both.
 
         Args:
-            private (`bool`, *optional*): Whether a new repository is private; by default as the Hub has it.
+            repo_id (`str`): The repository, created if need be; without a namespace, in that of the token's owner.
+            private (`bool`, *optional*): Whether a new repository is private; the Hub's default if not given.
             token (`str` or `bool`, *optional*): By default the one that this machine is logged in with.
-            revision (`str`, *optional*): Branch to push to, made if need be.
-            kwargs: Those of [`~GillPipeline.save_pretrained`].
+            revision (`str`, *optional*): Branch to push to, created if need be.
+            kwargs: Those of [`GillPipeline.save_pretrained`].
 
         Returns:
             `str`: URL of the commit.
 
         Raises:
-            PermissionError: the token is wrong, or the repository is another's.
+            PermissionError: the token is wrong or may not write to the repository.
         """
         with tempfile.TemporaryDirectory() as folder:
             repository = os.path.join(folder, "repository")
             self.save_pretrained(repository, **kwargs)
             api, files = HfApi(token=token), files_of(repository)
             with clear_hub_errors(repo_id):
+                repo_id = full_repo_id(repo_id, api)
                 has_card = api.repo_exists(repo_id) and api.file_exists(repo_id, CARD_FILE)
             if not has_card:
                 files = {**self._card_and_samples(), **files}
-            commit = OneCommit(files, repo_id, api, private=private, revision=revision).commit(commit_message)
-        return str(commit.commit_url)
+            with OneCommit(files, repo_id, api, private=private, revision=revision) as push:
+                return str(push.commit(commit_message).commit_url)
 
     @property
     def retrieval_set(self) -> RetrievalSet | None:
-        """The images that answers may retrieve; the one in the pipeline's own folder where nothing else was set."""
-        folder = os.path.join(str(self.config.get("_name_or_path") or ""), RETRIEVAL_SET_FOLDER)
-        if self._retrieval_set is None and os.path.isdir(folder):
-            self.load_retrieval_set(folder)
-        return self._retrieval_set
+        """The images that answers may retrieve.
+
+        If none was set, that of the repository that the pipeline was loaded from, opened (and downloaded) when it is
+        first needed: its folder `retrieval_set`, or the dataset repository that `model_index.json` names. If it has
+        one that cannot be used, a warning says why, once, and so does `retrieval_set_problem`.
+        """
+        with self._retrieval_set_lock:
+            if not self._retrieval_set_known:
+                self._retrieval_set_known = True
+                try:
+                    self._retrieval_set = self._find_retrieval_set()
+                except (ValueError, OSError, ImportError) as error:
+                    self.retrieval_set_problem = str(error)
+                    logger.warning(f"The retrieval set of this repository cannot be used: {error}")
+            return self._retrieval_set
 
     @retrieval_set.setter
     def retrieval_set(self, retrieval_set: RetrievalSet | None) -> None:
         if retrieval_set is not None:
             retrieval_set.check_fingerprint(self.model.retrieval_fingerprint())
-        self._retrieval_set = retrieval_set
+        self._retrieval_set, self._retrieval_set_known, self.retrieval_set_problem = retrieval_set, True, None
 
     def load_retrieval_set(self, name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Take the retrieval set in a folder or a data set repository of the Hub.
+        """Use the retrieval set in a folder or a dataset repository of the Hub.
+
+        Args:
+            name_or_path (`str` or `os.PathLike`), kwargs: As for [`RetrievalSet.load`].
 
         Raises:
-            ValueError: a set that was made for other weights, naming both fingerprints.
+            ValueError: a set that was made with other weights, naming both fingerprints.
         """
         self.retrieval_set = RetrievalSet.load(name_or_path, **kwargs)
 
     @property
     def _can_generate(self) -> bool:
         return self.unet is not None and self.model.config.mapper_type is not None
+
+    def _find_retrieval_set(self) -> RetrievalSet | None:
+        """The set of the repository that the pipeline was loaded from, if it has one."""
+        name = str(self.config.get("_name_or_path") or "")
+        folder = Path(name) / RETRIEVAL_SET_FOLDER
+        set_id, set_revision = self.config.get("retrieval_set_id"), self.config.get("retrieval_set_revision")
+        found = None
+        if name and (folder / INFO_FILE).is_file():
+            found = RetrievalSet.load(folder)
+        elif set_id is not None:
+            found = RetrievalSet.from_hub(str(set_id), revision=set_revision, **self._hub_options)
+        elif name and not Path(name).exists() and not self._has_none_as_cached(name):
+            with contextlib.suppress(RemoteEntryNotFoundError):  # the repository has none
+                found = RetrievalSet.from_hub(
+                    name,
+                    repo_type="model",
+                    subfolder=RETRIEVAL_SET_FOLDER,
+                    revision=self._commit(),
+                    **self._hub_options,
+                )
+        if found is not None:
+            found.check_fingerprint(self.model.retrieval_fingerprint())
+        return found
+
+    def _has_none_as_cached(self, name: str) -> bool:
+        """Whether the Hub has said before that the repository has no retrieval set."""
+        cached = try_to_load_from_cache(
+            name,
+            f"{RETRIEVAL_SET_FOLDER}/{INFO_FILE}",
+            cache_dir=self._hub_options.get("cache_dir"),
+            revision=self._commit(),
+        )
+        return cached is not None and not isinstance(cached, str)
+
+    def _commit(self) -> str | None:
+        """The commit that the pipeline was loaded from: diffusers hands its components the folder of the snapshot."""
+        folder = Path(str(getattr(self.model.config, "_name_or_path", "")))
+        return folder.name if folder.parent.name == "snapshots" else getattr(self.model.config, "_commit_hash", None)
+
+    def _components_to_save(self, self_contained: bool) -> dict[str, Any]:
+        """Components that the repository holds, or that the pipeline is without (`None`)."""
+        components = {name: getattr(self, name) for name in GENERATOR_COMPONENTS}
+        if self._can_generate and (self_contained or self.model.config.image_generator_id is None):
+            return components
+        return {name: part for name, part in components.items() if part is None or not is_unchanged(part)}
 
     def _card_and_samples(self) -> dict[str, Path]:
         own = Path(str(self.config.get("_name_or_path") or ""))
@@ -159,12 +245,15 @@ class RepositoryPipeline(DiffusionPipeline):
         return {CARD_FILE: own / CARD_FILE, **samples}
 
     def _retrieval_set_to_save(self) -> RetrievalSet | None:
-        try:
-            return self.retrieval_set
-        except (ValueError, ImportError) as error:
-            # Weights that were trained on no longer go with the set they were loaded beside; they must be saved still.
-            logger.warning(f"The retrieval set is left out: {error}")
-            return None
+        found = self.retrieval_set
+        if found is not None:
+            try:
+                found.check_fingerprint(self.model.retrieval_fingerprint())
+            except ValueError as error:
+                # Weights that were trained on no longer fit the set that they were loaded with.
+                logger.warning(f"The retrieval set is not saved: {error}")
+                return None
+        return found
 
 
 def _own_class(config: dict[str, Any]) -> dict[str, Any]:

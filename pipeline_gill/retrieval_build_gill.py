@@ -1,4 +1,4 @@
-"""Turn images, or embeddings made elsewhere, into the data set of a retrieval set."""
+"""Turn images, or embeddings made elsewhere, into the dataset of a retrieval set."""
 
 import contextlib
 import io
@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,9 @@ from modeling_gill.image_loading_gill import ImageError, describe_source, is_url
 from .retrieval_storage_gill import require_datasets
 
 try:
-    from datasets.arrow_writer import ArrowWriter
-except ImportError:
-    ArrowWriter = None  # type: ignore[assignment, misc]
+    import pyarrow as pa
+except ImportError:  # it comes with datasets
+    pa = None
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _BAD_ROWS_NAMED = 5
 
 
 class BuiltData(NamedTuple):
-    """A data set (image, path, caption, embedding), and how many images were left out of it."""
+    """A dataset (image, path, caption, embedding), and the number of images that were left out of it."""
 
     dataset: Any
     skipped: int
@@ -57,7 +57,7 @@ def dataset_of_images(
     workers: int,
     progress: bool,
 ) -> BuiltData:
-    """Embed images, reading and writing a batch at a time; the data set lies in `scratch`, memory-mapped.
+    """Embed images, reading and writing a batch at a time, into a dataset memory-mapped from `scratch`.
 
     Arguments and errors are those of `RetrievalSet.build`.
     """
@@ -124,7 +124,7 @@ def dataset_of_images(
 def dataset_of_embeddings(
     paths: Sequence[str], embeddings: Any, captions: Sequence[str | None] | None, scratch: Path
 ) -> BuiltData:
-    """Make a data set of embeddings made elsewhere; arguments and errors as in `RetrievalSet.from_embeddings`."""
+    """Make a dataset of embeddings made elsewhere; arguments and errors as in `RetrievalSet.from_embeddings`."""
     for name, values in (("embeddings", embeddings), ("captions", captions)):
         if values is not None and len(values) != len(paths):
             raise ValueError(f"there are {len(paths)} paths and {len(values)} {name}, expected as many")
@@ -184,7 +184,7 @@ def _stored_path(source: Any, base_dir: Path) -> str | None:
 def _can_be_opened_again(source: Any, path: str | None, base_dir: Path) -> bool:
     if path is None:
         return False
-    # A row of a data set may have both the image and the name of a file that is nowhere here.
+    # A row of a dataset may have both the image and the name of a file that is nowhere here.
     has_bytes = isinstance(source, Mapping) and source.get("bytes") is not None
     return not has_bytes or is_url(path) or (base_dir / path).is_file()
 
@@ -219,21 +219,19 @@ def _unit(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
 def _write(batches: Iterator[dict[str, Any]], path: Path) -> Any:
     """Write batches to an Arrow file and open it memory-mapped; None for no batch."""
     library = require_datasets()
-    writer: Any = None
-    try:
-        for batch in batches:
-            if writer is None:
-                numbers = library.Sequence(library.Value("float32"), length=batch["embedding"].shape[1])
-                text = library.Value("string")
-                columns = {"image": library.Image(), "path": text, "caption": text, "embedding": numbers}
-                writer = ArrowWriter(path=str(path), features=library.Features(columns))
-            writer.write_batch(batch)
-        if writer is None:
-            return None
-        writer.finalize()
-    finally:
-        if writer is not None:
-            writer.close()
+    first = next(batches, None)
+    if first is None:
+        return None
+    width = first["embedding"].shape[1]
+    numbers = library.Sequence(library.Value("float32"), length=width)
+    text = library.Value("string")
+    schema = library.Features(image=library.Image(), path=text, caption=text, embedding=numbers).arrow_schema
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for batch in chain([first], batches):
+            flat = pa.array(np.ascontiguousarray(batch["embedding"]).reshape(-1))
+            columns = [pa.array(batch[name], schema.field(name).type) for name in ("image", "path", "caption")]
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, width).cast(schema.field("embedding").type))
+            writer.write_batch(pa.record_batch(columns, schema=schema))
     return library.Dataset.from_file(str(path))
 
 

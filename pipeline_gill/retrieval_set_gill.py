@@ -9,40 +9,52 @@ import time
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.utils import HFValidationError
 from PIL import Image
 
 from modeling_gill.fingerprint_gill import fingerprint_name, fingerprints_match
 from modeling_gill.image_loading_gill import ImageError, is_url, load_image
 
+from .hub_push_gill import OneCommit, files_of
 from .image_cache_gill import ImageCache
 from .retrieval_build_gill import dataset_of_embeddings, dataset_of_images
 from .retrieval_index_gill import ExactIndex, embedding_pieces, faiss_is_installed, read_faiss
 from .retrieval_storage_gill import (
+    DATA_FOLDER,
     INDEX_FILE,
     RetrievalSetInfo,
-    find_folder,
-    push_folder,
+    check_columns,
+    download_folder,
     read_folder,
     require_datasets,
+    retrieval_set_folder,
     scratch_folder,
-    whole_folder,
+    without_indices,
     write_folder,
 )
+from .retrieval_trust_gill import is_signed, lies_within, sign_paths
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("image", "path", "caption", "embedding")
 # Shared by all sets of the process: different sets often name the same URLs.
 _opened_urls = ImageCache()
 
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image that was nearer but could not be opened, and why."""
+    """A nearer image that could not be opened.
+
+    Args:
+        index (`int`): Its row in the set.
+        path (`str`, *optional*): The URL or file that it is at.
+        reason (`str`): Why it could not be opened.
+    """
 
     index: int
     path: str | None
@@ -51,8 +63,16 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class RetrievedImage:
-    """An image found: `image` (mode RGB), its `index` in the set, `path` (where it came from, None if unknown),
-    `caption`, `cosine` with the query, and the nearer ones `skipped` because they could not be opened."""
+    """The nearest image that could be opened.
+
+    Args:
+        image (`PIL.Image.Image`): In mode RGB.
+        index (`int`): Its row in the set.
+        path (`str`, *optional*): The URL or file that it came from.
+        caption (`str`, *optional*): Its caption.
+        cosine (`float`): Cosine of the angle between its embedding and the query.
+        skipped (`tuple[SkippedImage]`): Nearer images that could not be opened.
+    """
 
     image: Image.Image
     index: int
@@ -69,15 +89,18 @@ class RetrievalSet:
 
     Args:
         dataset (`datasets.Dataset`): Columns `image` (`datasets.Image`, None where only the path is known), `path`
-            (a URL or file), `caption` (or None) and `embedding` (float32 `(p,)`, of length one).
-        info (`RetrievalSetInfo`): What the set is and how it came to be.
-        base_dir (`Path`): Where relative paths start from.
-        confined (`bool`): Refuse files outside `base_dir`, for sets that come from strangers.
-        faiss_index: A `faiss.IndexFlatIP` of the embeddings, if there is one.
-        scratch (`Path`, *optional*): A folder that the data set is mapped from, removed when the set is no more.
+            (a URL or file), `caption` (or None) and `embedding` (float32, of length one).
+        info (`RetrievalSetInfo`): What the set is and how it was made.
+        base_dir (`Path`): The folder that relative paths start from.
+        folder (`Path`, *optional*): The folder of a set that was loaded. Files outside of it and URLs that are not
+            public are opened only if `info.signature` is this user's.
+        allow_outside_files (`bool`, *optional*): Open them in any case, or in none.
+        repo_id, revision (`str`, *optional*): The dataset repository of the Hub that the set is from, and its commit.
+        faiss_index (`faiss.IndexFlatIP`, *optional*): Of the embeddings.
+        scratch (`Path`, *optional*): A folder that the dataset is mapped from, removed together with the set.
 
     Raises:
-        ValueError: If columns, counts or lengths are not as described.
+        ValueError: columns, counts or lengths are not as described.
     """
 
     def __init__(
@@ -86,26 +109,25 @@ class RetrievalSet:
         info: RetrievalSetInfo,
         *,
         base_dir: Path,
-        confined: bool = False,
+        folder: Path | None = None,
+        allow_outside_files: bool | None = None,
+        repo_id: str | None = None,
+        revision: str | None = None,
         faiss_index: Any = None,
         scratch: Path | None = None,
     ) -> None:
         library = require_datasets()
-        missing = [name for name in _COLUMNS if name not in dataset.column_names]
-        if missing:
-            raise ValueError(
-                f"the data set has the columns {dataset.column_names}, expected {list(_COLUMNS)} among them"
-            )
-        if dataset._indices is not None:
-            dataset = dataset.flatten_indices()
+        check_columns(dataset)
+        dataset = without_indices(dataset)
         self.info = replace(info, count=len(dataset))
         self.dataset = dataset
+        self.repo_id, self.revision = repo_id, revision
         self._index = ExactIndex(embedding_pieces(dataset, info.retrieval_dim), faiss_index)
         # Images are decoded by load_image, which has limits and never returns half an image.
         undecoded = dataset.select_columns(["image", "path", "caption"])
         self._rows = undecoded.cast_column("image", library.Image(decode=False))
         self._names = dataset.select_columns(["path", "caption"])
-        self._base_dir, self._confined = base_dir, confined
+        self._base_dir, self._folder, self._allow_outside_files = base_dir, folder, allow_outside_files
         if scratch is not None:
             weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
 
@@ -204,18 +226,31 @@ class RetrievalSet:
             info = RetrievalSetInfo(_width(built.dataset), len(built.dataset), dict(fingerprint), source)
             return cls(built.dataset, info, base_dir=_absolute(base_dir), scratch=scratch)
 
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the set to a folder, whole or not at all.
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        moves_to: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Write the set to a folder; a reader finds the old set or the new one, whole, at every instant.
+
+        Images that are files stay where they are. The saved set may open them for this user, and wherever it is
+        moved together with them.
+
+        Args:
+            folder (`str` or `os.PathLike`): Where to.
+            overwrite (`bool`, defaults to `False`): Replace a retrieval set that is there.
+            moves_to (`str` or `os.PathLike`, *optional*): Where the folder will be in the end, for relative paths.
 
         Raises:
-            FileExistsError: If the folder exists and is not empty, unless it is a retrieval set and `overwrite` is on.
+            FileExistsError: the folder is not empty, and no retrieval set that may be overwritten.
         """
-        place = _absolute(folder)
         base_dir = "."
         if self._count_local_files():
             with contextlib.suppress(ValueError):  # another drive
-                base_dir = Path(os.path.relpath(self._base_dir, place)).as_posix()
-        self._write(place, base_dir, overwrite=overwrite)
+                base_dir = Path(os.path.relpath(self._base_dir, _absolute(moves_to or folder))).as_posix()
+        self._write(_absolute(folder), base_dir, overwrite=overwrite)
 
     @classmethod
     def load(
@@ -224,32 +259,91 @@ class RetrievalSet:
         *,
         revision: str | None = None,
         subfolder: str | None = None,
+        repo_type: str = "dataset",
         token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
         local_files_only: bool = False,
+        allow_outside_files: bool | None = None,
     ) -> "RetrievalSet":
-        """Open a set from a folder or a data set repository on the Hub. Embeddings and images stay on disk.
+        """Open a set from a folder or the Hub. Embeddings and images stay on disk.
 
-        From the Hub, only images that are embedded, at URLs, or in the repository are opened.
+        A set that this user did not build on this machine opens only what is embedded, files in its own folder, and
+        URLs of the public internet.
+
+        Args:
+            name (`str` or `os.PathLike`): A folder, or the id of a repository of the Hub.
+            revision, token, cache_dir, force_download, local_files_only: As everywhere in the Hub's libraries.
+            subfolder (`str`, *optional*): Where in the folder or repository the set is.
+            repo_type (`str`, defaults to `"dataset"`): `"model"` for a set that is part of a model's repository.
+            allow_outside_files (`bool`, *optional*):
+                Whether the set may open any file and URL that it names. By default sets that this user saved may, and
+                no others; `True` for a set whose origin you trust.
 
         Raises:
-            FileNotFoundError: If the folder or one of its files is missing.
-            ValueError: If a file is damaged, or contradicts another; the message names it.
+            FileNotFoundError: the folder or one of its files is missing.
+            ValueError: a file is damaged, or contradicts another; the message names it.
+
+        Example:
+
+        ```python
+        >>> from pipeline_gill import RetrievalSet
+
+        >>> retrieval_set = RetrievalSet.load("picturebook/checkpoint/retrieval_set")
+        >>> retrieval_set.open_image(0).mode
+        'RGB'
+        ```
         """
-        folder, from_hub = find_folder(
-            name,
-            revision=revision,
-            subfolder=subfolder,
-            token=token,
-            local_files_only=local_files_only,
-            with_index=faiss_is_installed(),
+        path = Path(name).expanduser()
+        if path.exists():
+            return cls._read(_absolute(path / (subfolder or "")), allow_outside_files=allow_outside_files)
+        try:
+            return cls.from_hub(
+                os.fspath(name),
+                revision=revision,
+                subfolder=subfolder,
+                repo_type=repo_type,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                allow_outside_files=allow_outside_files,
+            )
+        except HFValidationError as error:
+            raise FileNotFoundError(
+                f"{name}: there is no such folder, and it is not the id of a repository of the Hub"
+            ) from error
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        *,
+        subfolder: str | None = None,
+        repo_type: str = "dataset",
+        allow_outside_files: bool | None = None,
+        **hub_options: Any,
+    ) -> "RetrievalSet":
+        """As [`RetrievalSet.load`], but from the Hub even if there is a folder of this name."""
+        folder, commit = download_folder(
+            repo_id, repo_type=repo_type, subfolder=subfolder, with_index=faiss_is_installed(), **hub_options
         )
-        folder = _absolute(folder)
+        return cls._read(
+            _absolute(folder),
+            from_hub=True,
+            allow_outside_files=bool(allow_outside_files),
+            repo_id=repo_id if repo_type == "dataset" and not subfolder else None,
+            revision=commit,
+        )
+
+    @classmethod
+    def _read(cls, folder: Path, *, from_hub: bool = False, **options: Any) -> "RetrievalSet":
         dataset, info = read_folder(folder)
         index_file = folder / INDEX_FILE
         faiss_index = read_faiss(index_file, info.count, info.retrieval_dim) if index_file.is_file() else None
         base_dir = folder if from_hub else Path(os.path.normpath(folder / info.base_dir))
         try:
-            return cls(dataset, info, base_dir=base_dir, confined=from_hub, faiss_index=faiss_index)
+            return cls(dataset, info, base_dir=base_dir, folder=folder, faiss_index=faiss_index, **options)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
 
@@ -262,10 +356,19 @@ class RetrievalSet:
         revision: str | None = None,
         commit_message: str = "Upload retrieval set",
     ) -> str:
-        """Upload the set to a data set repository on the Hub, created if need be, as one commit.
+        """Upload the set to a dataset repository of the Hub in one commit.
+
+        Args:
+            repo_id (`str`): The repository, created if need be; without a namespace, in that of the token's owner.
+            private (`bool`, *optional*): Whether a new repository is private; the Hub's default if not given.
+            token (`str` or `bool`, *optional*): By default the one that this machine is logged in with.
+            revision (`str`, *optional*): Branch to push to, created if need be.
 
         Returns:
             `str`: The URL of the commit.
+
+        Raises:
+            PermissionError: the token is wrong or may not write to the repository.
         """
         local = self._count_local_files()
         if local:
@@ -273,9 +376,16 @@ class RetrievalSet:
         with tempfile.TemporaryDirectory(prefix="gill-retrieval-") as scratch:
             folder = Path(scratch) / "set"
             self._write(folder, ".", overwrite=False)
-            return push_folder(
-                folder, repo_id, private=private, token=token, revision=revision, commit_message=commit_message
-            )
+            with OneCommit(
+                files_of(folder),
+                repo_id,
+                HfApi(token=token),
+                repo_type="dataset",
+                outdated=(f"{DATA_FOLDER}/*", INDEX_FILE),
+                private=private,
+                revision=revision,
+            ) as push:
+                return str(push.commit(commit_message).commit_url)
 
     # --- searching ---------------------------------------------------------------------------------------------------
 
@@ -291,7 +401,7 @@ class RetrievalSet:
         """Find the `k` nearest images, exactly; equal ones in the order of their index.
 
         Args:
-            query (`torch.Tensor` of shape `(n, p)`): Floating point, of any length but nought.
+            query (`torch.Tensor` of shape `(n, p)`): Floating point, non-zero, normalized internally.
             k (`int`): How many; no more come than there are.
 
         Returns:
@@ -315,11 +425,15 @@ class RetrievalSet:
                 yield index, cosine
 
     def open_image(self, index: int, *, timeout: float = 10.0) -> Image.Image:
-        """Open an image (mode RGB): the embedded one, else from its path. A URL is not fetched again for a while.
+        """Open an image (mode RGB): the embedded one, else from its path. Images at URLs are cached.
+
+        Args:
+            index (`int`): Its row.
+            timeout (`float`, defaults to 10.0): Seconds to fetch a URL.
 
         Raises:
-            IndexError: If there is no such index. ImageError: If the image cannot be opened within `timeout`
-            seconds.
+            IndexError: there is no such row.
+            ImageError: the image cannot be opened, or the set may not open it.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index}, expected 0 to {len(self) - 1}")
@@ -330,8 +444,9 @@ class RetrievalSet:
         if not path:
             raise ImageError(f"Image could not be read: image {index} is neither embedded nor has it a path")
         if is_url(path):
-            return _opened_urls.load(path, timeout=timeout)
-        return load_image(self._file(path), timeout=timeout)
+            allowed = ("url", "public_url") if self._is_own else ("public_url",)
+            return _opened_urls.load(path, timeout=timeout, allowed_sources=allowed)
+        return load_image(self._file(path), timeout=timeout, allowed_sources=("file",))
 
     def retrieve(
         self,
@@ -345,7 +460,7 @@ class RetrievalSet:
         """Open the nearest image; one that cannot be opened gives way to the next, with a warning in the log.
 
         Args:
-            query (`torch.Tensor` of shape `(p,)`): Floating point, of any length but nought.
+            query (`torch.Tensor` of shape `(p,)`): Floating point, non-zero, normalized internally.
             exclude (`Collection[int]`): Indices not to come, those shown already for instance.
             deadline_s (`float`): Seconds that all of it may take.
             max_attempts (`int`): Images to try.
@@ -374,21 +489,43 @@ class RetrievalSet:
     # --- files -------------------------------------------------------------------------------------------------------
 
     def _write(self, folder: Path, base_dir: str, *, overwrite: bool) -> None:
-        with whole_folder(folder, overwrite=overwrite) as partial:
-            write_folder(partial, self.dataset, replace(self.info, base_dir=base_dir))
-            self._index.write_faiss(partial / INDEX_FILE)
+        # What a stranger's set may not open, a copy of it may not open either.
+        refers = self.dataset.data.column("image").null_count > 0
+        signature = sign_paths(base_dir, self._paths()) if refers and self._is_own else None
+        with retrieval_set_folder(folder, overwrite=overwrite) as new:
+            write_folder(new, self.dataset, replace(self.info, base_dir=base_dir, signature=signature))
+            self._index.write_faiss(new / INDEX_FILE)
+
+    def _paths(self) -> list[str | None]:
+        return self.dataset.data.column("path").to_pylist()
 
     def _count_local_files(self) -> int:
-        """How many images are files that others than this machine have not."""
-        columns = self.dataset.data
-        paths, not_embedded = columns.column("path").to_pylist(), columns.column("image").is_null().to_pylist()
-        return sum(outside and not is_url(path or "") for path, outside in zip(paths, not_embedded, strict=True))
+        """Number of images that are files of this machine."""
+        not_embedded = self.dataset.data.column("image").is_null().to_pylist()
+        return sum(
+            outside and not is_url(path or "") for path, outside in zip(self._paths(), not_embedded, strict=True)
+        )
+
+    @cached_property
+    def _is_own(self) -> bool:
+        """Whether the set may open whatever it names."""
+        if self._folder is None:
+            return True
+        if self._allow_outside_files is not None:
+            return self._allow_outside_files
+        return is_signed(self.info.signature, self.info.base_dir, self._paths())
 
     def _file(self, path: str) -> Path:
-        place = Path(os.path.normpath(self._base_dir / path))
-        if self._confined and not place.is_relative_to(self._base_dir):
-            raise ImageError(f"Image could not be read: {path!r}: it is outside the retrieval set's own folder")
-        return place
+        try:
+            place = Path(os.path.normpath(self._base_dir / path))
+            if self._folder is None or lies_within(place, self._folder) or self._is_own:
+                return place
+        except ValueError as error:
+            raise ImageError(f"Image could not be read: {path!r:.200}: no file has such a name") from error
+        raise ImageError(
+            f"Image could not be read: {path!r:.200}: it is outside the retrieval set's own folder, and you have not "
+            "built this set here; `RetrievalSet.load(..., allow_outside_files=True)` opens it if you trust its origin"
+        )
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> Path:

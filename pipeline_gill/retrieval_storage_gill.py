@@ -1,7 +1,7 @@
-"""The folder a retrieval set is kept in, on disk and on the Hub.
+"""The folder of a retrieval set, on disk and on the Hub.
 
 retrieval_set.json    what the set is: RetrievalSetInfo
-data/                 a `datasets` data set on disk: image, path, caption, embedding
+data/                 a `datasets` dataset on disk with the columns image, path, caption, embedding
 embeddings.faiss      the same embeddings as an index, where faiss was installed
 README.md             what it is, for people and for the Hub
 """
@@ -9,20 +9,20 @@ README.md             what it is, for people and for the Hub
 import contextlib
 import dataclasses
 import json
-import os
 import platform
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
-from huggingface_hub.utils import HFValidationError
+from huggingface_hub import hf_hub_download, snapshot_download
 
+from modeling_gill.atomic_write_gill import replace_folder
 from modeling_gill.fingerprint_gill import fingerprint_name
+
+from .retrieval_trust_gill import lies_within
 
 try:
     import datasets
@@ -35,10 +35,13 @@ INDEX_FILE = "embeddings.faiss"
 _CARD_FILE = "README.md"
 _FORMAT = "gill-retrieval-set"
 _FORMAT_VERSION = 1
+COLUMNS = ("image", "path", "caption", "embedding")
+_MAX_JSON_BYTES = 4 * 1024 * 1024
+_MAX_RETRIEVAL_DIM = 1 << 16
 
 
 def created_with() -> dict[str, str]:
-    """Versions of what has a say in the embeddings."""
+    """Versions of the libraries that affect the embeddings."""
     versions = {"python": platform.python_version(), "format_version": str(_FORMAT_VERSION)}
     for package in ("gill", "transformers", "torch", "datasets", "pillow"):
         with contextlib.suppress(PackageNotFoundError):
@@ -48,16 +51,17 @@ def created_with() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalSetInfo:
-    """What a retrieval set is and how it came to be.
+    """What a retrieval set is and how it was made.
 
     Args:
-        retrieval_dim (`int`): Length p of the embeddings.
-        count (`int`): How many images there are.
-        fingerprint (`dict`): Of the weights that embedded them, as the model gives it.
+        retrieval_dim (`int`): Length of the embeddings.
+        count (`int`): Number of images.
+        fingerprint (`dict`): Of the weights that embedded them, as `model.retrieval_fingerprint()` gives it.
         source (`str`): Where the images came from, in words.
-        skipped (`int`): How many images could not be read and were left out.
-        base_dir (`str`): The folder that relative paths start from, itself relative to the set's folder.
+        skipped (`int`): Number of images that could not be read and were left out.
+        base_dir (`str`): The folder that relative paths start from, itself relative to the folder of the set.
         created_with (`dict[str, str]`): Versions of the software that made it.
+        signature (`str`, *optional*): Lets the user who built the set open files outside of its folder.
     """
 
     retrieval_dim: int
@@ -67,6 +71,7 @@ class RetrievalSetInfo:
     skipped: int = 0
     base_dir: str = "."
     created_with: dict[str, str] = dataclasses.field(default_factory=created_with)
+    signature: str | None = None
 
 
 def require_datasets() -> Any:
@@ -77,30 +82,18 @@ def require_datasets() -> Any:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a new folder beside `folder` that takes its place once all is written; after an error it is removed.
+def retrieval_set_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Write a retrieval set in one step: a reader finds the old set or the new one, whole, at every instant.
+
+    Other files in the folder are kept.
 
     Raises:
-        FileExistsError: If there is something at `folder`, unless it is empty, or a retrieval set to overwrite.
+        FileExistsError: `folder` is not empty, and no retrieval set that may be overwritten.
     """
     check_free(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    partial, old = folder.with_name(f".{folder.name}.partial-{mark}"), folder.with_name(f".{folder.name}.old-{mark}")
-    partial.mkdir()
-    try:
-        yield partial
-        if folder.exists():
-            folder.rename(old)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    own = (f"{DATA_FOLDER}/", INDEX_FILE, INFO_FILE, _CARD_FILE)
+    with replace_folder(folder, keep=lambda name: not name.startswith(own)) as new:
+        yield new
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
@@ -110,99 +103,117 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     if not (folder / INFO_FILE).is_file():
         raise FileExistsError(f"{folder} exists and is no retrieval set; name a new folder")
     if not overwrite:
-        raise FileExistsError(f"{folder} holds a retrieval set already; name a new folder or ask to overwrite it")
+        raise FileExistsError(f"{folder} holds a retrieval set already; name a new folder, or set `overwrite`")
 
 
 def write_folder(folder: Path, dataset: Any, info: RetrievalSetInfo) -> None:
     """Write all files but the index into an empty folder."""
-    dataset.save_to_disk(str(folder / DATA_FOLDER))
+    library = require_datasets()
+    quiet = library.are_progress_bars_disabled()
+    library.disable_progress_bars()
+    try:
+        dataset.save_to_disk(str(folder / DATA_FOLDER))
+    finally:
+        if not quiet:
+            library.enable_progress_bars()
     content = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **dataclasses.asdict(info)}
     (folder / INFO_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / _CARD_FILE).write_text(_card(info), encoding="utf-8")
 
 
-def find_folder(
-    name: str | os.PathLike[str],
+def download_folder(
+    repo_id: str,
     *,
-    revision: str | None,
-    subfolder: str | None,
-    token: str | bool | None,
-    local_files_only: bool,
-    with_index: bool,
-) -> tuple[Path, bool]:
-    """The folder of a set, and whether it is a snapshot from the Hub, downloaded if it has to be.
+    repo_type: str = "dataset",
+    subfolder: str | None = None,
+    with_index: bool = True,
+    revision: str | None = None,
+    **hub_options: Any,
+) -> tuple[Path, str]:
+    """Download a set from the Hub, unless it is in the cache.
+
+    Args:
+        repo_id (`str`), revision (`str`, *optional*): The repository.
+        repo_type (`str`, defaults to `"dataset"`): `"dataset"` or `"model"`.
+        subfolder (`str`, *optional*): Where in the repository the set is.
+        with_index (`bool`, defaults to `True`): Whether to download the faiss index too.
+        hub_options: `token`, `cache_dir`, `force_download`, `local_files_only` as `snapshot_download` takes them.
+
+    Returns:
+        `tuple[Path, str]`: The folder of the set, and the commit.
 
     Raises:
-        FileNotFoundError: If there is neither such a folder nor a possible Hub id; the Hub's own errors otherwise.
+        EntryNotFoundError: there is no set in the repository. Other errors of the Hub if it cannot be downloaded.
     """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path / (subfolder or ""), False
-    try:
-        snapshot = snapshot_download(
-            os.fspath(name),
-            repo_type="dataset",
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            allow_patterns=f"{subfolder.strip('/')}/*" if subfolder else None,
-            ignore_patterns=None if with_index else f"*{INDEX_FILE}",
-        )
-    except HFValidationError as error:
-        raise FileNotFoundError(f"{name}: there is no such folder, and it is not the id of a Hub data set") from error
-    return Path(snapshot) / (subfolder or ""), True
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+    # First, as `snapshot_download` does not say that files are missing, nor that they are only missing in the cache.
+    info = hf_hub_download(repo_id, prefix + INFO_FILE, repo_type=repo_type, revision=revision, **hub_options)
+    commit = Path(info).parents[prefix.count("/")].name
+    snapshot = snapshot_download(
+        repo_id,
+        repo_type=repo_type,
+        revision=commit,
+        allow_patterns=f"{prefix}*" if prefix else None,
+        ignore_patterns=None if with_index else f"*{INDEX_FILE}",
+        **hub_options,
+    )
+    return Path(snapshot) / prefix, commit
 
 
 def read_folder(folder: Path) -> tuple[Any, RetrievalSetInfo]:
-    """Open the data set, memory-mapped, and the description of a set's folder.
+    """Open the dataset, memory-mapped, and the description of a set's folder.
 
     Raises:
-        FileNotFoundError: If a file is missing. ValueError: If one is damaged, or they contradict each other. The
-            messages name the file, and what was found and expected.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or two of them contradict each other; the message names the file, what was found
+            and what was expected.
     """
     library = require_datasets()
     info = _read_info(folder)
     data = folder / DATA_FOLDER
     if not data.is_dir():
-        raise FileNotFoundError(f"{data} is missing, expected the data set of {info.count} images")
+        raise FileNotFoundError(f"{data} is missing, expected the dataset of {info.count} images")
+    _check_data_files(folder, data)
     try:
         dataset = library.load_from_disk(str(data))
     except Exception as error:  # datasets, pyarrow and fsspec each raise their own
-        raise ValueError(f"{data} could not be read as a data set on disk, truncated perhaps: {error}") from error
+        raise ValueError(f"{data} could not be read as a dataset on disk, truncated perhaps: {error}") from error
     if not isinstance(dataset, library.Dataset):
         raise ValueError(f"{data} holds a {type(dataset).__name__}, expected a single Dataset")
     if len(dataset) != info.count:
         raise ValueError(f"{data} holds {len(dataset)} images, expected {info.count} as {INFO_FILE} says")
-    return dataset, info
+    check_columns(dataset, str(data))
+    try:
+        dataset.data.validate(full=True)  # offsets beyond the file, which would be read unchecked
+    except ValueError as error:
+        raise ValueError(f"{data} is damaged: {error}") from error
+    return dataset.with_format(None), info
 
 
-def push_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool | None,
-    token: str | bool | None,
-    revision: str | None,
-    commit_message: str,
-) -> str:
-    """Upload a set's folder to a data set repository, created if need be, as one commit. Returns the commit's URL."""
-    # Not upload_folder: it may make several commits, between which the set would be half a set.
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]
-    there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
-    ours = (name for name in there if name.startswith(f"{DATA_FOLDER}/") or name == INDEX_FILE)
-    delete = [CommitOperationDelete(path_in_repo=name) for name in ours if name not in files]
-    commit = api.create_commit(
-        repo_id, [*delete, *add], commit_message=commit_message, repo_type="dataset", revision=revision
-    )
-    return str(commit.commit_url)
+def check_columns(dataset: Any, name: str = "the dataset") -> None:
+    """Raise `ValueError` unless a dataset has the columns of a retrieval set, naming what was found."""
+    library = require_datasets()
+    missing = [column for column in COLUMNS if column not in dataset.column_names]
+    if missing:
+        raise ValueError(f"{name} has the columns {dataset.column_names}, expected {list(COLUMNS)} among them")
+    expected = {"image": library.Image, "path": library.Value("string"), "caption": library.Value("string")}
+    for column, kind in expected.items():
+        feature = dataset.features[column]
+        if not (isinstance(feature, kind) if isinstance(kind, type) else feature == kind):
+            raise ValueError(f"the column {column!r} of {name} holds {feature}, expected {kind}")
+
+
+def without_indices(dataset: Any) -> Any:
+    """The dataset with its rows in the order of its table; `select` and `shuffle` only note which rows they take.
+
+    The one place that reads this private attribute: `flatten_indices` copies the dataset even where there are none.
+    """
+    return dataset if dataset._indices is None else dataset.flatten_indices()
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yield a new temporary folder that is removed after an error, and else left to the caller."""
+    """Yield a new temporary folder that is removed after an error and otherwise left to the caller."""
     folder = Path(tempfile.mkdtemp(prefix="gill-retrieval-"))
     try:
         yield folder
@@ -218,20 +229,56 @@ def _read_info(folder: Path) -> RetrievalSetInfo:
             ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
         )
         raise FileNotFoundError(f"{path} is missing, expected the folder of a saved retrieval set (found: {found})")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON, truncated perhaps ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    content = _read_json(path)
+    if content.get("format") != _FORMAT:
         raise ValueError(f"{path} does not describe a retrieval set, expected 'format': {_FORMAT!r}")
     if content.get("format_version") != _FORMAT_VERSION:
-        found = repr(content.get("format_version"))
+        found = f"{content.get('format_version')!r:.80}"
         raise ValueError(f"{path} has format_version {found}, expected {_FORMAT_VERSION}; update gill to read it")
-    for key, kind in (("retrieval_dim", int), ("count", int), ("fingerprint", dict), ("base_dir", str)):
-        if not isinstance(content.get(key), kind):
-            raise ValueError(f"{path} has {key!r}: {content.get(key)!r}, expected {kind.__name__}")
     names = {field.name for field in dataclasses.fields(RetrievalSetInfo)}
-    return RetrievalSetInfo(**{name: value for name, value in content.items() if name in names})
+    fields = {name: value for name, value in content.items() if name in names}
+    kinds = {"retrieval_dim": int, "count": int, "fingerprint": dict, "source": str, "skipped": int, "base_dir": str}
+    for name, kind in {**kinds, "created_with": dict, "signature": str | None}.items():
+        required = name in ("retrieval_dim", "count", "fingerprint", "base_dir")
+        value = fields.get(name)
+        if (name in fields or required) and (not isinstance(value, kind) or isinstance(value, bool)):
+            expected = getattr(kind, "__name__", str(kind))
+            raise ValueError(f"{path} has {name!r}: {value!r:.80}, expected {expected}")
+    if fields["count"] < 1 or not 1 <= fields["retrieval_dim"] <= _MAX_RETRIEVAL_DIM:
+        raise ValueError(
+            f"{path} describes {fields['count']} embeddings of length {fields['retrieval_dim']}, expected at least 1 "
+            f"of length 1 to {_MAX_RETRIEVAL_DIM}"
+        )
+    return RetrievalSetInfo(**fields)
+
+
+def _check_data_files(folder: Path, data: Path) -> None:
+    """Only files of the set itself may be opened as its dataset."""
+    state = data / "state.json"
+    if not state.is_file():
+        raise ValueError(f"{data} could not be read as a dataset on disk: {state.name} is missing")
+    files = _read_json(state).get("_data_files")
+    names = [entry.get("filename") for entry in files if isinstance(entry, dict)] if isinstance(files, list) else []
+    if not names:
+        raise ValueError(f"{state} names no files of the dataset, expected '_data_files'")
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+            raise ValueError(f"{state} names the file {name!r:.80}, expected the name of a file beside it")
+    for path in data.iterdir():
+        if not lies_within(path, folder):
+            raise ValueError(f"{path} is a link to a file outside of the retrieval set")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, expected at most {_MAX_JSON_BYTES}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON, truncated perhaps ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
 
 
 def _card(info: RetrievalSetInfo) -> str:
@@ -256,17 +303,19 @@ tags:
 
 
 __all__ = [
+    "COLUMNS",
     "DATA_FOLDER",
     "INDEX_FILE",
     "INFO_FILE",
     "RetrievalSetInfo",
     "check_free",
+    "check_columns",
     "created_with",
-    "find_folder",
-    "push_folder",
+    "download_folder",
     "read_folder",
     "require_datasets",
     "scratch_folder",
-    "whole_folder",
+    "retrieval_set_folder",
+    "without_indices",
     "write_folder",
 ]

@@ -30,7 +30,7 @@ from evaluation_gill.decisions import (
     split_record,
 )
 from modeling_gill import GillForConditionalGeneration, GillProcessor
-from pipeline_gill.hub_layout_gill import complete_or_not_at_all
+from pipeline_gill.repository_writer_gill import repository_folder
 
 from .recipe import fail
 
@@ -90,7 +90,7 @@ def write_head(model: GillForConditionalGeneration, head: nn.Linear, folder: Pat
     weight = model.text_retrieval_head.weight
     model.decision_head = head.to(weight.device, weight.dtype)
     model.config.use_decision_head = True
-    with complete_or_not_at_all(folder) as beside:
+    with repository_folder(folder, parts=("model",)) as beside:
         model.save_pretrained(beside)
         place = beside / DECISION_FILE
         place.parent.mkdir()

@@ -18,8 +18,9 @@ from transformers.utils import logging
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 from pipeline_gill.components_gill import GENERATOR_COMPONENTS
-from pipeline_gill.hub_layout_gill import complete_or_not_at_all, write_code, write_model_index
+from pipeline_gill.hub_layout_gill import write_code, write_model_index
 from pipeline_gill.hub_push_gill import clear_hub_errors
+from pipeline_gill.repository_writer_gill import repository_folder
 
 from .collator import CaptionedImageCollator
 from .fresh_model import build_model
@@ -237,7 +238,7 @@ def write_repository(
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write all that makes `out` a Hub repository, complete or not at all; `weights` where FSDP gathered them."""
-    with complete_or_not_at_all(out) as folder:
+    with repository_folder(out) as folder:
         trainer._save(str(folder), weights)
         # Of the checkpoints alone: nobody loads it from a repository, and it names this machine's folders.
         (folder / "training_args.bin").unlink()

@@ -164,7 +164,7 @@ def test_a_push_that_fails_at_any_request_leaves_the_old_state_or_the_new_one(
     ("token", "said"),
     [
         ("hf_wrong", "The Hub does not accept the token for 'org/gill'"),
-        (STRANGER_TOKEN, "'org/gill' is another's: the token may not write there"),
+        (STRANGER_TOKEN, "has no write access to 'org/gill'"),
     ],
 )
 def test_a_wrong_token_and_a_repository_of_someone_else_are_told_and_nothing_is_sent(

@@ -7,9 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-
-from pipeline_gill.hub_layout_gill import complete_or_not_at_all, flat_code
+from pipeline_gill.hub_layout_gill import flat_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,21 +104,3 @@ def test_transformers_and_diffusers_load_a_folder_without_the_package_and_save_i
     for path in golden_repository.iterdir():
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "resaved" / path.name).read_bytes(), path.name
-
-
-def test_a_folder_appears_complete_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), complete_or_not_at_all(tmp_path / "out") as folder:
-        (folder / "half").write_text("")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    with complete_or_not_at_all(tmp_path / "out") as folder:
-        (folder / "deep").mkdir()
-        (folder / "deep/whole").write_text("1")
-        assert not (tmp_path / "out").exists()
-    with complete_or_not_at_all(tmp_path / "out") as folder:
-        (folder / "deep").mkdir()
-        (folder / "deep/other").write_text("2")
-    assert {path.name for path in (tmp_path / "out/deep").iterdir()} == {"whole", "other"}
-    (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="file"), complete_or_not_at_all(tmp_path / "file"):
-        pass

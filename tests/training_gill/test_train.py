@@ -410,4 +410,4 @@ def test_a_repository_of_somebody_else_is_refused_before_the_first_step(recipe_f
         assert main([{str(recipe_file)!r}, *options, "--hub_model_id", "somebody/gill"]) == 2
     """
     said = run_python(code, hub_server.environment, package=True).stderr
-    assert "error: 'somebody/gill' is another's" in said
+    assert "no write access to 'somebody/gill'" in said
