@@ -1,4 +1,4 @@
-"""95 % bootstrap intervals of what was measured on examples."""
+"""95 % bootstrap intervals of statistics over examples."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,15 +16,15 @@ def interval_of_mean(values: Sequence[float], seed: int = 0) -> tuple[float, flo
 
 
 def interval_of(examples: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> tuple[float, float] | None:
-    """The same for any figure.
+    """The same for any statistic.
 
     Args:
-        examples (`int`): How many examples there are.
-        statistic (`Callable`): The figure on the examples with the given int64 indices, repeated ones included.
+        examples (`int`): Number of examples.
+        statistic (`Callable`): The value for the examples with the given int64 indices, repeated ones included.
     """
     if examples < 2:
         return None
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (np.arange(examples),),
         lambda chosen: statistic(np.asarray(chosen)),
         confidence_level=LEVEL,
@@ -33,7 +33,7 @@ def interval_of(examples: int, statistic: Callable[[np.ndarray], float], seed: i
         vectorized=False,
         rng=seed,
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
 __all__ = ["LEVEL", "RESAMPLES", "interval_of", "interval_of_mean"]

@@ -1,15 +1,23 @@
-"""Images and their captions: COCO's captions JSON, or a TSV of captions and files as CC3M has it."""
+"""Images and their captions: COCO's captions JSON, or a TSV of captions and images."""
 
-import csv
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline_gill.caption_files import read_captions as read_caption_rows
+from pipeline_gill.caption_files import read_json
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, its own name, and the name of its image's file without folder and suffix."""
+    """A caption.
+
+    Attributes:
+        name (`str`): Its id in COCO, or its number in the TSV.
+        text (`str`): The caption, without white space around it.
+        image (`str`): Name of its image's file, perhaps with folders; of a URL the last part of its path.
+    """
 
     name: str
     text: str
@@ -17,40 +25,44 @@ class Caption:
 
 
 def read_captions(path: str | os.PathLike[str]) -> list[Caption]:
-    """Read every caption of a file, in the file's order; `.json` is COCO's, anything else a TSV without header.
+    """Read all captions of a file, in the order of the file; `.json` is COCO's, anything else a TSV.
 
-    A TSV has a caption and a file, or a URL as in CC3M's own files, of which the last part of the path counts.
+    A TSV has a caption and the name of a file, or a URL as in CC3M's own files. A header is optional, see
+    [`~pipeline_gill.caption_files.read_captions`].
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is something else, or an entry lacks a part; names it.
     """
-    place = Path(path)
-    captions = _read_coco(place) if place.suffix == ".json" else _read_tsv(place)
+    captions = _read_coco(path) if Path(path).suffix.lower() == ".json" else _read_tsv(path)
     if not captions:
-        raise ValueError(f"{place} holds no caption.")
+        raise ValueError(f"{path} holds no caption.")
     return captions
 
 
-def _read_coco(path: Path) -> list[Caption]:
+def _read_coco(path: str | os.PathLike[str]) -> list[Caption]:
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        files = {one["id"]: Path(one["file_name"]).stem for one in content["images"]}
+        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         return [
-            Caption(str(one["id"]), one["caption"].strip(), files[one["image_id"]]) for one in content["annotations"]
+            Caption(str(entry["id"]), entry["caption"].strip(), files[entry["image_id"]])
+            for entry in content["annotations"]
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not COCO's captions JSON: {error!r}.") from error
 
 
-def _read_tsv(path: Path) -> list[Caption]:
+def _read_tsv(path: str | os.PathLike[str]) -> list[Caption]:
     captions = []
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-            if len(row) != 2 or not row[0].strip():
-                raise ValueError(f"{path}, line {number}: {len(row)} columns, expected a caption and a file.")
-            captions.append(Caption(str(number), row[0].strip(), Path(row[1].split("?")[0]).stem))
+    for number, row in enumerate(read_caption_rows(path), start=1):
+        if not row.caption.strip() or not row.image:
+            raise ValueError(f"{path}, line {row.line}: no caption or no image, expected both.")
+        captions.append(Caption(str(number), row.caption.strip(), _image_name(row.image)))
     return captions
+
+
+def _image_name(image: str) -> str:
+    return unquote(Path(urlsplit(image).path).name) if "://" in image else image
 
 
 __all__ = ["Caption", "read_captions"]

@@ -1,18 +1,22 @@
 """Visual Dialog's files, version 1.0 (https://visualdialog.org/data): dialogues, and dense annotations of answers."""
 
-import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pipeline_gill.caption_files import read_json
 
 
 @dataclass(frozen=True)
 class Round:
-    """A question, its answer, and where the file has them the options to choose the answer from.
+    """A question and its answer.
 
-    `right` is the index of the right option, and `relevance`, for the one round of a dialogue that was annotated
-    densely, how right people found each option, 0 to 1.
+    Attributes:
+        question, answer (`str`): As in the file, the question without its question mark.
+        options (`tuple[str, ...]`): Answers to choose from, where the file has them.
+        right (`int`, *optional*): Index of the right option.
+        relevance (`tuple[float, ...]`, *optional*):
+            How right people found each option, from 0 to 1, for the one densely annotated round of a dialogue.
     """
 
     question: str
@@ -35,62 +39,64 @@ class Dialogue:
 
 
 def read_dialogues(path: str | os.PathLike[str], dense: str | os.PathLike[str] | None = None) -> list[Dialogue]:
-    """Read every dialogue of a file, in the file's order.
+    """Read all dialogues of a file, in the order of the file.
 
     Args:
-        dense (path, *optional*): The file of dense annotations. Its `round_id` counts from 1, as the challenge's own
-            evaluation reads it.
+        path: The file of dialogues.
+        dense (*optional*): The file of dense annotations. Its `round_id` counts from 1, as in the challenge's own
+            evaluation.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: one is something else, or they do not fit each other; names the dialogue.
+        ValueError: a file is something else, or they do not fit each other; names the dialogue.
     """
+    content = read_json(path)
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))["data"]
-        questions, answers, dialogs = data["questions"], data["answers"], data["dialogs"]
-        annotated = _read_dense(dense) if dense is not None else {}
-    except (ValueError, KeyError, TypeError) as error:
+        data = content["data"]
+        questions, answers, dialogs = data["questions"], data["answers"], list(data["dialogs"])
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not Visual Dialog's JSON, version 1.0: {error!r}.") from error
-    found = []
+    annotated = _read_dense(dense) if dense is not None else {}
+    dialogues = []
     for number, dialog in enumerate(dialogs):
         try:
             image = int(dialog["image_id"])
-            rounds = [
-                Round(
-                    questions[one["question"]],
-                    answers[one["answer"]],
-                    tuple(answers[option] for option in one.get("answer_options", ())),
-                    one.get("gt_index"),
-                )
-                for one in dialog["dialog"]
-            ]
+            rounds = [_round(entry, questions, answers) for entry in dialog["dialog"]]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, dialogue {number} is not Visual Dialog's: {error!r}.") from error
+            raise ValueError(f"{path}, dialogue {number} is not in the format of Visual Dialog: {error!r}.") from error
         if image in annotated:
-            place, relevance = annotated[image]
-            if not 0 <= place < len(rounds) or len(relevance) != len(rounds[place].options):
+            index, relevance = annotated[image]
+            options = rounds[index].options if 0 <= index < len(rounds) else ()
+            if len(relevance) != len(options):
                 raise ValueError(
-                    f"{dense}, image {image}: {len(relevance)} relevances for round {place + 1}, which has "
-                    f"{len(rounds[place].options) if 0 <= place < len(rounds) else 'no'} options in {path}."
+                    f"{dense}, image {image}: {len(relevance)} relevances for round {index + 1}, which has "
+                    f"{len(options) or 'no'} options in {path}."
                 )
-            one = rounds[place]
-            rounds[place] = Round(one.question, one.answer, one.options, one.right, relevance)
-        found.append(Dialogue(image, tuple(rounds)))
-    if not found:
+            rounds[index] = replace(rounds[index], relevance=relevance)
+        dialogues.append(Dialogue(image, tuple(rounds)))
+    if not dialogues:
         raise ValueError(f"{path} holds no dialogue.")
-    return found
+    return dialogues
+
+
+def _round(entry: dict[str, Any], questions: list[str], answers: list[str]) -> Round:
+    options = tuple(str(answers[option]) for option in entry.get("answer_options", ()))
+    return Round(str(questions[entry["question"]]), str(answers[entry["answer"]]), options, entry.get("gt_index"))
 
 
 def _read_dense(path: str | os.PathLike[str]) -> dict[int, tuple[int, tuple[float, ...]]]:
-    entries: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return {
-        # The training set's file calls it `relevance`.
-        int(one["image_id"]): (
-            int(one["round_id"]) - 1,
-            tuple(map(float, one["gt_relevance" if "gt_relevance" in one else "relevance"])),
-        )
-        for one in entries
-    }
+    entries = read_json(path)
+    try:
+        return {
+            # The training set's file calls it `relevance`.
+            int(entry["image_id"]): (
+                int(entry["round_id"]) - 1,
+                tuple(map(float, entry["gt_relevance" if "gt_relevance" in entry else "relevance"])),
+            )
+            for entry in entries
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no dense annotations of Visual Dialog: {error!r}.") from error
 
 
 __all__ = ["Dialogue", "Round", "read_dialogues"]

@@ -1,4 +1,4 @@
-"""Draw an image for every example, and measure how well it fits: what all generating tasks share."""
+"""Generate an image for every example and measure how well it fits: the part that all generating tasks share."""
 
 import json
 from collections.abc import Sequence
@@ -9,11 +9,10 @@ from typing import Any
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .bootstrap import interval_of_mean
 from .metric_loading import load_metric
-from .results import RESULTS_FILE, Figure, LeftOut, Results, write_whole
+from .results import RESULTS_FILE, LeftOut, MetricValue, Results, mean_metric, write_text
 from .resumable_run import ResumableRun
-from .systems import Drawing, Generator, Prompt
+from .systems import Drawing, ImageGenerationSystem, Prompt
 
 SCORES_FILE = "scores.json"
 
@@ -30,14 +29,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of `metrics/` and its options; `shown` is what of these goes into the protocol."""
+    """A metric of `metrics/` and its options; `protocol` is the part of these that the results show."""
 
     name: str
     options: dict[str, Any]
-    shown: dict[str, Any]
+    protocol: dict[str, Any]
 
     def check(self) -> None:
-        """Find out on two grey images whether its network is there, before hours are spent on drawing.
+        """Compute the metric of two grey images, to know that its network is there before images are generated.
 
         Raises:
             OSError, ValueError: the metric's own, naming the file that it needs.
@@ -46,18 +45,20 @@ class Measure:
         options = {name: value for name, value in self.options.items() if name != "resamples"}
         load_metric(self.name).compute(predictions=grey, references=self._references(grey, ["grey"] * 2), **options)
 
-    def compute(self, made: Sequence[Path], examples: Sequence[Example]) -> tuple[Figure, list[float] | None]:
-        """The figure, and a score for each example where the metric has such."""
+    def compute(self, images: Sequence[Path], examples: Sequence[Example]) -> tuple[MetricValue, list[float] | None]:
+        """The metric, and a score for each example where it has such."""
         metric = load_metric(self.name)
-        for begin in range(0, len(made), 100):
-            some = examples[begin : begin + 100]
-            wanted = self._references([str(one.image) for one in some], [one.text for one in some])
-            metric.add_batch(predictions=[str(path) for path in made[begin : begin + 100]], references=wanted)
-        found = metric.compute(**self.options)
-        scores = found.get("scores")
-        interval = interval_of_mean(scores) if scores is not None else found.get("interval")
-        pair = None if interval is None else (interval[0], interval[1])
-        return Figure(self.name, float(found[self.name]), len(made), pair), scores
+        for begin in range(0, len(images), 100):
+            batch = examples[begin : begin + 100]
+            references = self._references([str(one.image) for one in batch], [one.text for one in batch])
+            metric.add_batch(predictions=[str(path) for path in images[begin : begin + 100]], references=references)
+        computed = metric.compute(**self.options)
+        scores = computed.get("scores")
+        if scores is not None:
+            return mean_metric(self.name, scores), scores
+        low_and_high = computed.get("interval")
+        interval = None if low_and_high is None else (low_and_high[0], low_and_high[1])
+        return MetricValue(self.name, float(computed[self.name]), len(images), interval), None
 
     def _references(self, images: list[Any], texts: list[str]) -> list[Any]:
         return texts if self.name == "clip_text_similarity" else images
@@ -65,7 +66,7 @@ class Measure:
 
 def generate_and_measure(
     task: str,
-    system: Generator,
+    system: ImageGenerationSystem,
     examples: Sequence[Example],
     protocol: dict[str, Any],
     *,
@@ -77,55 +78,50 @@ def generate_and_measure(
     batch_size: int,
     left_out: Sequence[LeftOut] = (),
 ) -> Results:
-    """Draw what is not drawn yet, measure all, and write `results.json` and `scores.json`.
+    """Generate the images that are not there yet, measure all, and write `results.json` and `scores.json`.
 
     Args:
-        task (`str`), protocol (`dict`): As in [`Results`]; how is drawn and measured is added to the protocol.
-        folder (`Path`): Where the images and results go; a run that was stopped there is gone on with.
-        seeding (`str`): `"run"`, one generator for all, or `"example"`, a fresh one for each.
-        batch_size (`int`): Images drawn at once. No figure depends on it, but for rounding.
+        task (`str`), protocol (`dict`): As in [`Results`]; how images are generated and measured is added.
+        folder (`Path`): Where images and results are written. A run that was stopped there is resumed.
+        seeding (`str`): `"run"`, one random generator for all examples, or `"example"`, a new one for each.
+        batch_size (`int`): Images generated at once. No metric depends on it, except for rounding.
 
     Raises:
-        ValueError: the folder holds a run under another protocol. OSError: a metric's network is not there.
+        ValueError: the folder holds a run under another protocol. OSError: the network of a metric is not there.
     """
     for measure in measures:
         measure.check()
     described = system.describe()
-    drawn_by = {
+    protocol = {
         **protocol,
         "examples": len(examples),
         "drawing": asdict(drawing),
         "seed": seed,
         "seeding": {"run": "one generator for the whole run", "example": "seed plus number of the example"}[seeding],
     }
-    run = ResumableRun(folder, {**drawn_by, "system": described}, seed, shared=seeding == "run")
+    run = ResumableRun(folder, {**protocol, "system": described}, seed, shared=seeding == "run")
     with tqdm(total=len(examples), initial=run.done, desc=task, unit="image", disable=None) as bar:
         while run.done < len(examples):
             numbers = range(run.done, min(run.done + batch_size, len(examples)))
             batch = [examples[number] for number in numbers]
-            images = system.draw([one.prompt for one in batch], run.generators(numbers), drawing)
+            images = system.generate_images([one.prompt for one in batch], run.generators(numbers), drawing)
             run.finish([one.name for one in batch], images)
             bar.update(len(batch))
 
-    made = [run.image(number) for number in range(len(examples))]
-    figures, scores = [], {}
-    for measure in measures:
-        figure, each = measure.compute(made, examples)
-        figures.append(figure)
-        if each is not None:
-            scores[measure.name] = each
-    shown = {measure.name: measure.shown for measure in measures}
-    results = Results(task, described, {**drawn_by, "metrics": shown}, figures, list(left_out))
-    listed = [
+    files = [run.image(number) for number in range(len(examples))]
+    computed = {measure.name: measure.compute(files, examples) for measure in measures}
+    protocol["metrics"] = {measure.name: measure.protocol for measure in measures}
+    results = Results(task, described, protocol, [metric for metric, _ in computed.values()], list(left_out))
+    scores = [
         {
-            "example": one.name,
-            "text": one.text,
-            "image": made[number].name,
-            **{name: each[number] for name, each in scores.items()},
+            "example": example.name,
+            "text": example.text,
+            "image": file.name,
+            **{name: each[number] for name, (_, each) in computed.items() if each is not None},
         }
-        for number, one in enumerate(examples)
+        for number, (example, file) in enumerate(zip(examples, files, strict=True))
     ]
-    write_whole(folder / SCORES_FILE, json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / SCORES_FILE, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     results.write(folder / RESULTS_FILE)
     return results
 

@@ -1,15 +1,18 @@
-"""Which file of a folder is which image of a data set."""
+"""Which file of a folder is which image of a dataset, and whether it can be read."""
 
+from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from modeling_gill.image_loading_gill import IMAGE_SUFFIXES
+from tqdm.auto import tqdm
 
-from .results import LeftOut
+from modeling_gill.image_loading_gill import IMAGE_SUFFIXES, load_image
+from pipeline_gill.caption_files import spellings
 
 
 class ImageFolder:
-    """The images under a folder, by the names of their files without suffix.
+    """The images in a folder and its subfolders.
 
     Raises:
         NotADirectoryError: there is no such folder. ValueError: it holds no image.
@@ -19,32 +22,65 @@ class ImageFolder:
         if not folder.is_dir():
             raise NotADirectoryError(f"{folder} is no folder; expected the folder of the images.")
         self.folder = folder
-        files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
-        self._by_name = {path.stem: path for path in files}
-        if not self._by_name:
+        # Each file by its path in the folder, by its name, and by its name without suffix.
+        self._by_path: dict[str, list[Path]] = defaultdict(list)
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                self._by_path[path.relative_to(folder).as_posix()].append(path)
+                self._by_name[path.name].append(path)
+                self._by_stem[path.stem].append(path)
+        if not self._by_path:
             raise ValueError(f"{folder} holds no image.")
 
     def find(self, *names: str) -> Path | None:
-        """The file with the first of these names that there is."""
-        return next((self._by_name[name] for name in names if name in self._by_name), None)
+        """The file with the first of these names that there is.
+
+        Args:
+            names (`str`):
+                A path in the folder, or a file's name with or without suffix. Composed and decomposed characters are
+                the same, and so are `%20` and a space; a file of exactly this name goes first.
+
+        Raises:
+            ValueError: several files have the name; they are listed.
+        """
+        for name in names:
+            for files, wanted in self._lookups(name):
+                for keys in ([wanted], spellings(wanted)):
+                    found = list(dict.fromkeys(path for key in keys for path in files.get(key, ())))
+                    if len(found) > 1:
+                        listed = ", ".join(str(path.relative_to(self.folder)) for path in found)
+                        raise ValueError(f"{self.folder} holds several images named {name!r}: {listed}; expected one.")
+                    if found:
+                        return found[0]
+        return None
+
+    def _lookups(self, name: str) -> list[tuple[dict[str, list[Path]], str]]:
+        last = Path(name).name
+        lookups = [(self._by_path, name), (self._by_name, last), (self._by_stem, last)]
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            # The dataset may have been stored in another format.
+            lookups.append((self._by_stem, Path(name).stem))
+        return lookups
 
 
-def leave_out_or_refuse(incomplete: Iterable[LeftOut], allowed: bool, whole: int) -> list[LeftOut]:
-    """What is incomplete is left out where that is allowed.
+def damaged_images(paths: Iterable[Path], workers: int = 4) -> dict[Path, str]:
+    """Decode images, to know before a long run which ones cannot be read. Returns path -> what is wrong with it."""
+    unique = list(dict.fromkeys(paths))
 
-    Raises:
-        ValueError: it is not allowed, naming the first and how many there are, or nothing would be left.
-    """
-    found = list(incomplete)
-    if found and not allowed:
-        raise ValueError(
-            f"{found[0].example}: {found[0].reason} ({len(found)} of {whole} examples are incomplete). "
-            "`--leave-out-incomplete` measures the others and lists these in the results."
+    def problem(path: Path) -> str:
+        try:
+            load_image(path)
+        except (ValueError, OSError) as error:
+            return f"its image cannot be read: {str(error).replace(str(path), path.name)}"
+        return ""
+
+    with ThreadPoolExecutor(workers) as pool:
+        problems = tqdm(
+            pool.map(problem, unique), "checking images", len(unique), unit="image", disable=None, leave=False
         )
-    if len(found) == whole:
-        reason = f", the first one because {found[0].reason}" if found else ""
-        raise ValueError(f"No example is left to measure of {whole}{reason}.")
-    return found
+        return {path: text for path, text in zip(unique, problems, strict=True) if text}
 
 
-__all__ = ["ImageFolder", "leave_out_or_refuse"]
+__all__ = ["ImageFolder", "damaged_images"]

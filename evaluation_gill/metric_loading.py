@@ -1,4 +1,4 @@
-"""The metrics of `metrics/`, loaded as anyone would load them: by `evaluate`, from their folder."""
+"""Loads the metrics of `metrics/` with `evaluate`, from their folders."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the authors report, and under which protocol: their figures stand beside ours only where that is the same."""
+"""What the paper reports, and under which protocol: compared with ours only where the protocol is the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ _MASKED = {**_VIST, "masking": "images that the story has shown are no candidate
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """A figure of a paper; `protocol` is what of a result's protocol must be equal to it, by dotted names."""
+    """A number of the paper; `protocol` holds what must be equal in the protocol of a result, by dotted names."""
 
     system: str
     task: str

@@ -1,39 +1,39 @@
-"""A run of generations in a folder, that goes on where it was stopped.
+"""A run that generates images into a folder and can be resumed.
 
-progress.json   the protocol, what is finished, and the state of the random numbers after it
-images/       one PNG for each finished example
+progress.json   the protocol, the finished examples, and the state of the random generator after them
+images/         one PNG for each finished example
 """
 
 import base64
-import io
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from .results import write_whole
+from modeling_gill.atomic_write_gill import replace_file
+
+from .results import write_text
 
 IMAGES_FOLDER = "images"
 _PROGRESS_FILE = "progress.json"
 
 
 class ResumableRun:
-    """Images made so far under one protocol.
+    """Images generated so far under one protocol.
 
     Args:
-        folder (`Path`): Where it is; made if need be.
-        protocol (`dict`): As in [`Results`], with the system under `"system"`. A run that was begun under another one
-            is not gone on with.
-        seed (`int`), shared (`bool`): One generator for the whole run, as the authors' code has it, whose state is kept
-            between batches; else a fresh one for each example, seeded `seed` plus its number.
+        folder (`Path`): The folder; created if it does not exist.
+        protocol (`dict`): As in [`Results`], with the system under `"system"`.
+        seed (`int`): Seed of the noise.
+        shared (`bool`):
+            Whether one random generator serves the whole run, as in the authors' code; its state is kept between
+            batches. Else each example has a new one, seeded with `seed` plus its number.
 
     Raises:
-        ValueError: the folder holds a run under another protocol, naming what differs; or something else.
+        ValueError: the folder holds a run under another protocol, naming what differs, or something else.
     """
 
     def __init__(self, folder: Path, protocol: dict[str, Any], seed: int, shared: bool) -> None:
@@ -42,12 +42,12 @@ class ResumableRun:
         self._generator = torch.Generator().manual_seed(seed)
         progress = folder / _PROGRESS_FILE
         if progress.is_file():
-            self._go_on(progress)
+            self._resume(progress)
         (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
 
     @property
     def done(self) -> int:
-        """How many examples are finished; they are the first ones."""
+        """Number of finished examples; they are the first ones."""
         return len(self._names)
 
     def image(self, number: int) -> Path:
@@ -55,51 +55,46 @@ class ResumableRun:
         return self.folder / IMAGES_FOLDER / self._names[number]
 
     def generators(self, numbers: range) -> list[torch.Generator]:
-        """Where the next batch's random numbers come from, one generator for each example."""
+        """A random generator for each example of the next batch."""
         if self.shared:
             return [self._generator] * len(numbers)
         return [torch.Generator().manual_seed(self.seed + number) for number in numbers]
 
     def finish(self, examples: list[str], images: list[Image.Image]) -> None:
-        """Keep a batch's images; it is finished once all of them lie on disk."""
+        """Store the images of a batch; it is finished once all of them are on disk."""
         names = [f"{self.done + offset:06d}-{_file_name(example)}.png" for offset, example in enumerate(examples)]
         for name, image in zip(names, images, strict=True):
-            _write_image(self.folder / IMAGES_FOLDER / name, image)
+            with replace_file(self.folder / IMAGES_FOLDER / name) as new:
+                image.save(new, format="PNG")
         self._names += names
         state = base64.b64encode(bytes(self._generator.get_state().tolist())).decode()
         content = {"protocol": self.protocol, "pictures": self._names, "generator_state": state}
-        write_whole(self.folder / _PROGRESS_FILE, json.dumps(content) + "\n")
+        write_text(self.folder / _PROGRESS_FILE, json.dumps(content) + "\n")
 
-    def _go_on(self, progress: Path) -> None:
+    def _resume(self, progress: Path) -> None:
         try:
             content = json.loads(progress.read_text(encoding="utf-8"))
             before, names, state = content["protocol"], content["pictures"], content["generator_state"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{progress} cannot be gone on with: {error}. Name a new folder.") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{progress} cannot be resumed: {error}. Choose a new folder.") from error
         differing = sorted(name for name in {*before, *self.protocol} if before.get(name) != self.protocol.get(name))
         if differing:
-            told = "; ".join(f"{name} was {before.get(name)!r}, is {self.protocol.get(name)!r}" for name in differing)
-            raise ValueError(f"{self.folder} was begun under another protocol: {told}. Name a new folder.")
+            changes = "; ".join(
+                f"{name} was {before.get(name)!r}, is {self.protocol.get(name)!r}" for name in differing
+            )
+            raise ValueError(f"{self.folder} was begun under another protocol: {changes}. Choose a new folder.")
         missing = [name for name in names if not (self.folder / IMAGES_FOLDER / name).is_file()]
         if missing:
             raise ValueError(
-                f"{self.folder} has lost {len(missing)} images that it says are finished, {missing[0]} for one. "
-                "Name a new folder."
+                f"{self.folder} lacks {len(missing)} images that its progress file lists as finished, {missing[0]} for "
+                "one. Choose a new folder."
             )
         self._names = list(names)
         self._generator.set_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
 
 
 def _file_name(example: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", example)[:80]
-
-
-def _write_image(place: Path, image: Image.Image) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".", delete=False) as file:
-        file.write(buffer.getvalue())
-    os.replace(file.name, place)
+    return re.sub(r"[^\w.-]+", "_", example, flags=re.ASCII)[:80]
 
 
 __all__ = ["IMAGES_FOLDER", "ResumableRun"]

@@ -1,14 +1,14 @@
 """Visual Storytelling's `story-in-sequence` files (https://visionandlanguage.net/VIST)."""
 
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
+
+from pipeline_gill.caption_files import read_json
 
 
 @dataclass(frozen=True)
 class Story:
-    """A story: as many captions as images, in the order that its writer gave them."""
+    """A story: as many captions as images, in the order of the annotator."""
 
     name: str
     captions: tuple[str, ...]
@@ -16,26 +16,23 @@ class Story:
 
 
 def read_stories(path: str | os.PathLike[str]) -> list[Story]:
-    """Read every story of a file, in the file's order.
+    """Read all stories of a file, in the order of the file.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is something else, or a story's parts do not fit; names the story.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON, truncated perhaps: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise ValueError(f"{path} has no list 'annotations'; expected VIST's story-in-sequence JSON.")
     parts: dict[str, list[tuple[int, str, str]]] = {}
     for number, entry in enumerate(content["annotations"]):
         try:
-            one = entry[0] if isinstance(entry, list) else entry
-            place, image = int(one["worker_arranged_photo_order"]), str(one["photo_flickr_id"])
-            parts.setdefault(str(one["story_id"]), []).append((place, str(one["text"]), image))
+            sentence = entry[0] if isinstance(entry, list) else entry
+            place, image = int(sentence["worker_arranged_photo_order"]), str(sentence["photo_flickr_id"])
+            parts.setdefault(str(sentence["story_id"]), []).append((place, str(sentence["text"]), image))
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, annotation {number} is not VIST's: {error!r}.") from error
+            raise ValueError(f"{path}, annotation {number} is not in the format of VIST: {error!r}.") from error
     if not parts:
         raise ValueError(f"{path} holds no story.")
     stories = []
@@ -44,7 +41,7 @@ def read_stories(path: str | os.PathLike[str]) -> list[Story]:
         places = [place for place, _, _ in ordered]
         if places != list(range(places[0], places[0] + len(places))) or len(places) < 2:
             raise ValueError(f"{path}, story {name}: its sentences are numbered {places}, expected 0, 1, 2 and so on.")
-        stories.append(Story(name, tuple(text for _, text, _ in ordered), tuple(one for _, _, one in ordered)))
+        stories.append(Story(name, tuple(text for _, text, _ in ordered), tuple(image for _, _, image in ordered)))
     return stories
 
 

@@ -1,5 +1,6 @@
-"""What is evaluated, behind one face: GILL, a plain generator, and CLIP as a retriever."""
+"""Common interface of the evaluated systems: GILL, a plain image generator, and CLIP as a retriever."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,52 +27,61 @@ class Prompt:
         """The texts alone, a space between them."""
         return " ".join(piece for piece in self.pieces if isinstance(piece, str))
 
+    @property
+    def images(self) -> list[Path]:
+        """The images alone."""
+        return [piece for piece in self.pieces if isinstance(piece, Path)]
+
 
 @dataclass(frozen=True)
 class Drawing:
-    """How images are generated: `size` in pixels both ways (None: the generator's own), steps, guidance."""
+    """How images are generated; `size` is height and width, `None` for the generator's own."""
 
     steps: int = 50
     guidance: float = 7.5
     size: int | None = None
 
-    def options(self) -> dict[str, Any]:
-        """In diffusers' words."""
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of a pipeline of diffusers."""
         size = {} if self.size is None else {"height": self.size, "width": self.size}
         return {"num_inference_steps": self.steps, "guidance_scale": self.guidance, **size}
 
 
-class Generator(Protocol):
-    """A system that draws."""
+class ImageGenerationSystem(Protocol):
+    """A system that generates images."""
 
     def describe(self) -> dict[str, Any]:
         """What it is, for the results."""
 
-    def draw(self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing) -> list[Image.Image]:
-        """One image for each prompt, with the generator of random numbers at the same place."""
+    def generate_images(
+        self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing
+    ) -> list[Image.Image]:
+        """One image for each prompt, from the random generator at the same index."""
 
 
-class Retriever(Protocol):
-    """A system that places prompts and images in one space."""
+class RetrievalSystem(Protocol):
+    """A system that embeds prompts and images in one space."""
 
     def describe(self) -> dict[str, Any]:
         """What it is, for the results."""
 
     def embed_prompts(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Float32 `(prompts, p)` of length one."""
+        """Normalized float32 embeddings of shape `(num_prompts, retrieval_dim)`."""
 
     def embed_images(self, images: Sequence[Path]) -> torch.Tensor:
-        """Float32 `(images, p)` of length one."""
+        """Normalized float32 embeddings of shape `(num_images, retrieval_dim)`."""
 
 
 class GillSystem:
-    """GILL, by its pipeline.
+    """GILL through its pipeline.
 
     Args:
-        pipeline (`GillPipeline`)
-        name (`str`), revision (`str`, *optional*): What the pipeline was loaded from.
-        reading_size (`int`, *optional*): Pixels that images of prompts are squeezed to, both ways, before the image
-            encoder's own preprocessing; 224 as in the authors' evaluations.
+        pipeline (`GillPipeline`): The pipeline.
+        name (`str`): What it was loaded from.
+        revision (`str`, *optional*): Of that repository.
+        reading_size (`int`, *optional*, defaults to 224):
+            Height and width that images of prompts are resized to before the image encoder's own preprocessing, as in
+            the authors' evaluations.
     """
 
     reads_images = True
@@ -113,11 +123,17 @@ class GillSystem:
             "reading_size": self.reading_size,
         }
 
-    def draw(self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing) -> list[Image.Image]:
-        answered = self.pipeline(
-            self._prompts(prompts), decision="generate", force_image=True, generator=generators, **drawing.options()
+    def generate_images(
+        self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing
+    ) -> list[Image.Image]:
+        output = self.pipeline(
+            self._prompts(prompts),
+            decision="generate",
+            force_image=True,
+            generator=generators,
+            **drawing.pipeline_arguments(),
         )
-        return [pieces[0].image for pieces in answered.image_pieces]
+        return [images[0].image for images in output.image_pieces]
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[Prompt]) -> torch.Tensor:
@@ -132,7 +148,7 @@ class GillSystem:
 
     @torch.no_grad()
     def decide(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Probability that an image should be retrieved, float32 `(prompts,)`.
+        """Probability that an image should be retrieved, float32 of shape `(num_prompts,)`.
 
         Raises:
             ValueError: the model has no decision head.
@@ -143,24 +159,84 @@ class GillSystem:
         return logits.float().softmax(-1)[:, 1].cpu()
 
     @torch.no_grad()
-    def answer_scores(self, prompt: Prompt, answers: Sequence[str], batch_size: int) -> list[float]:
-        """Log-likelihood of each answer after the prompt, summed over its tokens."""
-        processor, model = self.pipeline.processor, self.pipeline.model
-        known = processor([self._pieces(prompt)])["input_ids"].shape[1]
-        scores: list[float] = []
-        for begin in range(0, len(answers), batch_size):
-            some = answers[begin : begin + batch_size]
-            # A piece of its own: its tokens are then those of the answer alone.
-            batch = processor([[*self._pieces(prompt), {"type": "text", "text": one}] for one in some])
-            batch = batch.to(self.pipeline.device)
-            ids, mask = batch["input_ids"], batch["attention_mask"].bool()
-            logits = model(**batch, use_cache=False).logits.float().log_softmax(-1)
-            told = logits[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
-            place = mask.long().cumsum(-1)
-            scores += (
-                (told * (mask & (place > known))[:, 1:]).where((mask & (place > known))[:, 1:], 0).sum(-1).tolist()
-            )
+    def answer_scores(
+        self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]], batch_size: int
+    ) -> list[list[float]]:
+        """Log-likelihood of each answer after its prompt, summed over its tokens.
+
+        An image is encoded once, also where several prompts show it; each prompt is read once, and its answers go on
+        from its cache.
+
+        Args:
+            prompts (`Sequence[Prompt]`): Such as the rounds of one dialogue. A prompt ends with a text.
+            answers (`Sequence[Sequence[str]]`): For each prompt the answers to choose from.
+            batch_size (`int`): Answers that are read at once; each takes a copy of the prompt's cache.
+        """
+        features: dict[Path, torch.Tensor] = {}
+        scores = []
+        for prompt, options in zip(prompts, answers, strict=True):
+            for path in prompt.images:
+                if path not in features:
+                    features[path] = self._image_features(path)
+            scores.append(self._scores_after(prompt, options, features, batch_size))
         return scores
+
+    def _scores_after(
+        self, prompt: Prompt, answers: Sequence[str], features: dict[Path, torch.Tensor], batch_size: int
+    ) -> list[float]:
+        model, device = self.pipeline.model, self.pipeline.device
+        prefix = self._prompt_ids(prompt).to(device)
+        images = torch.cat([features[path] for path in prompt.images]) if prompt.images else None
+        read = model(input_ids=prefix, image_features=images, use_cache=True, logits_to_keep=1, output_images=False)
+        first_token = _log_probabilities(read.logits[0, -1])
+        ids = self._answer_ids(prompt.pieces[-1], answers)
+        scores = [float(first_token[one[0]]) for one in ids]
+        # Answers of one token are scored by now; the others together with answers of about their length.
+        longer = sorted((number for number, one in enumerate(ids) if len(one) > 1), key=lambda number: len(ids[number]))
+        for begin in range(0, len(longer), batch_size):
+            batch = longer[begin : begin + batch_size]
+            length = len(ids[batch[-1]])
+            tokens = torch.zeros(len(batch), length, dtype=torch.long)
+            mask = torch.zeros(len(batch), length, dtype=torch.long)
+            for row, number in enumerate(batch):
+                tokens[row, : len(ids[number])] = torch.tensor(ids[number])
+                mask[row, : len(ids[number])] = 1
+            tokens, mask = tokens.to(device), mask.to(device)
+            cache = copy.deepcopy(read.past_key_values)
+            cache.batch_repeat_interleave(len(batch))
+            logits = model(
+                input_ids=tokens[:, :-1],
+                attention_mask=torch.cat([mask.new_ones(len(batch), prefix.shape[1]), mask[:, :-1]], dim=1),
+                past_key_values=cache,
+                use_cache=True,
+                output_images=False,
+            ).logits
+            each = _log_probabilities(logits).gather(-1, tokens[:, 1:, None])[..., 0]
+            sums = each.where(mask[:, 1:].bool(), 0).sum(-1).tolist()
+            for number, rest in zip(batch, sums, strict=True):
+                scores[number] += rest
+        return scores
+
+    def _image_features(self, path: Path) -> torch.Tensor:
+        pixels = self.pipeline.processor.image_processor(images=[self._image(path)], return_tensors="pt")
+        features = self.pipeline.model.get_image_features(pixels["pixel_values"].to(self.pipeline.device))
+        return getattr(features, "pooler_output", features)
+
+    def _prompt_ids(self, prompt: Prompt) -> torch.Tensor:
+        """Ids of a prompt, with placeholders for images; the images are not opened."""
+        placeholder = Image.new("RGB", (1, 1))
+        pieces = [_text(piece) if isinstance(piece, str) else placeholder for piece in prompt.pieces]
+        return self.pipeline.processor([pieces])["input_ids"]
+
+    def _answer_ids(self, before: Any, answers: Sequence[str]) -> list[list[int]]:
+        """Ids of answers that follow the text `before`. Each is a piece of its own, whose ids are its own too."""
+        processor = self.pipeline.processor
+        known = processor([[_text(before)]])["input_ids"].shape[1]
+        batch = processor([[_text(before), _text(answer)] for answer in answers])
+        return [
+            ids[mask.bool()][known:].tolist()
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ]
 
     def _read(self, prompts: Sequence[Prompt]) -> Any:
         batch = self.pipeline.processor(self._prompts(prompts), add_img_tokens=True).to(self.pipeline.device)
@@ -170,10 +246,7 @@ class GillSystem:
         return [self._pieces(prompt) for prompt in prompts]
 
     def _pieces(self, prompt: Prompt) -> list[Any]:
-        # Marked as text, a caption that happens to be a URL stays a caption.
-        return [
-            {"type": "text", "text": piece} if isinstance(piece, str) else self._image(piece) for piece in prompt.pieces
-        ]
+        return [_text(piece) if isinstance(piece, str) else self._image(piece) for piece in prompt.pieces]
 
     def _image(self, path: Path) -> Image.Image:
         image = load_image(path)
@@ -181,7 +254,7 @@ class GillSystem:
 
 
 class GeneratorBaseline:
-    """Any text-to-image pipeline of diffusers, which reads the texts of a prompt and no images."""
+    """A text-to-image pipeline of diffusers. It reads the texts of a prompt and no images."""
 
     reads_images = False
 
@@ -206,13 +279,15 @@ class GeneratorBaseline:
             "dtype": dtype,
         }
 
-    def draw(self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing) -> list[Image.Image]:
+    def generate_images(
+        self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing
+    ) -> list[Image.Image]:
         texts = [prompt.text for prompt in prompts]
-        return self.pipeline(texts, generator=generators, **drawing.options()).images
+        return self.pipeline(texts, generator=generators, **drawing.pipeline_arguments()).images
 
 
 class ClipBaseline:
-    """CLIP as a retriever, which reads the texts of a prompt, as far as its 77 tokens go, and no images."""
+    """CLIP as a retriever. It reads the texts of a prompt, up to 77 tokens, and no images."""
 
     reads_images = False
 
@@ -253,11 +328,28 @@ class ClipBaseline:
         return torch.nn.functional.normalize(embeds.float().cpu(), dim=-1)
 
 
+def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+
+
+def _text(text: Any) -> dict[str, Any]:
+    """A piece that is text whatever stands in it: a caption that happens to be a URL stays a caption."""
+    return {"type": "text", "text": text}
+
+
 def _public(name: str) -> str:
-    """A Hub id as it is, of a folder its last part alone: results travel, this machine's paths should not."""
+    """A Hub id as it is; of a folder only the last part, as results should not hold paths of this machine."""
     ident, _, revision = name.partition(" @ ")
     shown = Path(ident).name if Path(ident).is_absolute() or Path(ident).exists() else ident
     return f"{shown} @ {revision}" if revision else shown
 
 
-__all__ = ["ClipBaseline", "Drawing", "Generator", "GeneratorBaseline", "GillSystem", "Prompt", "Retriever"]
+__all__ = [
+    "ClipBaseline",
+    "Drawing",
+    "GeneratorBaseline",
+    "GillSystem",
+    "ImageGenerationSystem",
+    "Prompt",
+    "RetrievalSystem",
+]

@@ -44,7 +44,38 @@ class Command:
     resume: str = "Run the same command to start again."
 
 
-COMMANDS: dict[str, Command] = {}
+_RESUME_EVALUATION = "Run the same command to go on: generated images are kept."
+
+COMMANDS: dict[str, Command] = {
+    "evaluate vist": Command(
+        "evaluation_gill.arguments:VistOptions",
+        "evaluation_gill.tasks:evaluate_and_print",
+        "Visual Storytelling: generate or retrieve the last image of each story.",
+        _RESUME_EVALUATION,
+    ),
+    "evaluate visdial": Command(
+        "evaluation_gill.arguments:VisdialOptions",
+        "evaluation_gill.tasks:evaluate_and_print",
+        "Visual Dialog: generate or retrieve a dialogue's image, or rank answers.",
+        _RESUME_EVALUATION,
+    ),
+    "evaluate caption-to-image": Command(
+        "evaluation_gill.arguments:CaptionToImageOptions",
+        "evaluation_gill.tasks:evaluate_and_print",
+        "Captions of COCO or CC3M: generate or retrieve their images.",
+        _RESUME_EVALUATION,
+    ),
+    "evaluate partiprompts": Command(
+        "evaluation_gill.arguments:PartiPromptsOptions",
+        "evaluation_gill.tasks:evaluate_and_print",
+        "PartiPrompts: how well the model decides to retrieve or to generate.",
+    ),
+    "evaluate compare": Command(
+        "evaluation_gill.arguments:CompareOptions",
+        "evaluation_gill.compare:compare",
+        "Print results side by side, with the paper's numbers.",
+    ),
+}
 """Name (with a space for a subcommand, as in `"evaluate vist"`) to command."""
 
 GROUPS: dict[str, str] = {

@@ -59,7 +59,7 @@ def metadata(facts: Facts) -> dict[str, Any]:
     datasets = list(facts.datasets)
     if facts.retrieval_set is not None and facts.retrieval_set.name:
         datasets.append(facts.retrieval_set.name)
-    evaluated = [_eval_result(result, figure) for result in results for figure in result.figures]
+    evaluated = [_eval_result(result, metric) for result in results for metric in result.metrics]
     metrics = list(dict.fromkeys(one.metric_type for one in evaluated))
     data = ModelCardData(
         base_model=bases or None,
@@ -86,10 +86,10 @@ def metadata(facts: Facts) -> dict[str, Any]:
     return found
 
 
-def _eval_result(result: Results, figure: Any) -> EvalResult:
+def _eval_result(result: Results, metric: Any) -> EvalResult:
     """A figure with all that one must know to compare it."""
     kind, name = _DATASETS.get(result.task.split()[0], (result.task.split()[0], result.task))
-    interval = {} if figure.interval is None else {"interval_95": [round(bound, 6) for bound in figure.interval]}
+    interval = {} if metric.interval is None else {"interval_95": [round(bound, 6) for bound in metric.interval]}
     return EvalResult(
         task_type="any-to-any",
         task_name=f"{result.task}, {result.protocol['context']}" if "context" in result.protocol else result.task,
@@ -99,11 +99,11 @@ def _eval_result(result: Results, figure: Any) -> EvalResult:
             key: result.protocol[key] for key in ("annotations", "annotations_sha256") if key in result.protocol
         }
         or None,
-        metric_type=figure.name,
-        metric_name=figure.name,
-        metric_value=round(figure.value, 6),
+        metric_type=metric.name,
+        metric_name=metric.name,
+        metric_value=round(metric.value, 6),
         # No verification token: nobody but us has measured.
-        metric_args={"examples": figure.examples, **interval, "protocol": _plain(result.protocol)},
+        metric_args={"examples": metric.examples, **interval, "protocol": _plain(result.protocol)},
     )
 
 

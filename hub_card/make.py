@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evaluation_gill.results import write_whole
+from evaluation_gill.results import write_text
 from pipeline_gill import GillPipeline
 from pipeline_gill.pipeline_repository_gill import CARD_FILE
 
@@ -77,7 +77,7 @@ def write_card(folder: Path, facts: Facts, template: Path = TEMPLATE) -> list[st
     place = folder / CARD_FILE
     existing = place.read_text(encoding="utf-8") if place.is_file() else None
     text, kept = merge(existing, make_card(facts, template))
-    write_whole(place, text)
+    write_text(place, text)
     return kept
 
 

@@ -1,5 +1,6 @@
 """Small files in the data sets' own formats, and small networks to measure with."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from evaluation_gill import Results
 from tests.evaluation_gill.small_networks import write_alexnet, write_clip, write_inception
 
 STORIES = [
@@ -20,11 +22,11 @@ SENTENCES = ["we went out .", "a dog ran .", "it was hot .", "a cat slept .", "n
 
 @dataclass(frozen=True)
 class Data:
-    """Where the files lie; `networks` are options that give the metrics their networks."""
+    """Where the files are; `networks` are the options that give the metrics their networks."""
 
     folder: Path
     images: Path
-    networks: list[str]
+    networks: dict[str, Any]
     clip: Path
 
     @property
@@ -76,8 +78,31 @@ def data(tmp_path_factory: pytest.TempPathFactory, images: list[Image.Image]) ->
     (folder / "cc3m_val.tsv").write_text("".join(lines), encoding="utf-8")
     clip, (alexnet, _) = write_clip(folder / "clip"), write_alexnet(folder)
     inception = write_inception(folder)
-    networks = ["--clip", str(clip), "--lpips-alexnet", str(alexnet), "--inception", str(inception)]
+    networks = {
+        "clip": str(clip),
+        "lpips_alexnet": str(alexnet),
+        "inception": str(inception),
+        "inception_sha256": hashlib.sha256(inception.read_bytes()).hexdigest(),
+    }
     return Data(folder, folder / "images", networks, clip)
+
+
+def options_of(data: Data, annotations: Path, out: Path, **fields: Any) -> dict[str, Any]:
+    """Options of a quick evaluation with the small networks."""
+    return {
+        "annotations": annotations,
+        "images": data.images,
+        "out": out,
+        **data.networks,
+        "num_inference_steps": 2,
+        "size": 16,
+        **fields,
+    }
+
+
+def values(results: Results) -> dict[str, float]:
+    """Metrics by their names."""
+    return {metric.name: metric.value for metric in results.metrics}
 
 
 def vist_annotations(stories: list[tuple[str, list[str]]]) -> list[list[dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """The metrics, each against a computation of its own on small inputs."""
 
+import hashlib
 import itertools
 import math
 from pathlib import Path
@@ -103,8 +104,8 @@ def test_lpips_agrees_with_that_of_torchmetrics(
     network = theirs._LPIPS(pretrained=False, net="alex")
     heads = Path(theirs.__file__).parent / "lpips_models/alex.pth"
     network.load_state_dict(torch.load(heads, map_location="cpu"), strict=False)
-    squeezed = [image.resize((64, 64), Image.Resampling.BILINEAR) for image in noise[:6]]
-    pixels = torch.from_numpy(np.stack([np.asarray(one) for one in squeezed])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    resized = [image.resize((64, 64), Image.Resampling.BILINEAR) for image in noise[:6]]
+    pixels = torch.from_numpy(np.stack([np.asarray(one) for one in resized])).permute(0, 3, 1, 2).float() / 127.5 - 1
     wanted = network.eval()(pixels[:3], pixels[3:]).flatten().tolist()
     assert found["scores"] == pytest.approx(wanted, rel=1e-4) and min(wanted) > 0
     assert found["lpips"] == pytest.approx(np.mean(wanted), rel=1e-4)
@@ -116,13 +117,30 @@ def test_fid_is_the_frechet_distance_of_the_features(tmp_path: Path) -> None:
     made = generator.integers(0, 200, (40, 8, 8, 3), dtype=np.uint8)
     real = generator.integers(50, 256, (40, 8, 8, 3), dtype=np.uint8)
     images = [[Image.fromarray(one) for one in some] for some in (made, real)]
-    found = compute("fid", *images, weights=str(write_inception(tmp_path)), resamples=20, batch_size=16)
+    network = write_inception(tmp_path)
+    sha256 = hashlib.sha256(network.read_bytes()).hexdigest()
+    found = compute("fid", *images, weights=str(network), sha256=sha256, resamples=20, batch_size=16)
     features = [some.reshape(40, 8, 8, 3).astype(np.float64).mean((1, 2)) / 255 for some in (made, real)]
     one, other = (np.cov(some, rowvar=False) for some in features)
     gap = np.square(features[0].mean(0) - features[1].mean(0)).sum()
     wanted = gap + np.trace(one + other - 2 * scipy.linalg.sqrtm(one @ other).real)
     assert found["fid"] == pytest.approx(wanted, rel=1e-4) and found["features"] == 3
     assert found["interval"][0] < found["fid"] < found["interval"][1] * 1.2
+
+
+@pytest.mark.parametrize("sha256", [None, "0" * 64])
+def test_fid_does_not_load_a_network_whose_checksum_nobody_named(
+    tmp_path: Path, noise: list[Image.Image], monkeypatch: pytest.MonkeyPatch, sha256: str | None
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        pytest.fail("the network was loaded")
+
+    monkeypatch.setattr(torch.jit, "load", load)
+    # Neither the name nor the suffix of the published files makes a file trusted.
+    for name in ("features.pt", "inception-2015-12-05.pt", "weights-inception-2015-12-05-6726825d.pth"):
+        network = write_inception(tmp_path).rename(tmp_path / name)
+        with pytest.raises(ValueError, match=r"its SHA-256 is [0-9a-f]{64}, (expected|not that of)"):
+            compute("fid", noise[:2], noise[2:4], weights=str(network), sha256=sha256)
 
 
 def brute_force(scores: list[float], relevances: list[float], k: int) -> tuple[float, float, float]:
@@ -179,7 +197,7 @@ def test_decision_f1_is_the_mean_of_both_classes() -> None:
     generate, retrieve = 2 * 2 / (2 * 2 + 1 + 1), 2 * 1 / (2 * 1 + 1 + 1)
     assert found["f1_generate"] == pytest.approx(generate) and found["f1_retrieve"] == pytest.approx(retrieve)
     assert found["decision_f1"] == pytest.approx((generate + retrieve) / 2) and found["accuracy"] == pytest.approx(0.6)
-    # Nobody retrieves and nobody should: that class has no F1 but nought, and the mean says so.
+    # Nobody retrieves and nobody should: that class has the F1 score 0, and the mean says so.
     assert compute("decision_f1", ["generate"], ["generate"])["decision_f1"] == pytest.approx(0.5)
 
 

@@ -10,31 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation_gill import vist
-from evaluation_gill.command_line import run_command
+from evaluation_gill import Results, evaluate
 from evaluation_gill.metric_loading import load_metric
-from evaluation_gill.results import Results
-from evaluation_gill.systems import ClipBaseline
+from evaluation_gill.systems import ClipBaseline, GillSystem
+from gill.cli import main
 from pipeline_gill import GillPipeline
-from tests.evaluation_gill.conftest import SENTENCES, STORIES, Data, vist_annotations
-
-QUICK = ["--steps", "2", "--size", "16"]
+from tests.evaluation_gill.conftest import SENTENCES, STORIES, Data, options_of, values, vist_annotations
 
 
-def options(data: Data, out: Path, *more: str, model: Path, annotations: Path | None = None) -> list[str]:
-    return [
-        "--model",
-        str(model),
-        "--annotations",
-        str(annotations or data.vist),
-        "--images",
-        str(data.images),
-        "--out",
-        str(out),
-        *data.networks,
-        *QUICK,
-        *more,
-    ]
+def run(data: Data, mode: str, out: Path, annotations: Path | None = None, **fields: Any) -> Results:
+    return evaluate("vist", mode=mode, **options_of(data, annotations or data.vist, out, **fields))
 
 
 def shown(data: Data, name: str) -> Image.Image:
@@ -44,7 +29,7 @@ def shown(data: Data, name: str) -> Image.Image:
 @pytest.fixture(scope="module")
 def generated(data: Data, golden_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     out = tmp_path_factory.mktemp("vist") / "out"
-    return out, vist.main(["generation", *options(data, out, "--batch-size", "2", model=golden_repository)])
+    return out, run(data, "generation", out, batch_size=2, model=str(golden_repository))
 
 
 def test_gill_draws_the_last_image_of_each_story_as_the_pipeline_does_one_by_one(
@@ -71,7 +56,7 @@ def test_gill_draws_the_last_image_of_each_story_as_the_pipeline_does_one_by_one
         assert np.abs(np.asarray(wanted, dtype=int) - np.asarray(Image.open(path), dtype=int)).max() <= 1
     true = [shown(data, names[-1]) for _, names in STORIES]
     clip = load_metric("clip_image_similarity").compute(predictions=made, references=true, model=str(data.clip))
-    found = {figure.name: figure for figure in results.figures}
+    found = {metric.name: metric for metric in results.metrics}
     assert found["clip_image_similarity"].value == pytest.approx(clip["clip_image_similarity"], abs=1e-3)
     low, high = found["clip_image_similarity"].interval or (0, 0)
     assert min(clip["scores"]) - 1e-3 <= low <= found["clip_image_similarity"].value <= high
@@ -97,82 +82,64 @@ def test_a_run_that_was_stopped_goes_on_where_it_was_with_the_same_images(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from evaluation_gill.systems import GillSystem
-
-    whole, _ = generated
-    draw = GillSystem.draw
-    drawn: list[int] = []
+    generate = GillSystem.generate_images
+    sizes: list[int] = []
 
     def stops(self: Any, prompts: Any, *rest: Any) -> Any:
-        if drawn:
+        if sizes:
             raise KeyboardInterrupt
-        drawn.append(len(prompts))
-        return draw(self, prompts, *rest)
+        sizes.append(len(prompts))
+        return generate(self, prompts, *rest)
 
-    arguments = ["generation", *options(data, tmp_path / "out", model=golden_repository)]
-    monkeypatch.setattr(GillSystem, "draw", stops)
+    monkeypatch.setattr(GillSystem, "generate_images", stops)
     with pytest.raises(KeyboardInterrupt):
-        vist.main([*arguments, "--batch-size", "1"])
+        run(data, "generation", tmp_path / "out", batch_size=1, model=str(golden_repository))
     assert not (tmp_path / "out/results.json").exists()
 
     def goes_on(self: Any, prompts: Any, *rest: Any) -> Any:
-        drawn.append(len(prompts))
-        return draw(self, prompts, *rest)
+        sizes.append(len(prompts))
+        return generate(self, prompts, *rest)
 
-    monkeypatch.setattr(GillSystem, "draw", goes_on)
-    vist.main([*arguments, "--batch-size", "2"])
-    # The whole run drew two and then one.
-    assert drawn == [1, 2]
-    assert pixels(tmp_path / "out") == pytest.approx(pixels(whole), abs=1)
+    monkeypatch.setattr(GillSystem, "generate_images", goes_on)
+    run(data, "generation", tmp_path / "out", batch_size=2, model=str(golden_repository))
+    # The whole run generated two and then one.
+    assert sizes == [1, 2]
+    assert pixels(tmp_path / "out") == pytest.approx(pixels(generated[0]), abs=1)
 
 
 def pixels(out: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path), dtype=int) for path in sorted((out / "images").iterdir())])
 
 
-def test_a_run_under_another_protocol_is_not_gone_on_with(
-    data: Data,
-    generated: tuple[Path, Results],
-    golden_repository: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_a_run_under_another_protocol_is_not_resumed(
+    data: Data, generated: tuple[Path, Results], golden_repository: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(generated[0], tmp_path / "out")
-    arguments = ["generation", *options(data, tmp_path / "out", "--seed", "7", model=golden_repository)]
-    assert run_command(vist.main, arguments) == 2
-    assert "was begun under another protocol: seed was 42, is 7" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="was begun under another protocol: seed was 42, is 7"):
+        run(data, "generation", tmp_path / "out", seed=7, model=str(golden_repository))
 
 
 def test_a_plain_generator_runs_through_the_same_protocol(data: Data, golden_world: Path, tmp_path: Path) -> None:
     from diffusers import DiffusionPipeline
 
-    arguments = options(
-        data,
-        tmp_path / "out",
-        "--baseline",
-        "generator",
-        "--context",
-        "captions",
-        "--metrics",
-        "clip_image_similarity",
-        model=golden_world / "sd-golden",
-    )
-    results = vist.main(["generation", *arguments])
-    pipeline = DiffusionPipeline.from_pretrained(golden_world / "sd-golden")
+    model = str(golden_world / "sd-golden")
+    fields = {"baseline": "generator", "context": "captions", "metrics": ["clip_image_similarity"], "model": model}
+    results = run(data, "generation", tmp_path / "out", **fields)
+    pipeline = DiffusionPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(42)
-    draw = {"height": 16, "width": 16, "num_inference_steps": 2}
-    made = [pipeline(" ".join(SENTENCES), generator=generator, **draw).images[0] for _ in STORIES]
+    size = {"height": 16, "width": 16, "num_inference_steps": 2}
+    made = [pipeline(" ".join(SENTENCES), generator=generator, **size).images[0] for _ in STORIES]
     true = [shown(data, names[-1]) for _, names in STORIES]
     wanted = load_metric("clip_image_similarity").compute(predictions=made, references=true, model=str(data.clip))
-    assert results.figures[0].value == pytest.approx(wanted["clip_image_similarity"], abs=1e-3)
+    assert results.metrics[0].value == pytest.approx(wanted["clip_image_similarity"], abs=1e-3)
     assert results.system["kind"] == "generator" and results.protocol["context"] == "all captions"
 
 
 def test_gill_retrieves_with_the_scores_of_the_model_itself(
     data: Data, golden_repository: Path, golden_pipeline: GillPipeline, tmp_path: Path
 ) -> None:
-    results = vist.main(["retrieval", *options(data, tmp_path / "out", model=golden_repository)])
+    results = run(data, "retrieval", tmp_path / "out", model=str(golden_repository))
     names = sorted({name for _, names in STORIES for name in names})
     model, processor = golden_pipeline.model, golden_pipeline.processor
     images = [shown(data, name).resize((224, 224)) for name in names]
@@ -190,7 +157,7 @@ def test_gill_retrieves_with_the_scores_of_the_model_itself(
             scores = model.retrieval_scores(query, embeds)[0]
             scores[[names.index(name) for name in story[:-1]]] = -torch.inf
             ranks.append(int((scores > scores[names.index(story[-1])]).sum()) + 1)
-    found = {figure.name: figure.value for figure in results.figures}
+    found = values(results)
     assert found["recall@1"] == pytest.approx(np.mean([rank <= 1 for rank in ranks]))
     assert found["recall@5"] == pytest.approx(np.mean([rank <= 5 for rank in ranks]))
     assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
@@ -214,10 +181,10 @@ def test_images_of_the_story_are_no_candidates_and_that_changes_the_answer(
 
     monkeypatch.setattr(ClipBaseline, "embed_images", embed_images)
     monkeypatch.setattr(ClipBaseline, "embed_prompts", embed_prompts)
-    arguments = options(data, tmp_path / "out", "--baseline", "clip", "--context", "captions", model=data.clip)
-    masked = vist.main(["retrieval", *arguments])
-    free = vist.main(["retrieval", *arguments, "--no-mask"])
-    assert [one.figures[0].value for one in (masked, free)] == [1, 0]
+    fields = {"baseline": "clip", "context": "captions", "model": str(data.clip)}
+    masked = run(data, "retrieval", tmp_path / "a", **fields)
+    free = run(data, "retrieval", tmp_path / "b", mask=False, **fields)
+    assert [one.metrics[0].value for one in (masked, free)] == [1, 0]
     assert [one.protocol["masking"] for one in (masked, free)] == [
         "images that the story has shown are no candidates",
         "none",
@@ -225,8 +192,7 @@ def test_images_of_the_story_are_no_candidates_and_that_changes_the_answer(
 
 
 def test_clip_retrieves_by_captions_alone(data: Data, tmp_path: Path) -> None:
-    arguments = options(data, tmp_path / "out", "--baseline", "clip", "--context", "caption", model=data.clip)
-    results = vist.main(["retrieval", *arguments])
+    results = run(data, "retrieval", tmp_path / "out", baseline="clip", context="caption", model=str(data.clip))
     clip = ClipBaseline.load(str(data.clip), None, torch.float32, "cpu")
     names = sorted({name for _, names in STORIES for name in names})
     tokens = clip.tokenizer(SENTENCES[-1], return_tensors="pt")
@@ -238,7 +204,7 @@ def test_clip_retrieves_by_captions_alone(data: Data, tmp_path: Path) -> None:
         scores = read.logits_per_text[0].clone()
         scores[[names.index(name) for name in story[:-1]]] = -torch.inf
         ranks.append(int((scores > scores[names.index(story[-1])]).sum()) + 1)
-    found = {figure.name: figure.value for figure in results.figures}
+    found = values(results)
     assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
 
 
@@ -248,51 +214,66 @@ def test_a_story_with_a_missing_image_is_refused_or_left_out_by_name(
     path = tmp_path / "val.story-in-sequence.json"
     stories = [*STORIES, ("s4", ["p0", "p1", "nowhere", "p3", "p4"])]
     path.write_text(json.dumps({"annotations": vist_annotations(stories)}))
-    arguments = [
-        "retrieval",
-        *options(
-            data, tmp_path / "out", "--baseline", "clip", "--context", "captions", model=data.clip, annotations=path
-        ),
-    ]
-    assert run_command(vist.main, arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: story s4: its images nowhere are not in the folder (1 of 4 examples")
-    assert said.count("\n") == 1 and not (tmp_path / "out").exists()
-    assert run_command(vist.main, [*arguments, "--leave-out-incomplete"]) == 0
+    files = ["--annotations", str(path), "--images", str(data.images), "--out", str(tmp_path / "out")]
+    arguments = ["evaluate", "vist", "retrieval", "--baseline", "clip", "--model", str(data.clip), *files]
+    arguments += ["--context", "captions"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: story s4: images nowhere are not in the folder (1 of 4 examples")
+    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert main([*arguments, "--leave-out-incomplete"]) == 0
     assert [one.example for one in Results.read(tmp_path / "out").left_out] == ["story s4"]
 
 
+@pytest.mark.parametrize("mode", ["generation", "retrieval"])
+def test_a_damaged_image_is_refused_or_left_out_by_name_before_anything_is_generated(
+    data: Data, golden_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(data.images, images)
+    # A target, and an image that is shown before the target.
+    for name in ("p4", "p5"):
+        (images / f"{name}.png").write_bytes((images / f"{name}.png").read_bytes()[:100])
+    model = {"generation": golden_world / "sd-golden", "retrieval": data.clip}[mode]
+    baseline = {"generation": "generator", "retrieval": "clip"}[mode]
+    fields = {"images": images, "model": str(model), "baseline": baseline, "context": "captions"}
+    with pytest.raises(ValueError, match=r"story s1: its image cannot be read: .*p4\.png.* \(2 of 3 examples"):
+        run(data, mode, tmp_path / "out", **fields)
+    assert not (tmp_path / "out").exists()
+    results = run(data, mode, tmp_path / "out", leave_out_incomplete=True, **fields)
+    assert results.metrics[0].examples == 1
+    left_out = {one.example: one.reason for one in Results.read(tmp_path / "out").left_out}
+    candidates = [] if mode == "generation" else ["candidate p4.png", "candidate p5.png"]
+    assert list(left_out) == ["story s1", "story s2", *candidates]
+    assert all("cannot be read" in reason for reason in left_out.values())
+    assert str(images) not in (tmp_path / "out/results.json").read_text()
+    if mode == "retrieval":
+        assert results.protocol["candidates"] == 11
+
+
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("mode", "fields", "message"),
     [
-        (["generation", "--baseline", "clip"], "`--baseline clip` draws no images"),
-        (["retrieval", "--baseline", "generator"], "`--baseline generator` cannot retrieve"),
-        (["retrieval", "--baseline", "clip"], "`--baseline clip` reads no images; choose `--context caption`"),
+        ("generation", {"baseline": "clip"}, "baseline `clip` generates no images"),
+        ("retrieval", {"baseline": "generator"}, "baseline `generator` cannot retrieve"),
+        ("retrieval", {"baseline": "clip"}, "baseline `clip` reads no images; choose the context `caption`"),
+        ("answers", {}, "`mode` is 'answers', expected one of 'generation', 'retrieval'"),
+        ("retrieval", {"batch_size": 0}, "`batch_size` is 0, expected at least 1"),
+        ("generation", {"metrics": ["psnr"]}, "`metrics` is 'psnr', expected one of"),
     ],
 )
-def test_a_baseline_that_cannot_do_the_task_says_so(
-    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+def test_what_cannot_be_done_is_an_error_before_anything_is_written(
+    data: Data, tmp_path: Path, mode: str, fields: dict[str, Any], message: str
 ) -> None:
-    assert run_command(vist.main, [*more, *options(data, tmp_path / "out", model=data.clip)]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=message):
+        run(data, mode, tmp_path / "out", **{"model": str(data.clip), **fields})
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_metric_without_its_network_is_told_before_anything_is_drawn(
-    data: Data, golden_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_metric_without_its_network_is_an_error_before_anything_is_generated(
+    data: Data, golden_repository: Path, tmp_path: Path
 ) -> None:
-    arguments = [
-        "generation",
-        "--model",
-        str(golden_repository),
-        "--annotations",
-        str(data.vist),
-        "--images",
-        str(data.images),
-        "--out",
-        str(tmp_path / "out"),
-        "--metrics",
-        "lpips",
-    ]
-    assert run_command(vist.main, arguments) == 2
-    assert "lpips needs the file alexnet-owt-7be5be79.pth" in capsys.readouterr().err
+    fields = {"metrics": ["lpips"], "lpips_alexnet": None, "model": str(golden_repository)}
+    with pytest.raises(OSError, match=r"lpips needs the file alexnet-owt-7be5be79\.pth"):
+        run(data, "generation", tmp_path / "out", **fields)
     assert not (tmp_path / "out").exists()

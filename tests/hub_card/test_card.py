@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from evaluation_gill.results import Figure, LeftOut, Results
+from evaluation_gill.results import LeftOut, MetricValue, Results
 from hub_card import make
 from hub_card.card import make_card, metadata
 from hub_card.edits import parse
@@ -31,7 +31,7 @@ RESULTS = Results(
         "seed": 42,
         "drawing": {"steps": 50, "guidance": 7.5},
     },
-    [Figure("clip_image_similarity", 0.612345678, 4990, (0.609, 0.615)), Figure("lpips", 0.7, 1)],
+    [MetricValue("clip_image_similarity", 0.612345678, 4990, (0.609, 0.615)), MetricValue("lpips", 0.7, 1)],
     [LeftOut("story 7", "lost")],
 )
 FACTS = Facts(

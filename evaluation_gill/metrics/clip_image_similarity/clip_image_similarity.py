@@ -13,7 +13,7 @@ al. 2023, https://arxiv.org/abs/2305.17216, table 1) reports its mean with CLIP 
 """
 _INPUTS = """
 Args:
-    predictions: images that were made.
+    predictions: generated images.
     references: as many images that they should resemble.
     model (str): Hub repository or folder of a CLIP model, "openai/clip-vit-large-patch14" by default.
     revision (str, optional): of that repository.

@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 _DESCRIPTION = """
 Cosine between the projected CLIP embeddings of an image and of a text, often called CLIP score; higher is better.
-Neither cut off at nought nor multiplied by 100. Texts are cut to the 77 tokens that CLIP reads.
+Neither cut off at zero nor multiplied by 100. Texts are cut to the 77 tokens that CLIP reads.
 """
 _INPUTS = """
 Args:

@@ -1,4 +1,4 @@
-"""LPIPS, the learnt perceptual distance of pairs of images, with AlexNet."""
+"""LPIPS, the learned perceptual distance of pairs of images, with AlexNet."""
 
 import importlib.util
 from pathlib import Path
@@ -17,11 +17,11 @@ AlexNet: 0 for equal images, lower is better. GILL (table 1) reports its mean at
 """
 _INPUTS = """
 Args:
-    predictions: images that were made.
+    predictions: generated images.
     references: as many images that they should resemble.
-    weights (str): torchvision's AlexNet, `alexnet-owt-7be5be79.pth`, whose convolutions see the images.
+    weights (str): torchvision's AlexNet, `alexnet-owt-7be5be79.pth`, whose convolutions give the features.
     heads (str, optional): LPIPS's own weights, `alex.pth` of version 0.1; those that torchmetrics brings by default.
-    size (int): pixels that images are squeezed to, both ways (bilinear); 256 by default.
+    size (int): height and width that images are resized to (bilinear); 256 by default.
     batch_size (int): pairs that go through AlexNet at once.
     device (str): where it runs.
 Returns:
@@ -61,7 +61,7 @@ class Lpips(evaluate.Metric):
         if not len(predictions):
             raise ValueError("lpips was given no images.")
         trunk, linear = _trunk(weights).to(device), [head.to(device) for head in _heads(heads)]
-        # The colours' own scale: ImageNet's, for values from -1 to 1.
+        # Normalization of the colors: ImageNet's, for values from -1 to 1.
         shift = torch.tensor([-0.030, -0.088, -0.188], device=device)[:, None, None]
         scale = torch.tensor([0.458, 0.448, 0.450], device=device)[:, None, None]
 
