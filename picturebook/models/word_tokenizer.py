@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from ..world.vocabulary import vocabulary
+from ..world.documents import vocabulary
 
 PAD, UNKNOWN, NEWLINE = "<pad>", "<unk>", "\n"
 _START, _END = "<|startoftext|>", "<|endoftext|>"

@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
+from evaluation_gill.decisions import DECISIONS, LABELS, macro_f1
 from pipeline_gill import GillPipeline
-from training_gill.decision_scores import DECISIONS, macro_f1
 
-from ..stages.train_decision import AnsweredBothWays, answer_both_ways
-from ..world.prompts import sample_asked
+from ..models.gill_answers import AnsweredBothWays, answer_both_ways
+from ..world.prompts import sample_prompts
 from ..world.splits import TEST, VALIDATION, stream
 from .results_table import Table, mean_of, statistic_of
 
@@ -27,7 +27,7 @@ _GENERATE, _RETRIEVE = range(2)
 def answer_decision_items(pipe: GillPipeline, items: int, seed: int) -> dict[str, list[AnsweredBothWays]]:
     """Prompts of the test split answered both ways, and half as many of validation, to choose the threshold on."""
     return {
-        split: answer_both_ways(pipe, sample_asked(split, number, stream(seed, split, "decision table")), seed)
+        split: answer_both_ways(pipe, sample_prompts(split, number, stream(seed, split, "decision table")), seed)
         for split, number in ((VALIDATION, items // 2), (TEST, items))
     }
 
@@ -52,16 +52,16 @@ def decision_table(answered: dict[str, list[AnsweredBothWays]]) -> Table:
             "answers right": mean_of(rightness(tested, [decide(one) for one in tested])),
         }
     rows[BEST] = {"answers right": mean_of(np.array([one.retrieved or one.generated for one in tested]))}
-    counts = {label: sum(one.label == label for one in tested) for label in (*DECISIONS, "same")}
+    counts = {label: sum(one.label == label for one in tested) for label in LABELS}
     return Table(
         "decision",
         "Retrieve or generate, %",
         _COLUMNS,
         rows,
-        f"{len(tested)} prompts of the test split (captions, stories, dialogues in turn; half of them of ordinary "
-        f"scenes): {counts['gen']} where only the generated picture is right, {counts['ret']} where only the retrieved "
-        f"one is, {counts['same']} where both or neither are. Macro F1 is over the first two, as in the paper; answers "
-        "are judged on all. The threshold is the best on prompts of the validation split.",
+        f"{len(tested)} prompts of the test split (captions, stories, dialogues in turn; half of them of retrievable "
+        f"scenes). Only the generated image is right for {counts['generate']}, only the retrieved one for "
+        f"{counts['retrieve']}, both or neither for {counts['tie']}. Macro F1 is over the first two, as in the paper; "
+        "right answers are counted over all. The threshold is the best one on prompts of the validation split.",
     )
 
 

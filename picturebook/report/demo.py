@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from ..embed import CHECKPOINT
-from ..stages.train_adapters import load_pipeline
+from ..models.gill_answers import load_pipeline
 from ..world.pairs import draw_all
 from ..world.splits import TEST, dialogues, stories, stream
 from .demo_page import render_page
-from .storytelling import ask, tell
+from .storytelling import answer_dialogues, illustrate_stories
 
 _STORIES, _DIALOGUES, _LOOKED_THROUGH = 4, 3, 40
 
@@ -39,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"show: {args.model} cannot be loaded: {error}")
     # Of the test split: nothing of this was seen in training. Stories that leave nothing out, so that it is known what
     # each image must show, and otherwise as they come.
-    told = tell(pipe, stories(TEST, _STORIES, args.seed, 0.0), args.seed)
+    told = illustrate_stories(pipe, stories(TEST, _STORIES, args.seed, 0.0), args.seed)
     asked = [one for one in dialogues(TEST, _LOOKED_THROUGH, args.seed) if one.known[-1].complete][:_DIALOGUES]
     images = draw_all([one.scene for one in asked], stream(args.seed, TEST, "pictures of dialogues"))
-    answered = ask(pipe, asked, images, args.seed)
+    answered = answer_dialogues(pipe, asked, images, args.seed)
     page = args.out / "index.html"
     page.write_text(render_page(told, answered), encoding="utf-8")
     took = time.monotonic() - begun

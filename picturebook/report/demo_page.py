@@ -7,9 +7,8 @@ from PIL import Image
 
 from pipeline_gill import GillImage
 
-from ..models.image_tensors import from_images
-from ..world.drawing import data_uri
-from .storytelling import Answered, Panel
+from ..world.drawing import data_uri, from_images
+from .storytelling import AnsweredDialogue, StoryPanel
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #26222c; --soft: #6f6a78; --paper: #f6f2ea; --card: #fffdf9; --line: #e6dfd2;
@@ -49,7 +48,7 @@ _LEAD = (
 )
 
 
-def render_page(stories: Sequence[Sequence[Panel]], dialogues: Sequence[Answered]) -> str:
+def render_page(stories: Sequence[Sequence[StoryPanel]], dialogues: Sequence[AnsweredDialogue]) -> str:
     """The page."""
     images = [panel for story in stories for panel in story] + list(dialogues)
     are_right = sum(one.is_right for one in images)
@@ -68,15 +67,15 @@ def render_page(stories: Sequence[Sequence[Panel]], dialogues: Sequence[Answered
     )
 
 
-def _render_story(panels: Sequence[Panel]) -> str:
-    figures = "".join(
+def _render_story(panels: Sequence[StoryPanel]) -> str:
+    metrics = "".join(
         _render_image(panel.image, f"<p>{html.escape(_sentence(panel.sentence))}</p>", panel.written, panel.is_right)
         for panel in panels
     )
-    return f'<article class="story">{figures}</article>\n'
+    return f'<article class="story">{metrics}</article>\n'
 
 
-def _render_dialogue(answered: Answered) -> str:
+def _render_dialogue(answered: AnsweredDialogue) -> str:
     said = "".join(
         f'<p class="{"asked" if line.startswith("Q:") else ""}">{html.escape(line)}</p>'
         if isinstance(line, str)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ..world.pairs import sample_pairs
-from ..world.reader import ATTRIBUTES, read, right
+from ..world.reader import ATTRIBUTES, correctness, read
 from ..world.scene import Scene
 from ..world.splits import TEST, stream
 
@@ -30,8 +30,8 @@ def with_error(images: np.ndarray, error: np.ndarray, decibels: float) -> np.nda
     return np.clip(images + error * 10 ** (-decibels / 20) / np.sqrt((error**2).mean()), 0, 1)
 
 
-def softened_things(images: np.ndarray, scenes: tuple[Scene, ...], decibels: float) -> np.ndarray:
-    """Images as an autoencoder leaves them that knows the backgrounds by heart: every error is where a thing is."""
+def soften_objects(images: np.ndarray, scenes: tuple[Scene, ...], decibels: float) -> np.ndarray:
+    """Images as an autoencoder leaves them that knows the backgrounds by heart: every error is where an object is."""
     alone = {
         name: np.median(images[[scene.background == name for scene in scenes]], axis=0)
         for name in {scene.background for scene in scenes}
@@ -55,10 +55,10 @@ def main() -> None:
 
     def row(name: str, shown: np.ndarray) -> None:
         readings = read(shown)
-        found = right(readings, scenes)
+        found = correctness(readings, scenes)
         wrong = [one is not None and one != scene for one, scene in zip(readings.scenes(), scenes, strict=True)]
-        rates = [*(found[column].mean() for column in columns), np.mean(wrong)]
-        print(f"| {name} | {' | '.join(f'{100 * rate:.1f}' for rate in rates)} |", flush=True)
+        correct_shares = [*(found[column].mean() for column in columns), np.mean(wrong)]
+        print(f"| {name} | {' | '.join(f'{100 * rate:.1f}' for rate in correct_shares)} |", flush=True)
 
     row("as drawn", images)
     for decibels in (30, 25, 23, 20):
@@ -66,7 +66,7 @@ def main() -> None:
     for decibels in (30, 28, 26, 24):
         row(f"softened, {decibels} dB", with_error(images, softness, decibels))
     for decibels in (32, 30, 28, 26):
-        row(f"only things softened, {decibels} dB", softened_things(images, scenes, decibels))
+        row(f"only things softened, {decibels} dB", soften_objects(images, scenes, decibels))
     for radius in (0.3, 0.4, 0.5, 0.6, 0.7, 1.0, 2.0):
         row(f"blurred, radius {radius}", blurred(images, radius))
     order = np.roll(np.arange(_NUMBER), 1)

@@ -10,7 +10,7 @@ from evaluation_gill.bootstrap import interval_of
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A mean or another statistic over items, with its interval."""
 
     value: float
@@ -37,7 +37,7 @@ class Table:
     name: str
     title: str
     columns: Sequence[str]
-    rows: Mapping[str, Mapping[str, Figure]]
+    rows: Mapping[str, Mapping[str, Estimate]]
     note: str
 
     def markdown(self) -> str:
@@ -48,8 +48,8 @@ class Table:
             "| | " + " | ".join(self.columns) + " |",
             "|---" * (len(self.columns) + 1) + "|",
         ]
-        for name, figures in self.rows.items():
-            cells = [figures[column].percent() if column in figures else "" for column in self.columns]
+        for name, metrics in self.rows.items():
+            cells = [metrics[column].percent() if column in metrics else "" for column in self.columns]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         return "\n".join([*lines, "", self.note, ""])
 
@@ -59,20 +59,20 @@ class Table:
             "title": self.title,
             "note": self.note,
             "rows": {
-                name: {column: [one.value, one.low, one.high] for column, one in figures.items()}
-                for name, figures in self.rows.items()
+                name: {column: [one.value, one.low, one.high] for column, one in metrics.items()}
+                for name, metrics in self.rows.items()
             },
         }
 
 
-def mean_of(values: np.ndarray) -> Figure:
+def mean_of(values: np.ndarray) -> Estimate:
     """The mean of `(items,)` values."""
     values = np.asarray(values, dtype=float)
     return statistic_of(len(values), lambda drawn: float(values[drawn].mean()))
 
 
-def statistic_of(items: int, statistic: Callable[[np.ndarray], float]) -> Figure:
+def statistic_of(items: int, statistic: Callable[[np.ndarray], float]) -> Estimate:
     """A statistic of items given by their numbers."""
     value = statistic(np.arange(items))
     low, high = interval_of(items, statistic, 0) or (value, value)
-    return Figure(value, low, high)
+    return Estimate(value, low, high)

@@ -10,14 +10,14 @@ from torch.nn import functional
 
 from pipeline_gill import GillPipeline
 
-from ..models.image_tensors import from_images, to_images
-from ..stages.train_generator import generate, noise_seeds, plain_captions
+from ..models.image_generator import generate_from_captions, noise_seeds, plain_captions
+from ..world.drawing import from_images, to_images
 from ..world.pairs import draw_all, illustrated_stories
 from ..world.prompts import story_prompt
-from ..world.reader import ATTRIBUTES, read, right
+from ..world.reader import ATTRIBUTES, correctness, read
 from ..world.scene import Scene
 from ..world.splits import TEST, scene_in, stream
-from ..world.story_sampling import Story
+from ..world.story_sampling import SceneStory
 from .results_table import Table, mean_of
 
 PLAIN_LAST = "plain generator, last caption"
@@ -52,7 +52,7 @@ class DrawnStories:
         texts: What GILL wrote before its image, by system.
     """
 
-    stories: Sequence[tuple[Story, np.ndarray]]
+    stories: Sequence[tuple[SceneStory, np.ndarray]]
     drawn: Drawn
     texts: dict[str, list[str]]
 
@@ -82,10 +82,10 @@ def draw_stories(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -
     }
     answers = {name: answer(pipe, some, seed) for name, some in prompts.items()}
     by_system = {
-        PLAIN_LAST: generate(alone, [f"{story.sentences[-1]} ." for story, _ in stories], seed),
-        PLAIN_FIVE: generate(alone, [story.text for story, _ in stories], seed),
+        PLAIN_LAST: generate_from_captions(alone, [f"{story.sentences[-1]} ." for story, _ in stories], seed),
+        PLAIN_FIVE: generate_from_captions(alone, [story.text for story, _ in stories], seed),
         **{name: images for name, (images, _) in answers.items()},
-        DESCRIPTION: generate(alone, answers[GILL_FIVE][1], seed),
+        DESCRIPTION: generate_from_captions(alone, answers[GILL_FIVE][1], seed),
     }
     truth = np.stack([images[-1] for _, images in stories])
     drawn = Drawn(truth, [story.scenes[-1] for story, _ in stories], by_system)
@@ -93,12 +93,12 @@ def draw_stories(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -
 
 
 def draw_captions(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -> Drawn:
-    """Let both draw full captions of two things."""
+    """Let both draw full captions of two objects."""
     numbers = stream(seed, split, "captions to draw")
     scenes = [scene_in(split, numbers, 0.0) for _ in range(items)]
     captions = plain_captions(scenes)
     by_system = {
-        PLAIN_CAPTION: generate(plain_generator(pipe), captions, seed),
+        PLAIN_CAPTION: generate_from_captions(plain_generator(pipe), captions, seed),
         GILL_CAPTION: answer(pipe, captions, seed)[0],
     }
     return Drawn(draw_all(scenes, numbers), scenes, by_system)
@@ -148,7 +148,7 @@ def _rows(pipe: GillPipeline, drawn: Drawn) -> dict:
     truth = image_features(pipe, drawn.truth)
     rows = {}
     for name, images in drawn.by_system.items():
-        found = right(read(images), drawn.scenes)
+        found = correctness(read(images), drawn.scenes)
         rows[name] = {column: mean_of(found[column]) for column in _COLUMNS[:-1]}
         similarity = (image_features(pipe, images) * truth).sum(-1)
         rows[name][_COLUMNS[-1]] = mean_of(similarity.numpy())

@@ -9,16 +9,16 @@ import torch
 
 from pipeline_gill import GillImage, GillPipeline
 
-from ..models.image_tensors import from_images, to_images
-from ..world.dialogue_sampling import Dialogue
+from ..world.dialogue_sampling import SceneDialogue
+from ..world.drawing import from_images, to_images
 from ..world.phrases import IMAGE_REQUEST
-from ..world.reader import read, right
+from ..world.reader import correctness, read
 from ..world.scene import Scene
-from ..world.story_sampling import Story
+from ..world.story_sampling import SceneStory
 
 
 @dataclass(frozen=True)
-class Panel:
+class StoryPanel:
     """A sentence of a story with the image that GILL answered.
 
     Attributes:
@@ -35,7 +35,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredDialogue:
     """A dialogue with GILL's last answer.
 
     Attributes:
@@ -49,10 +49,10 @@ class Answered:
     is_right: bool
 
 
-def tell(pipe: GillPipeline, stories: Sequence[Story], seed: int) -> list[list[Panel]]:
+def illustrate_stories(pipe: GillPipeline, stories: Sequence[SceneStory], seed: int) -> list[list[StoryPanel]]:
     """Tell every story sentence by sentence. Each image is GILL's own, and the next is asked for with it in mind."""
     prompts: list[list[Any]] = [[] for _ in stories]
-    told: list[list[Panel]] = [[] for _ in stories]
+    told: list[list[StoryPanel]] = [[] for _ in stories]
     for number in range(len(stories[0].sentences)):
         asked = [
             [*prompt, f"{story.sentences[number]} . {IMAGE_REQUEST}"]
@@ -60,14 +60,16 @@ def tell(pipe: GillPipeline, stories: Sequence[Story], seed: int) -> list[list[P
         ]
         answers = _answer(pipe, asked, [story.scenes[number] for story in stories], seed + number)
         for place, (story, (written, image, is_right)) in enumerate(zip(stories, answers, strict=True)):
-            told[place].append(Panel(f"{story.sentences[number]} .", written, image, is_right))
+            told[place].append(StoryPanel(f"{story.sentences[number]} .", written, image, is_right))
             prompts[place].append(f"{story.sentences[number]} .")
             if image is not None:
                 prompts[place].append(image.image)
     return told
 
 
-def ask(pipe: GillPipeline, dialogues: Sequence[Dialogue], images: np.ndarray, seed: int) -> list[Answered]:
+def answer_dialogues(
+    pipe: GillPipeline, dialogues: Sequence[SceneDialogue], images: np.ndarray, seed: int
+) -> list[AnsweredDialogue]:
     """Let GILL answer dialogues, whose last turn asks to see what was talked about.
 
     Every second one begins with its image in place of the words that open it; GILL answers its questions too, in
@@ -82,7 +84,7 @@ def ask(pipe: GillPipeline, dialogues: Sequence[Dialogue], images: np.ndarray, s
             said.append(f"A: {answer}")
         lines.append([*said, "Q: can we see it ?", f"A: {IMAGE_REQUEST}"])
     answers = _answer(pipe, [_prompt(said) for said in lines], [dialogue.scene for dialogue in dialogues], seed)
-    return [Answered(said, *answer) for said, answer in zip(lines, answers, strict=True)]
+    return [AnsweredDialogue(said, *answer) for said, answer in zip(lines, answers, strict=True)]
 
 
 def _prompt(lines: Sequence[Any]) -> list[Any]:
@@ -105,6 +107,6 @@ def _answer(
     answers = []
     for text, images, scene in zip(out.texts, out.image_pieces, scenes, strict=True):
         image = images[0] if images else None
-        is_right = image is not None and bool(right(read(from_images([image.image])), [scene])["scene"][0])
+        is_right = image is not None and bool(correctness(read(from_images([image.image])), [scene])["scene"][0])
         answers.append((text.strip(), image, is_right))
     return answers

@@ -15,7 +15,7 @@ import diffusers
 import transformers
 
 from ..embed import CHECKPOINT
-from ..stages.train_adapters import load_pipeline
+from ..models.gill_answers import load_pipeline
 from .decision_table import answer_decision_items, decision_table
 from .story_table import caption_table, draw_captions, draw_stories, story_table
 from .tables_page import render_tables

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-from ..world.reader import read, right
+from ..world.reader import correctness, read
 from .results_table import Table
 from .story_table import DrawnStories
 from .world_page import STYLE, render_figure
@@ -34,9 +34,9 @@ def render_tables(tables: Sequence[Table], stories: DrawnStories) -> str:
 def _render_table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
     body = ""
-    for name, figures in table.rows.items():
+    for name, metrics in table.rows.items():
         cells = "".join(
-            f"<td>{figures[column].percent() if column in figures else ''}</td>" for column in table.columns
+            f"<td>{metrics[column].percent() if column in metrics else ''}</td>" for column in table.columns
         )
         body += f"<tr><th>{html.escape(name)}</th>{cells}</tr>"
     return (
@@ -53,7 +53,7 @@ def _render_story(stories: DrawnStories, number: int) -> str:
     drawn = ""
     for name, some in stories.drawn.by_system.items():
         image = some[number : number + 1]
-        is_right = bool(right(read(image), [stories.drawn.scenes[number]])["scene"][0])
+        is_right = bool(correctness(read(image), [stories.drawn.scenes[number]])["scene"][0])
         said = stories.texts.get(name)
         drawn += render_figure(image[0], name, said[number] if said else "", css="right" if is_right else "wrong")
     return f'<article><div class="row">{told}</div><p></p><div class="row">{drawn}</div></article>\n'

@@ -1,4 +1,4 @@
-"""One HTML page to look at the world: its things, stories with images, dialogues. Everything is inside of it."""
+"""One HTML page to look at the world: its objects, stories with images, dialogues. Everything is inside of it."""
 
 import html
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..world.caption_grammar import describe
-from ..world.dialogue_sampling import Dialogue
+from ..world.dialogue_sampling import SceneDialogue
 from ..world.drawing import data_uri, draw
 from ..world.pairs import draw_all
 from ..world.phrases import BACKGROUND_PHRASES
 from ..world.reader import read
-from ..world.scene import BACKGROUNDS, COLOURS, KINDS, Scene, Thing
-from ..world.scene_subsets import is_ordinary
-from ..world.story_sampling import Story
+from ..world.scene import BACKGROUNDS, COLOURS, KINDS, Scene, SceneObject
+from ..world.scene_subsets import is_retrievable
+from ..world.story_sampling import SceneStory
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1b22; --soft: #6b6875; --paper: #faf9f7; --card: #fff; --line: #e4e1dc; }
@@ -28,7 +28,7 @@ h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2re
 article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.2rem;
           margin: 0 0 1.2rem; }
 .row { display: flex; flex-wrap: wrap; gap: .9rem; }
-figure { margin: 0; width: 11.4rem; } .things figure { width: 7rem; }
+figure { margin: 0; width: 11.4rem; } .objects figure { width: 7rem; }
 img { width: 100%; image-rendering: pixelated; border-radius: 8px; display: block; }
 figcaption { font-size: .88rem; margin-top: .35rem; } figcaption small { display: block; line-height: 1.35; }
 .dialogue { display: flex; gap: 1.2rem; align-items: flex-start; } .dialogue p { margin: .15rem 0; }
@@ -36,7 +36,7 @@ figcaption { font-size: .88rem; margin-top: .35rem; } figcaption small { display
 
 
 def render_world(
-    stories: Sequence[tuple[Story, np.ndarray]], dialogues: Sequence[Dialogue], generator: np.random.Generator
+    stories: Sequence[tuple[SceneStory, np.ndarray]], dialogues: Sequence[SceneDialogue], generator: np.random.Generator
 ) -> str:
     """The page.
 
@@ -59,32 +59,32 @@ def render_world(
 
 
 def _render_things() -> str:
-    figures = []
+    metrics = []
     for number, kind in enumerate(KINDS):
         colour, background = COLOURS[number % len(COLOURS)], BACKGROUNDS[number % len(BACKGROUNDS)]
-        image = draw(Scene((Thing(kind, colour, ("left", "right", "top", "bottom")[number // 2]),), background))
-        figures.append(render_figure(image, f"{colour} {kind}", BACKGROUND_PHRASES[background]))
-    return f'<article><div class="row things">{"".join(figures)}</div></article>\n'
+        image = draw(Scene((SceneObject(kind, colour, ("left", "right", "top", "bottom")[number // 2]),), background))
+        metrics.append(render_figure(image, f"{colour} {kind}", BACKGROUND_PHRASES[background]))
+    return f'<article><div class="row things">{"".join(metrics)}</div></article>\n'
 
 
-def _render_story(story: Story, images: np.ndarray) -> str:
+def _render_story(story: SceneStory, images: np.ndarray) -> str:
     seen = read(images).scenes()
-    figures = [
+    metrics = [
         render_figure(
             image,
             f"{sentence} .",
-            f"told: {describe(heard.known)}",
+            f"told: {describe(listener.known)}",
             "reader: " + (found.key if found is not None else "not sure"),
         )
-        for image, sentence, heard, found in zip(images, story.sentences, story.heard, seen, strict=True)
+        for image, sentence, listener, found in zip(images, story.sentences, story.listener, seen, strict=True)
     ]
-    last = "is ordinary and in the library" if is_ordinary(story.scenes[-1]) else "is fantasy and in no library"
+    last = "is ordinary and in the library" if is_retrievable(story.scenes[-1]) else "is fantasy and in no library"
     told = "tell all of it" if story.complete else "do not tell all of it: pictures are needed"
     note = f"The last picture {last}; the sentences alone {told}."
-    return f'<article><div class="row">{"".join(figures)}</div><p class="lead">{note}</p></article>\n'
+    return f'<article><div class="row">{"".join(metrics)}</div><p class="lead">{note}</p></article>\n'
 
 
-def _render_dialogue(dialogue: Dialogue, generator: np.random.Generator) -> str:
+def _render_dialogue(dialogue: SceneDialogue, generator: np.random.Generator) -> str:
     lines = dialogue.text().replace(" Q:", "\nQ:").splitlines()
     said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     image = draw_all([dialogue.scene], generator)[0]

@@ -3,7 +3,7 @@
     python -m picturebook.world --out DIR --sheet
     python -m picturebook.world --out DIR --pairs 20000
 
-Prints how much there is of everything. With `--sheet` writes contact sheets (`things.png`, `scenes.png`) and
+Prints how much there is of everything. With `--sheet` writes contact sheets (`objects.png`, `scenes.png`) and
 `index.html`, stories and dialogues with images; with `--pairs` the data set `pairs/`, which `training_gill` reads.
 """
 
@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..world.documents import documents
+from ..world.documents import documents, vocabulary
 from ..world.drawing import contact_sheet, draw
 from ..world.pairs import draw_all, illustrated_stories, sample_pairs, save_pairs
-from ..world.reader import read, right
-from ..world.scene import BACKGROUNDS, COLOURS, KINDS, Scene, Thing, scene_numbers
+from ..world.reader import correctness, read
+from ..world.scene import BACKGROUNDS, COLOURS, KINDS, Scene, SceneObject, scene_numbers
 from ..world.splits import SPLITS, TEST, TRAIN, VALIDATION, combinations_of, dialogues, scene_in, stream
-from ..world.vocabulary import vocabulary
 from .world_page import render_world
 
 _MEASURED = 1_000
@@ -46,9 +45,10 @@ def print_counts(seed: int) -> None:
     """How much there is of everything, and how well the reader reads."""
     print(f"{len(scene_numbers()):,} scenes, {len(vocabulary())} words")
     pairs = sample_pairs(TEST, _MEASURED, stream(seed, TEST, "counts"))
-    rates = {name: found.mean() for name, found in right(read(pairs.images), pairs.scenes).items()}
+    correct_shares = {name: found.mean() for name, found in correctness(read(pairs.images), pairs.scenes).items()}
     print(
-        "the reader, right on drawn test pictures: " + ", ".join(f"{name} {100 * x:.1f} %" for name, x in rates.items())
+        "the reader, right on drawn test pictures: "
+        + ", ".join(f"{name} {100 * x:.1f} %" for name, x in correct_shares.items())
     )
     for split in SPLITS:
         told = [story for story, _ in illustrated_stories(split, 200, seed)]
@@ -61,14 +61,14 @@ def print_counts(seed: int) -> None:
 
 
 def write_sheets(folder: Path, seed: int) -> None:
-    """`things.png`, `scenes.png` and `index.html`."""
-    things = [
-        draw(Scene((Thing(one, colour, "left"), Thing(other, colour, "right")), name))
+    """`objects.png`, `scenes.png` and `index.html`."""
+    objects = [
+        draw(Scene((SceneObject(one, colour, "left"), SceneObject(other, colour, "right")), name))
         for name in BACKGROUNDS
         for colour in COLOURS
         for one, other in zip(KINDS[::2], KINDS[1::2], strict=True)
     ]
-    contact_sheet(things, 12).save(folder / "things.png")
+    contact_sheet(objects, 12).save(folder / "things.png")
     generator = stream(seed, TRAIN, "sheet")
     contact_sheet(list(draw_all([scene_in(TRAIN, generator) for _ in range(40)], generator)), 8, factor=5).save(
         folder / "scenes.png"

@@ -21,23 +21,23 @@ from . import train_clip as clip
 from . import train_decision as decision
 from . import train_generator as generator
 from . import train_language_model as language_model
-from .run_folder import Place
+from .run_folder import RunFolder
 from .settings import FAST, FULL, Settings
 
-Stage = Callable[[Place, Settings, int], None]
+Stage = Callable[[RunFolder, Settings, int], None]
 
 STAGES: dict[str, Stage] = {
-    autoencoder.STAGE: lambda place, settings, seed: autoencoder.train_autoencoder(
-        place, settings.autoencoder, settings.autoencoder_widths, seed
+    autoencoder.STAGE: lambda run, settings, seed: autoencoder.train_autoencoder(
+        run, settings.autoencoder, settings.autoencoder_widths, seed
     ),
-    clip.STAGE: lambda place, settings, seed: clip.train_clip(
-        place, settings.clip, settings.clip_width, settings.clip_layers, seed
+    clip.STAGE: lambda run, settings, seed: clip.train_clip(
+        run, settings.clip, settings.clip_width, settings.clip_layers, seed
     ),
-    generator.STAGE: lambda place, settings, seed: generator.train_generator(
-        place, settings.generator, settings.generator_widths, settings.measured, seed
+    generator.STAGE: lambda run, settings, seed: generator.train_generator(
+        run, settings.generator, settings.generator_widths, settings.measured, seed
     ),
-    language_model.STAGE: lambda place, settings, seed: language_model.train_language_model(
-        place,
+    language_model.STAGE: lambda run, settings, seed: language_model.train_language_model(
+        run,
         settings.language_model,
         settings.language_model_width,
         settings.language_model_layers,
@@ -50,14 +50,14 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def train(place: Place, settings: Settings, seed: int = 0, until: str | None = None) -> None:
+def train(run: RunFolder, settings: Settings, seed: int = 0, until: str | None = None) -> None:
     """Run all stages that are not done, in their order; `until` names the last."""
     for name, stage in STAGES.items():
-        if place.done(name):
+        if run.is_done(name):
             print(f"{name}: done before", flush=True)
         else:
             begun = time.monotonic()
-            stage(place, settings, seed)
+            stage(run, settings, seed)
             print(f"{name}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
         if name == until:
             return
@@ -75,13 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     transformers.logging.disable_progress_bar()
     diffusers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    place = Place(options.out)
+    run = RunFolder(options.out)
     try:
-        train(place, FAST if options.fast else FULL, options.seed, options.until)
+        train(run, FAST if options.fast else FULL, options.seed, options.until)
     except OSError as error:
         sys.exit(f"train: {error}")
     if options.until is None:
-        print(f"The repository: {place.folder(repository.STAGE)}")
+        print(f"The repository: {run.folder(repository.STAGE)}")
 
 
 if __name__ == "__main__":

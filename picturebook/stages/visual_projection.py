@@ -10,8 +10,8 @@ import torch
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 
-from ..models.image_tensors import to_images
-from ..world.documents import stand_in
+from ..world.documents import image_in_words
+from ..world.drawing import to_images
 from ..world.pairs import PairMixture, sample_pairs
 from ..world.splits import TRAIN, stream
 
@@ -29,11 +29,11 @@ def fit_visual_projection(model: GillForConditionalGeneration, processor: GillPr
     words = model.language_model.get_input_embeddings().weight
     features, targets = [], []
     for number in range(_PAIRS // _BATCH):
-        mixture = PairMixture(one_thing=0.2, plain=1.0, left_out=0.0)
+        mixture = PairMixture(single_share=0.2, plain_share=1.0, partial_share=0.0)
         pairs = sample_pairs(TRAIN, _BATCH, stream(seed, TRAIN, f"pairs to read {number}"), mixture)
         values = processor.image_processor(images=to_images(pairs.images), return_tensors="pt")["pixel_values"]
         features.append(model.get_image_features(values.to(model.device, model.dtype)).double())
-        ids = processor.tokenizer([stand_in(scene) for scene in pairs.scenes], return_tensors="pt").input_ids
+        ids = processor.tokenizer([image_in_words(scene) for scene in pairs.scenes], return_tensors="pt").input_ids
         targets.append(words[ids.to(words.device)].flatten(1).double())
     seen, said = torch.cat(features), torch.cat(targets)
     seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)

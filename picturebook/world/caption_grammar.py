@@ -8,17 +8,17 @@ import re
 
 import numpy as np
 
-from .partial_scene import Known, parts_of, without
+from .partial_scene import PartialScene, known_attributes, without_attribute
 from .phrases import (
     background_pattern,
     background_phrase,
-    captured_thing,
+    captured_object,
     join_words,
     meaning_of,
-    name_thing,
+    object_pattern,
+    object_phrase,
     place_pattern,
     place_phrase,
-    thing_pattern,
     words_of,
 )
 from .scene import PLACES, Scene
@@ -27,117 +27,117 @@ NOTHING = "nothing"
 OPENERS = ("there is", "we see")
 
 
-def describe(known: Known) -> str:
-    """The plain form, things in the order in which they were told of.
+def describe(known: PartialScene) -> str:
+    """The plain form, objects in the order in which they were told of.
 
     `a red house on the left and a blue boat at the top at night`
     """
-    return join_words(_things(known), background_phrase(known.background))
+    return join_words(_object_phrases(known), background_phrase(known.background))
 
 
-def tags(known: Known) -> str:
+def tags(known: PartialScene) -> str:
     """What is known as bare words, shorter than any sentence: `night red house left blue boat top`."""
     words = [known.background]
-    for thing in known.things:
-        words += [thing.colour, thing.kind, thing.place]
+    for obj in known.objects:
+        words += [obj.colour, obj.kind, obj.place]
     return join_words(*(word or "" for word in words))
 
 
 def layout(scene: Scene, name_places: bool = False) -> str:
     """What is where, two words a place, always in the same order: `night red house nothing nothing blue boat ...`.
 
-    Each word of it depends on one thing alone that can be seen. So a linear map from what is seen, which is what GILL
+    Each word of it depends on one object alone that can be seen. So a linear map from what is seen, which is what GILL
     reads images by, can come to imitate every word; of a caption's words, none is at a fixed place.
 
     Args:
         name_places: Whether each place follows what is there, `night red house left nothing nothing right ...`. A
             reader need not count then, and a small language model does not learn to.
     """
-    there = {thing.place: f"{thing.colour} {thing.kind}" for thing in scene.things}
+    there = {obj.place: f"{obj.colour} {obj.kind}" for obj in scene.objects}
     slots = (join_words(there.get(place, f"{NOTHING} {NOTHING}"), place if name_places else "") for place in PLACES)
     return join_words(scene.background, *slots)
 
 
-def caption(known: Known, generator: np.random.Generator, plain: float = 0.5) -> str:
+def caption(known: PartialScene, generator: np.random.Generator, plain_share: float = 0.5) -> str:
     """A caption that says all that is known.
 
     Args:
-        known (`Known`): What to say.
-        plain (`float`): How often the form is the plain one; else any that can say it. The things' order is theirs.
+        known (`PartialScene`): What to say; objects are named in its order.
+        plain_share (`float`): Probability of the plain form; else all forms are equally likely.
     """
-    if generator.random() < plain:
+    if generator.random() < plain_share:
         return describe(known)
     forms = _forms_of(known)
     return forms[int(generator.integers(len(forms)))]
 
 
-def shuffled(known: Known, generator: np.random.Generator) -> Known:
-    """The same, its things in any order."""
-    order = generator.permutation(len(known.things))
-    return Known(tuple(known.things[number] for number in order), known.background)
+def shuffled(known: PartialScene, generator: np.random.Generator) -> PartialScene:
+    """The same, its objects in any order."""
+    order = generator.permutation(len(known.objects))
+    return PartialScene(tuple(known.objects[number] for number in order), known.background)
 
 
 def leave_out(
-    known: Known,
+    known: PartialScene,
     generator: np.random.Generator,
     share: float,
     names: tuple[str, ...] = ("kind", "colour", "place", "background"),
-) -> Known:
+) -> PartialScene:
     """Less than is known: each attribute is left out with probability `share`, but never all of them.
 
     Args:
         names: What may be left out.
     """
-    parts = list(parts_of(known))
+    parts = list(known_attributes(known))
     gone = [part for part in parts if generator.random() < share and part[1] in names]
     if len(gone) == len(parts):
         gone.pop(int(generator.integers(len(gone))))
     for number, name in gone:
-        known = without(known, number, name)
+        known = without_attribute(known, number, name)
     return known
 
 
-def parse_caption(text: str) -> Known | None:
-    """What a caption in any form says, its things in the order in which it names them.
+def parse_caption(text: str) -> PartialScene | None:
+    """What a caption in any form says, its objects in the order in which it names them.
 
     Returns:
-        `None` if the text is no caption, or one of what cannot be: two things of a kind, or at a place.
+        `None` if the text is no caption, or one of what cannot be: two objects of a kind, or at a place.
     """
     said = " ".join(words_of(text)).removesuffix(" .")
     for pattern in _PATTERNS:
         match = pattern.fullmatch(said)
         if match is None:
             continue
-        things = tuple(thing for name in ("one", "two") if (thing := captured_thing(match, name)) is not None)
-        known = Known(things, meaning_of(match["background"]))
+        objects = tuple(obj for name in ("one", "two") if (obj := captured_object(match, name)) is not None)
+        known = PartialScene(objects, meaning_of(match["background"]))
         return known if _can_be(known) else None
     return None
 
 
-def all_forms(known: Known) -> tuple[str, ...]:
-    """Every caption that says just this, things in this order."""
+def all_forms(known: PartialScene) -> tuple[str, ...]:
+    """Every caption that says just this, objects in this order."""
     return tuple(_forms_of(known))
 
 
-def _forms_of(known: Known) -> list[str]:
-    things, background = _things(known), background_phrase(known.background)
-    forms = [join_words(opener, things, background) for opener in ("", *OPENERS)]
+def _forms_of(known: PartialScene) -> list[str]:
+    objects, background = _object_phrases(known), background_phrase(known.background)
+    forms = [join_words(opener, objects, background) for opener in ("", *OPENERS)]
     if background:
-        forms += [f"{background} , {things}", f"{background} there is {things}"]
-    if all(thing.place for thing in known.things):
-        first, *others = known.things
-        rest = "".join(f" and {place_phrase(one.place)} {name_thing(one)}" for one in others)
-        forms.append(join_words(f"{place_phrase(first.place)} there is {name_thing(first)}{rest}", background))
+        forms += [f"{background} , {objects}", f"{background} there is {objects}"]
+    if all(obj.place for obj in known.objects):
+        first, *others = known.objects
+        rest = "".join(f" and {place_phrase(one.place)} {object_phrase(one)}" for one in others)
+        forms.append(join_words(f"{place_phrase(first.place)} there is {object_phrase(first)}{rest}", background))
     return forms
 
 
-def _things(known: Known) -> str:
-    return " and ".join(join_words(name_thing(one), place_phrase(one.place)) for one in known.things)
+def _object_phrases(known: PartialScene) -> str:
+    return " and ".join(join_words(object_phrase(one), place_phrase(one.place)) for one in known.objects)
 
 
-def _can_be(known: Known) -> bool:
+def _can_be(known: PartialScene) -> bool:
     for name in ("kind", "place"):
-        told = [getattr(thing, name) for thing in known.things if getattr(thing, name) is not None]
+        told = [getattr(obj, name) for obj in known.objects if getattr(obj, name) is not None]
         if len(set(told)) < len(told):
             return False
     return True
@@ -145,16 +145,16 @@ def _can_be(known: Known) -> bool:
 
 def _patterns() -> tuple[re.Pattern[str], ...]:
     def at(name: str) -> str:
-        return f"{thing_pattern(name)}(?: {place_pattern(name + '_place')})?"
+        return f"{object_pattern(name)}(?: {place_pattern(name + '_place')})?"
 
     def placed(name: str, between: str) -> str:
-        return f"{place_pattern(name + '_place')} {between}{thing_pattern(name)}"
+        return f"{place_pattern(name + '_place')} {between}{object_pattern(name)}"
 
-    things = f"{at('one')}(?: and {at('two')})?"
+    objects = f"{at('one')}(?: and {at('two')})?"
     background = background_pattern("background")
     return (
-        re.compile(f"(?:(?:{'|'.join(OPENERS)}) )?{things}(?: {background})?"),
-        re.compile(f"{background} (?:,|there is) {things}"),
+        re.compile(f"(?:(?:{'|'.join(OPENERS)}) )?{objects}(?: {background})?"),
+        re.compile(f"{background} (?:,|there is) {objects}"),
         re.compile(f"{placed('one', 'there is ')}(?: and {placed('two', '')})?(?: {background})?"),
     )
 

@@ -1,11 +1,11 @@
-"""Dialogues about a scene: a caption that leaves things out, questions and answers, and a request for the image."""
+"""Dialogues about a scene: a caption that leaves objects out, questions and answers, and a request for the image."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .caption_grammar import NOTHING, caption, leave_out, shuffled
-from .partial_scene import Known, all_of, parts_of
+from .partial_scene import PartialScene, fully_known, known_attributes
 from .phrases import IMAGE_REQUEST, place_phrase
 from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene
 
@@ -18,7 +18,7 @@ Part = tuple[int | None, str]
 
 
 @dataclass(frozen=True)
-class Round:
+class QuestionAnswer:
     """A question and its answer, without `Q:` and `A:`; the question ends with its mark."""
 
     question: str
@@ -26,7 +26,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Dialogue:
+class SceneDialogue:
     """A dialogue whose answers, with the opening caption, tell all of a scene.
 
     Attributes:
@@ -38,8 +38,8 @@ class Dialogue:
 
     scene: Scene
     opening: str
-    rounds: tuple[Round, ...]
-    known: tuple[Known, ...]
+    rounds: tuple[QuestionAnswer, ...]
+    known: tuple[PartialScene, ...]
 
     def text(self, rounds: int | None = None) -> str:
         """Opening, so many rounds (all by default), and the request, which ends with `picture :`."""
@@ -47,14 +47,14 @@ class Dialogue:
         return " ".join([f"{self.opening} .", *(f"Q: {one.question} A: {one.answer} ." for one in asked), REQUEST])
 
 
-def sample_dialogue(generator: np.random.Generator, scene: Scene) -> Dialogue:
-    """A dialogue about a scene, with a question for each thing that its opening left out, and some more."""
-    truth = shuffled(all_of(scene), generator)
+def sample_dialogue(generator: np.random.Generator, scene: Scene) -> SceneDialogue:
+    """A dialogue about a scene, with a question for each object that its opening left out, and some more."""
+    truth = shuffled(fully_known(scene), generator)
     known = truth
     while known == truth:
         known = leave_out(truth, generator, _LEAVE_OUT, ("colour", "place", "background"))
     opening, history, rounds = caption(known, generator), [known], []
-    missing = [part for part in parts_of(truth) if part not in set(parts_of(known))]
+    missing = [part for part in known_attributes(truth) if part not in set(known_attributes(known))]
     for part in (missing[number] for number in generator.permutation(len(missing))):
         if generator.random() < _ASKED_AGAIN:
             rounds.append(_ask_idle(truth, generator))
@@ -62,65 +62,65 @@ def sample_dialogue(generator: np.random.Generator, scene: Scene) -> Dialogue:
         rounds.append(_ask(truth, part, generator))
         known = _with(known, truth, part)
         history.append(known)
-    return Dialogue(scene, opening, tuple(rounds), tuple(history))
+    return SceneDialogue(scene, opening, tuple(rounds), tuple(history))
 
 
-def ask_all(known: Known) -> list[Round]:
+def ask_all(known: PartialScene) -> list[QuestionAnswer]:
     """Every open question about what is known, with its answer; answers to what is not known are left out."""
-    rounds = [Round("how many things are there ?", NUMBERS[len(known.things)])]
+    rounds = [QuestionAnswer("how many things are there ?", NUMBERS[len(known.objects)])]
     if known.background is not None:
-        rounds.append(Round("what is the scene ?", known.background))
-    for thing in known.things:
-        if thing.kind is not None and thing.colour is not None:
-            rounds.append(Round(f"what colour is the {thing.kind} ?", thing.colour))
-        if thing.kind is not None and thing.place is not None:
-            rounds.append(Round(f"where is the {thing.kind} ?", place_phrase(thing.place)))
-    if all(thing.place is not None and thing.kind is not None for thing in known.things):
-        there = {thing.place: f"a {thing.kind}" for thing in known.things}
-        rounds += [Round(f"what is {place_phrase(place)} ?", there.get(place, NOTHING)) for place in PLACES]
+        rounds.append(QuestionAnswer("what is the scene ?", known.background))
+    for obj in known.objects:
+        if obj.kind is not None and obj.colour is not None:
+            rounds.append(QuestionAnswer(f"what colour is the {obj.kind} ?", obj.colour))
+        if obj.kind is not None and obj.place is not None:
+            rounds.append(QuestionAnswer(f"where is the {obj.kind} ?", place_phrase(obj.place)))
+    if all(obj.place is not None and obj.kind is not None for obj in known.objects):
+        there = {obj.place: f"a {obj.kind}" for obj in known.objects}
+        rounds += [QuestionAnswer(f"what is {place_phrase(place)} ?", there.get(place, NOTHING)) for place in PLACES]
     return rounds
 
 
-def all_yes_or_no(truth: Known) -> list[Round]:
+def all_yes_or_no(truth: PartialScene) -> list[QuestionAnswer]:
     """Every question of yes and no about all of a scene, with its answer."""
-    kinds = {thing.kind for thing in truth.things}
-    rounds = [Round(f"is there a {kind} ?", _yes(kind in kinds)) for kind in KINDS]
-    rounds += [Round(f"is it {name} ?", _yes(name == truth.background)) for name in BACKGROUNDS]
-    for thing in truth.things:
-        rounds += [Round(f"is the {thing.kind} {colour} ?", _yes(colour == thing.colour)) for colour in COLOURS]
+    kinds = {obj.kind for obj in truth.objects}
+    rounds = [QuestionAnswer(f"is there a {kind} ?", _yes(kind in kinds)) for kind in KINDS]
+    rounds += [QuestionAnswer(f"is it {name} ?", _yes(name == truth.background)) for name in BACKGROUNDS]
+    for obj in truth.objects:
+        rounds += [QuestionAnswer(f"is the {obj.kind} {colour} ?", _yes(colour == obj.colour)) for colour in COLOURS]
     return rounds
 
 
-def _ask(truth: Known, part: Part, generator: np.random.Generator) -> Round:
+def _ask(truth: PartialScene, part: Part, generator: np.random.Generator) -> QuestionAnswer:
     number, name = part
     if number is None:
         if generator.random() < _YES_OR_NO:
-            return Round(f"is it {truth.background} ?", "yes")
-        return Round("what is the scene ?", str(truth.background))
-    thing = truth.things[number]
+            return QuestionAnswer(f"is it {truth.background} ?", "yes")
+        return QuestionAnswer("what is the scene ?", str(truth.background))
+    obj = truth.objects[number]
     if name == "colour":
         if generator.random() < _YES_OR_NO:
-            return Round(f"is the {thing.kind} {thing.colour} ?", "yes")
-        return Round(f"what colour is the {thing.kind} ?", str(thing.colour))
+            return QuestionAnswer(f"is the {obj.kind} {obj.colour} ?", "yes")
+        return QuestionAnswer(f"what colour is the {obj.kind} ?", str(obj.colour))
     if generator.random() < _YES_OR_NO:
-        return Round(f"what is {place_phrase(thing.place)} ?", f"a {thing.kind}")
-    return Round(f"where is the {thing.kind} ?", place_phrase(thing.place))
+        return QuestionAnswer(f"what is {place_phrase(obj.place)} ?", f"a {obj.kind}")
+    return QuestionAnswer(f"where is the {obj.kind} ?", place_phrase(obj.place))
 
 
-def _ask_idle(truth: Known, generator: np.random.Generator) -> Round:
+def _ask_idle(truth: PartialScene, generator: np.random.Generator) -> QuestionAnswer:
     """A question whose answer adds nothing to what dialogues keep track of: a no, a number, a yes to what was told."""
     idle = [one for one in all_yes_or_no(truth) if one.answer == "no" or one.question.startswith("is there")]
     idle += [one for one in ask_all(truth) if one.answer in NUMBERS]
     return idle[int(generator.integers(len(idle)))]
 
 
-def _with(known: Known, truth: Known, part: Part) -> Known:
+def _with(known: PartialScene, truth: PartialScene, part: Part) -> PartialScene:
     number, name = part
     if number is None:
         return replace(known, background=truth.background)
-    things = list(known.things)
-    things[number] = replace(things[number], **{name: getattr(truth.things[number], name)})
-    return replace(known, things=tuple(things))
+    objects = list(known.objects)
+    objects[number] = replace(objects[number], **{name: getattr(truth.objects[number], name)})
+    return replace(known, objects=tuple(objects))
 
 
 def _yes(is_so: bool) -> str:

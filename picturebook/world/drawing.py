@@ -13,7 +13,7 @@ from .sprites import SIZE, SPRITES
 
 JITTER = 1
 
-# Column and row of a thing's upper left corner when it does not jitter.
+# Column and row of an object's upper left corner when it does not jitter.
 CORNERS = {"left": (1, 12), "right": (22, 12), "top": (12, 1), "bottom": (12, 22)}
 
 
@@ -22,7 +22,7 @@ def draw(scene: Scene, generator: np.random.Generator | None = None) -> np.ndarr
 
     Args:
         scene (`Scene`): What to draw.
-        generator (`np.random.Generator`, *optional*): Moves each thing by at most one pixel either way; without it
+        generator (`np.random.Generator`, *optional*): Moves each object by at most one pixel either way; without it
             each stands exactly at its place.
 
     Returns:
@@ -30,16 +30,16 @@ def draw(scene: Scene, generator: np.random.Generator | None = None) -> np.ndarr
     """
     offsets = np.zeros((len(PLACES), 2), dtype=int)
     if generator is not None:
-        # As many numbers for one thing as for two: images drawn later do not depend on what was drawn before.
+        # As many numbers for one object as for two: images drawn later do not depend on what was drawn before.
         offsets = generator.integers(-JITTER, JITTER + 1, size=offsets.shape)
     image = PAINTED[scene.background].copy()
-    for thing in scene.things:
-        put(image, thing.kind, thing.colour, thing.place, offsets[PLACES.index(thing.place)])
+    for obj in scene.objects:
+        put(image, obj.kind, obj.colour, obj.place, offsets[PLACES.index(obj.place)])
     return image
 
 
 def put(image: np.ndarray, kind: str, colour: str, place: str, offset: Sequence[int] | np.ndarray = (0, 0)) -> None:
-    """Put a thing into an image at a place, moved by an offset of columns and rows."""
+    """Put an object into an image at a place, moved by an offset of columns and rows."""
     pixels, covers = SPRITES[kind, colour]
     x, y = CORNERS[place][0] + int(offset[0]), CORNERS[place][1] + int(offset[1])
     image[y : y + SIZE, x : x + SIZE][covers] = pixels[covers]
@@ -82,3 +82,13 @@ def png_bytes(image: np.ndarray, factor: int = 1) -> bytes:
 def data_uri(image: np.ndarray) -> str:
     """An image as the `src` of a page that everything is inside of."""
     return f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}"
+
+
+def from_images(images: Sequence[Image.Image]) -> np.ndarray:
+    """PIL images of one size as uint8 `(num_images, height, width, 3)`."""
+    return np.stack([np.asarray(image.convert("RGB")) for image in images])
+
+
+def to_images(images: np.ndarray) -> list[Image.Image]:
+    """uint8 `(num_images, height, width, 3)` as PIL images."""
+    return [Image.fromarray(image) for image in images]

@@ -1,7 +1,8 @@
-"""Sentences of stories: events in words, and what a listener who hears them knows.
+"""Sentences of stories: events in words, and what a listener knows after each of them.
 
-A listener keeps in mind what is known and the *topic*, the kind of the thing that `it` means: the only thing there is,
-or the last one that something happened to. After a sentence on both things, or on a new one, `it` means nothing.
+The state of a listener is what is known of the scene and the *topic*, the kind of the object that `it` refers to: the
+only object, or the last one that something happened to. After a sentence about both objects or a new one there is no
+topic.
 """
 
 import re
@@ -11,17 +12,17 @@ import numpy as np
 
 from .caption_grammar import parse_caption
 from .events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, Event, after
-from .partial_scene import Known
+from .partial_scene import PartialScene
 from .phrases import (
     IMAGE_REQUEST,
     STOP,
     any_of,
-    captured_thing,
+    captured_object,
     join_words,
-    name_thing,
+    object_pattern,
+    object_phrase,
     place_pattern,
     place_phrase,
-    thing_pattern,
     words_of,
 )
 from .scene import COLOURS, KINDS, PLACES
@@ -34,15 +35,15 @@ BACKGROUND_SENTENCES = {
     "snow": ("snow falls", "snow comes"),
 }
 UNKNOWN_BACKGROUND_SENTENCE = "the scene changes"
-# How often a thing that can be called `it` is.
+# How often an object that can be called `it` is.
 _PRONOUN_SHARE = 0.7
 
 
 @dataclass(frozen=True)
-class Heard:
+class ListenerState:
     """What a listener has in mind: what is known, and the kind that `it` means, `None` if it means nothing."""
 
-    known: Known
+    known: PartialScene
     topic: str | None
 
 
@@ -50,33 +51,33 @@ class StoryError(ValueError):
     """A sentence that a listener cannot follow; the message says which."""
 
 
-def open_story(known: Known) -> Heard:
+def listener_after_opening(known: PartialScene) -> ListenerState:
     """What a listener has in mind after the first sentence."""
-    return Heard(known, known.things[0].kind if len(known.things) == 1 else None)
+    return ListenerState(known, known.objects[0].kind if len(known.objects) == 1 else None)
 
 
-def hear_event(heard: Heard, event: Event) -> Heard:
+def listener_after_event(listener: ListenerState, event: Event) -> ListenerState:
     """What a listener has in mind after being told of an event.
 
     Raises:
         ValueError: it cannot happen.
     """
-    known = after(event, heard.known)
-    if len(known.things) == 1:
-        return Heard(known, known.things[0].kind)
+    known = after(event, listener.known)
+    if len(known.objects) == 1:
+        return ListenerState(known, known.objects[0].kind)
     if event.what == CHANGE_BACKGROUND:
-        return Heard(known, heard.topic)
-    return Heard(known, event.kinds[0] if event.what in (TURN, MOVE) and len(event.kinds) == 1 else None)
+        return ListenerState(known, listener.topic)
+    return ListenerState(known, event.kinds[0] if event.what in (TURN, MOVE) and len(event.kinds) == 1 else None)
 
 
-def tell(event: Event, heard: Heard, generator: np.random.Generator) -> str:
+def event_sentence(event: Event, listener: ListenerState, generator: np.random.Generator) -> str:
     """A sentence that says the event, or what is to be told of it, to a listener with this in mind."""
     starter = STARTERS[int(generator.integers(len(STARTERS)))] if generator.random() < 0.6 else ""
     way = int(generator.integers(2))
-    return join_words(starter, _say(event, _subject(event, heard, generator), heard, way))
+    return join_words(starter, _say(event, _subject(event, listener, generator), listener, way))
 
 
-def understand(text: str) -> list[Heard]:
+def follow_story(text: str) -> list[ListenerState]:
     """What a listener has in mind after each sentence of a story, which begins with a caption.
 
     What follows `picture :` up to the next full stop is passed over.
@@ -84,29 +85,29 @@ def understand(text: str) -> list[Heard]:
     Raises:
         StoryError: a sentence is not of this world's language, or tells what cannot be.
     """
-    heard: list[Heard] = []
+    listener: list[ListenerState] = []
     for sentence in " ".join(words_of(text)).split(STOP):
         said = sentence.strip()
         if not said or said.startswith(IMAGE_REQUEST):
             continue
-        heard.append(_open(said) if not heard else hear(said, heard[-1]))
-    return heard
+        listener.append(_open(said) if not listener else listener_after_sentence(said, listener[-1]))
+    return listener
 
 
-def hear(sentence: str, heard: Heard) -> Heard:
+def listener_after_sentence(sentence: str, listener: ListenerState) -> ListenerState:
     """What a listener has in mind after one more sentence.
 
     Raises:
         StoryError: the sentence is not of this world's language, or tells what cannot be.
     """
-    event = parse_event(sentence, heard)
+    event = parse_event(sentence, listener)
     try:
-        return hear_event(heard, event)
+        return listener_after_event(listener, event)
     except ValueError as error:
         raise StoryError(f"{sentence!r} cannot be: {error}") from error
 
 
-def parse_event(sentence: str, heard: Heard) -> Event:
+def parse_event(sentence: str, listener: ListenerState) -> Event:
     """The event that a sentence tells of.
 
     Raises:
@@ -122,12 +123,12 @@ def parse_event(sentence: str, heard: Heard) -> Event:
     joined = _JOINS.fullmatch(said)
     if joined:
         if joined["other"] is not None:
-            _meant(joined["other"].removeprefix("the "), heard, sentence)
-        return Event(JOIN, thing=captured_thing(joined, "new"))
+            _meant(joined["other"].removeprefix("the "), listener, sentence)
+        return Event(JOIN, obj=captured_object(joined, "new"))
     for what, pattern in _EVENTS:
         match = pattern.fullmatch(said)
         if match is not None:
-            kinds = _meant(match["subject"].removeprefix("the "), heard, sentence)
+            kinds = _meant(match["subject"].removeprefix("the "), listener, sentence)
             value = next((match[name] for name in ("colour", "place") if name in pattern.groupindex), None)
             return Event(what, () if what == SWAP else kinds, value)
     raise StoryError(f"{sentence!r} is no sentence that a story can go on with.")
@@ -153,17 +154,17 @@ def all_sentences() -> list[str]:
     ]
 
 
-def _subject(event: Event, heard: Heard, generator: np.random.Generator) -> str:
+def _subject(event: Event, listener: ListenerState, generator: np.random.Generator) -> str:
     if event.what == SWAP or len(event.kinds) == 2:
         return "they"
     if not event.kinds:
         return ""
-    if event.kinds[0] == heard.topic and generator.random() < _PRONOUN_SHARE:
+    if event.kinds[0] == listener.topic and generator.random() < _PRONOUN_SHARE:
         return "it"
     return f"the {event.kinds[0]}"
 
 
-def _say(event: Event, subject: str, heard: Heard, way: int) -> str:
+def _say(event: Event, subject: str, listener: ListenerState, way: int) -> str:
     if event.what == TURN:
         if event.value is None:
             return f"{subject} changes colour"
@@ -175,29 +176,29 @@ def _say(event: Event, subject: str, heard: Heard, way: int) -> str:
     if event.what == LEAVE:
         return f"{subject} {('leaves', 'goes away')[way]}"
     if event.what == JOIN:
-        assert event.thing is not None
-        other = heard.known.things[0].kind
-        verb = ("joins it" if heard.topic == other else f"joins the {other}", "appears")[way]
-        return join_words(name_thing(event.thing), verb, place_phrase(event.thing.place))
+        assert event.obj is not None
+        other = listener.known.objects[0].kind
+        verb = ("joins it" if listener.topic == other else f"joins the {other}", "appears")[way]
+        return join_words(object_phrase(event.obj), verb, place_phrase(event.obj.place))
     if event.value is None:
         return UNKNOWN_BACKGROUND_SENTENCE
     return BACKGROUND_SENTENCES[event.value][way]
 
 
-def _open(said: str) -> Heard:
+def _open(said: str) -> ListenerState:
     known = parse_caption(said)
-    if known is None or any(thing.kind is None for thing in known.things):
+    if known is None or any(obj.kind is None for obj in known.objects):
         raise StoryError(f"{said!r} does not open a story: expected a caption that names the kinds of its things.")
-    return open_story(known)
+    return listener_after_opening(known)
 
 
-def _meant(subject: str, heard: Heard, sentence: str) -> tuple[str, ...]:
+def _meant(subject: str, listener: ListenerState, sentence: str) -> tuple[str, ...]:
     if subject == "they":
-        if len(heard.known.things) != 2:
+        if len(listener.known.objects) != 2:
             raise StoryError(f"{sentence!r}: there are not two things.")
-        return tuple(thing.kind or "" for thing in heard.known.things)
-    kind = heard.topic if subject == "it" else subject
-    if kind is None or heard.known.of_kind(kind) is None:
+        return tuple(obj.kind or "" for obj in listener.known.objects)
+    kind = listener.topic if subject == "it" else subject
+    if kind is None or listener.known.of_kind(kind) is None:
         raise StoryError(f"{sentence!r}: nothing there is {subject!r}.")
     return (kind,)
 
@@ -215,7 +216,7 @@ def _event_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
         (
             JOIN,
             re.compile(
-                f"{thing_pattern('new')} (?:appears|joins (?P<other>{named}))(?: {place_pattern('new_place')})?"
+                f"{object_pattern('new')} (?:appears|joins (?P<other>{named}))(?: {place_pattern('new_place')})?"
             ),
         ),
     )

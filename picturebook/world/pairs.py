@@ -9,11 +9,10 @@ import numpy as np
 
 from .caption_grammar import caption, leave_out, shuffled
 from .drawing import draw, png_bytes
-from .edits import scenes_with_edits
-from .partial_scene import all_of
+from .partial_scene import fully_known
 from .scene import Scene
-from .splits import SHARE_OF_ONE_THING, TRAIN, VALIDATION, scene_in, stories, stream
-from .story_sampling import LEAVE_OUT, Story
+from .splits import SINGLE_OBJECT_SHARE, TRAIN, VALIDATION, scene_in, scenes_with_edits, stories, stream
+from .story_sampling import LEAVE_OUT, SceneStory
 
 # Of each attribute of a caption that leaves something out.
 _LEFT_OUT_OF_IT = 0.3
@@ -36,36 +35,36 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PairMixture:
-    """What pairs are like. Easier ones first help a generator: `PairMixture(one_thing=0.6, plain=1.0, left_out=0.0)`.
+    """Shares of the kinds of pairs.
 
     Attributes:
-        one_thing: How many scenes have one thing.
-        plain: How many captions are in the plain form, in which the language model describes the present state.
-        left_out: How many captions leave something out.
-        familiar: How many scenes are familiar, see [`familiar`]; the rest is as `one_thing` says.
+        single_share: Share of scenes with one object.
+        plain_share: Share of captions in the plain form, the one of the language model's descriptions.
+        partial_share: Share of captions that leave something out.
+        fast: Share of scenes that are among `FAST_SCENES`; `single_share` is of the others.
     """
 
-    one_thing: float = SHARE_OF_ONE_THING
-    plain: float = 0.5
-    left_out: float = 0.15
-    familiar: float = 0.0
+    single_share: float = SINGLE_OBJECT_SHARE
+    plain_share: float = 0.5
+    partial_share: float = 0.15
+    fast: float = 0.0
 
 
 def sample_pairs(
     split: str, number: int, generator: np.random.Generator, mixture: PairMixture = PairMixture()
 ) -> Pairs:
     """So many pairs of a split."""
-    scenes = tuple(scene_in(split, generator, mixture.one_thing, mixture.familiar) for _ in range(number))
+    scenes = tuple(scene_in(split, generator, mixture.single_share, mixture.fast) for _ in range(number))
     images = np.stack([draw(scene, generator) for scene in scenes])
     return Pairs(images, tuple(caption_for(scene, generator, mixture) for scene in scenes), scenes)
 
 
 def caption_for(scene: Scene, generator: np.random.Generator, mixture: PairMixture) -> str:
-    """A caption of a scene, its things in any order."""
-    known = shuffled(all_of(scene), generator)
-    if generator.random() < mixture.left_out:
+    """A caption of a scene, its objects in any order."""
+    known = shuffled(fully_known(scene), generator)
+    if generator.random() < mixture.partial_share:
         known = leave_out(known, generator, _LEFT_OUT_OF_IT)
-    return caption(known, generator, mixture.plain)
+    return caption(known, generator, mixture.plain_share)
 
 
 def pair_batches(
@@ -89,14 +88,14 @@ def save_pairs(
     numbers: Mapping[str, int] | None = None,
     seed: int = 0,
     mixture: PairMixture = PairMixture(),
-    alike: int = 1,
+    group_size: int = 1,
 ) -> None:
     """Write a `datasets.DatasetDict` that `training_gill` trains on: columns `image` (PNG), `caption`, `scene` (a key).
 
     Args:
         numbers: Pairs of each split; by default 20,000 of train and 1,000 of validation.
-        alike (`int`): So many pairs in a row of the training split are of a scene and its edits. Read in this order,
-            they are the hard negatives of each other.
+        group_size (`int`): Pairs in a row of the training split that are of one scene and its edits. Read in this
+            order, they are hard negatives of each other.
 
     Raises:
         ImportError: `datasets` is not installed.
@@ -109,8 +108,10 @@ def save_pairs(
     saved = {}
     for split, number in (numbers or {TRAIN: 20_000, VALIDATION: 1_000}).items():
         generator = stream(seed, split, "saved pairs")
-        if alike > 1 and split == TRAIN:
-            scenes = scenes_with_edits(split, number // alike, alike, generator, mixture.one_thing, mixture.familiar)
+        if group_size > 1 and split == TRAIN:
+            scenes = scenes_with_edits(
+                split, number // group_size, group_size, generator, mixture.single_share, mixture.fast
+            )
             captions = tuple(caption_for(scene, generator, mixture) for scene in scenes)
             pairs = Pairs(draw_all(scenes, generator), captions, tuple(scenes))
         else:
@@ -134,7 +135,7 @@ def draw_all(scenes: Sequence[Scene], generator: np.random.Generator) -> np.ndar
 
 def illustrated_stories(
     split: str, number: int, seed: int = 0, share: float = LEAVE_OUT
-) -> list[tuple[Story, np.ndarray]]:
+) -> list[tuple[SceneStory, np.ndarray]]:
     """Different stories of a split with their images, uint8 `(5, 32, 32, 3)`; fewer are the first of more.
 
     Args:

@@ -2,7 +2,7 @@
 
 import re
 
-from .partial_scene import KnownThing
+from .partial_scene import PartialObject
 from .scene import COLOURS, KINDS
 
 IMAGE_REQUEST = "picture :"
@@ -29,9 +29,9 @@ def join_words(*parts: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-def name_thing(thing: KnownThing) -> str:
+def object_phrase(obj: PartialObject) -> str:
     """`a red house`; without its place."""
-    return join_words("a", thing.colour or "", thing.kind or UNKNOWN_KIND)
+    return join_words("a", obj.colour or "", obj.kind or UNKNOWN_KIND)
 
 
 def place_phrase(place: str | None) -> str:
@@ -59,8 +59,8 @@ def background_pattern(name: str) -> str:
     return any_of(name, tuple(BACKGROUND_PHRASES.values()))
 
 
-def thing_pattern(name: str) -> str:
-    """A pattern for [`name_thing`] that captures `<name>_colour` and `<name>_kind`."""
+def object_pattern(name: str) -> str:
+    """A pattern for [`object_phrase`] that captures `<name>_colour` and `<name>_kind`."""
     return f"a (?:{any_of(name + '_colour', COLOURS)} )?{any_of(name + '_kind', (*KINDS, UNKNOWN_KIND))}"
 
 
@@ -69,11 +69,11 @@ def meaning_of(phrase: str | None) -> str | None:
     return None if phrase is None else _MEANING[phrase]
 
 
-def captured_thing(match: re.Match[str], name: str) -> KnownThing | None:
-    """What [`thing_pattern`] and a place captured as `<name>_place` say; `None` if the pattern captured nothing."""
+def captured_object(match: re.Match[str], name: str) -> PartialObject | None:
+    """What [`object_pattern`] and a place captured as `<name>_place` say; `None` if the pattern captured nothing."""
     kind = match[name + "_kind"]
     if kind is None:
         return None
-    return KnownThing(
+    return PartialObject(
         None if kind == UNKNOWN_KIND else kind, match[name + "_colour"], meaning_of(match[name + "_place"])
     )

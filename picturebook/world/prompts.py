@@ -5,20 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from ..models.image_tensors import to_images
 from .caption_grammar import caption, describe, shuffled
-from .partial_scene import all_of
+from .drawing import to_images
+from .partial_scene import fully_known
 from .phrases import IMAGE_REQUEST
 from .scene import Scene
-from .scene_subsets import is_ordinary
+from .scene_subsets import is_retrievable
 from .splits import dialogue_in, scene_in, split_of_text, story_in
-from .story_sampling import Story
+from .story_sampling import SceneStory
 
 CAPTION, STORY, DIALOGUE = "caption", "story", "dialogue"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ImagePrompt:
     """A prompt of text alone, with the image that is right.
 
     Attributes:
@@ -32,28 +32,28 @@ class Asked:
     scene: Scene
 
 
-def sample_asked(
-    split: str, number: int, generator: np.random.Generator, ordinary: float = 0.5, familiar: bool = False
-) -> list[Asked]:
+def sample_prompts(
+    split: str, number: int, generator: np.random.Generator, retrievable: float = 0.5, fast: bool = False
+) -> list[ImagePrompt]:
     """So many prompts of a split that tell all of their scene; kinds in turn.
 
     Args:
-        ordinary (`float`): How many are of ordinary scenes.
-        familiar (`bool`): Only captions, in any form, of familiar scenes, see [`familiar`].
+        retrievable (`float`): How many are of ordinary scenes.
+        fast (`bool`): Only captions, in any form, of familiar scenes, see [`fast`].
     """
-    samplers = (_familiar_caption,) if familiar else (_caption, _story, _dialogue)
+    samplers = (_fast_caption,) if fast else (_caption, _story, _dialogue)
     asked = []
     for at in range(number):
-        wanted = generator.random() < ordinary
+        wanted = generator.random() < retrievable
         while True:
             one = samplers[at % len(samplers)](split, generator)
-            if one is not None and is_ordinary(one.scene) == wanted:
+            if one is not None and is_retrievable(one.scene) == wanted:
                 asked.append(one)
                 break
     return asked
 
 
-def story_prompt(story: Story, images: np.ndarray | None = None, sentences: int | None = None) -> list[Any]:
+def story_prompt(story: SceneStory, images: np.ndarray | None = None, sentences: int | None = None) -> list[Any]:
     """A story up to its last sentence, and the request for its image.
 
     Args:
@@ -72,23 +72,23 @@ def story_prompt(story: Story, images: np.ndarray | None = None, sentences: int 
     return pieces
 
 
-def _familiar_caption(split: str, generator: np.random.Generator) -> Asked | None:
-    scene = scene_in(split, generator, familiar=1.0)
-    prompt = caption(all_of(scene), generator, plain=0.0)
+def _fast_caption(split: str, generator: np.random.Generator) -> ImagePrompt | None:
+    scene = scene_in(split, generator, fast=1.0)
+    prompt = caption(fully_known(scene), generator, plain_share=0.0)
     # Familiar scenes are few and in all splits; as of stories, no words are.
-    return Asked(prompt, CAPTION, scene) if split_of_text(prompt) == split else None
+    return ImagePrompt(prompt, CAPTION, scene) if split_of_text(prompt) == split else None
 
 
-def _caption(split: str, generator: np.random.Generator) -> Asked:
+def _caption(split: str, generator: np.random.Generator) -> ImagePrompt:
     scene = scene_in(split, generator)
-    return Asked(describe(shuffled(all_of(scene), generator)), CAPTION, scene)
+    return ImagePrompt(describe(shuffled(fully_known(scene), generator)), CAPTION, scene)
 
 
-def _story(split: str, generator: np.random.Generator) -> Asked | None:
+def _story(split: str, generator: np.random.Generator) -> ImagePrompt | None:
     story = story_in(split, generator)
-    return Asked(story_prompt(story)[0], STORY, story.scenes[-1]) if story.complete else None
+    return ImagePrompt(story_prompt(story)[0], STORY, story.scenes[-1]) if story.complete else None
 
 
-def _dialogue(split: str, generator: np.random.Generator) -> Asked | None:
+def _dialogue(split: str, generator: np.random.Generator) -> ImagePrompt | None:
     dialogue = dialogue_in(split, generator)
-    return Asked(dialogue.text(), DIALOGUE, dialogue.scene) if dialogue.known[-1].complete else None
+    return ImagePrompt(dialogue.text(), DIALOGUE, dialogue.scene) if dialogue.known[-1].complete else None

@@ -1,15 +1,15 @@
 """Tells from an image's pixels what it shows, or that it cannot tell.
 
-Nothing is learnt. The part of the image at each place is compared with every thing in every colour, at every jitter,
+Nothing is learnt. The part of the image at each place is compared with every object in every colour, at every jitter,
 and with nothing, before the background found. The nearest by pixel distance is the *nearest* reading. It is a *sure*
 one only if
 
-* what was compared is close to it (`FURTHEST`), which blurred and half-drawn things are not, and
+* what was compared is close to it (`FURTHEST`), which blurred and half-drawn objects are not, and
 * on the straight line from it to any other answer the image lies close to its own end (`FURTHEST_TOWARDS_ANOTHER`),
   which a blend of two answers does not, however close both are. Noise hardly moves an image along such a line, so this
   is strict about blends without being strict about noise.
 
-The background is judged in the same way by the part of the image that no thing can cover.
+The background is judged in the same way by the part of the image that no object can cover.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ import numpy as np
 
 from .backgrounds import IMAGE_SIZE, PAINTED
 from .drawing import CORNERS, JITTER, put
-from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneError, Thing
+from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneError, SceneObject
 from .sprites import SIZE
 
 # Root mean square difference from what was drawn, values 0 to 1, at a place and for the background. A place in a
-# image softened to 30 dB differs by 0.06, or 0.08 if things alone were softened; one blurred by half a pixel by 0.10,
+# image softened to 30 dB differs by 0.06, or 0.08 if objects alone were softened; one blurred by half a pixel by 0.10,
 # by a whole pixel by 0.21.
 FURTHEST = 0.115
 FURTHEST_BACKGROUND = 0.08
@@ -70,13 +70,13 @@ class Readings:
         return [self._scene(number) for number in range(len(self.background))]
 
     def _scene(self, number: int) -> Scene | None:
-        things = tuple(
-            Thing(KINDS[kind], COLOURS[colour], place)
+        objects = tuple(
+            SceneObject(KINDS[kind], COLOURS[colour], place)
             for place, kind, colour in zip(PLACES, self.kind[number], self.colour[number], strict=True)
             if kind != NOTHING
         )
         try:
-            return Scene(things, BACKGROUNDS[self.background[number]])
+            return Scene(objects, BACKGROUNDS[self.background[number]])
         except SceneError:
             return None
 
@@ -99,12 +99,12 @@ def read(images: np.ndarray | Sequence[np.ndarray]) -> Readings:
     return Readings(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def right(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+def correctness(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     """Whether images show what they should.
 
     Returns:
         bool `(images,)` each: `scene`, everything right and sure; `background`; `places`, the places that are taken;
-        `kinds` and `colours`, of all things at their places. An attribute that is unsure is not right.
+        `kinds` and `colours`, of all objects at their places. An attribute that is unsure is not right.
 
     Raises:
         ValueError: not a scene for each image.
@@ -121,9 +121,9 @@ def right(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     return {"scene": np.all(list(found.values()), axis=0), **found}
 
 
-def rates(images: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
-    """How many of the images are [`right`], from 0 to 1."""
-    return {name: float(np.mean(found)) for name, found in right(read(images), scenes).items()}
+def correct_shares(images: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
+    """How many of the images are [`correctness`], from 0 to 1."""
+    return {name: float(np.mean(found)) for name, found in correctness(read(images), scenes).items()}
 
 
 def truth_of(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,9 +132,9 @@ def truth_of(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     kind = np.full((len(scenes), len(PLACES)), NOTHING, dtype=np.int64)
     colour = kind.copy()
     for row, scene in enumerate(scenes):
-        for thing in scene.things:
-            kind[row, PLACES.index(thing.place)] = KINDS.index(thing.kind)
-            colour[row, PLACES.index(thing.place)] = COLOURS.index(thing.colour)
+        for obj in scene.objects:
+            kind[row, PLACES.index(obj.place)] = KINDS.index(obj.kind)
+            colour[row, PLACES.index(obj.place)] = COLOURS.index(obj.colour)
     return background, kind, colour
 
 

@@ -2,10 +2,10 @@
 
 Train, validation and test share
 
-* no combination of two things (two kinds with their colours, wherever they are): no story of one split ever comes
-  through a combination of another. Every thing by itself is in all of them, as are scenes of one thing.
+* no combination of two objects (two kinds with their colours, wherever they are): no story of one split ever comes
+  through a combination of another. Every object by itself is in all of them, as are scenes of one object.
 * no story and no dialogue: the words of each decide its split, by a digest, so that not even two that leave out what
-  makes them different can be the same. Test stories have two things at least once.
+  makes them different can be the same. Test stories have two objects at least once.
 
 """
 
@@ -15,16 +15,16 @@ from functools import cache
 
 import numpy as np
 
-from .dialogue_sampling import Dialogue, sample_dialogue
-from .familiar import FAMILIAR
-from .scene import Combination, Scene, all_combinations, sample_one, sample_two
-from .story_sampling import LEAVE_OUT, Story, sample_story
+from .dialogue_sampling import SceneDialogue, sample_dialogue
+from .scene import Combination, Scene, all_combinations, sample_one_object, sample_two_objects, shuffled_edits
+from .scene_subsets import FAST_SCENES
+from .story_sampling import LEAVE_OUT, SceneStory, sample_story
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
 
 SHARES = {TRAIN: 0.7, VALIDATION: 0.1, TEST: 0.2}
-SHARE_OF_ONE_THING = 0.3
+SINGLE_OBJECT_SHARE = 0.3
 # Ends of each split's tenths of all digests.
 _TENTHS = {TEST: range(0, 2), VALIDATION: range(2, 3), TRAIN: range(3, 10)}
 _COMBINATIONS_SEED = 20_230
@@ -32,7 +32,7 @@ _COMBINATIONS_SEED = 20_230
 
 @cache
 def combinations_of(split: str) -> tuple[Combination, ...]:
-    """The combinations of two things in a split, in one fixed order.
+    """The combinations of two objects in a split, in one fixed order.
 
     Raises:
         ValueError: no such split.
@@ -48,12 +48,12 @@ def combinations_of(split: str) -> tuple[Combination, ...]:
 
 @cache
 def split_of_combination() -> dict[Combination, str]:
-    """The split of each combination of two things."""
+    """The split of each combination of two objects."""
     return {one: split for split in SPLITS for one in combinations_of(split)}
 
 
 def split_of(scene: Scene) -> str | None:
-    """The split of a scene of two things; `None` for one thing, which is in all of them."""
+    """The split of a scene of two objects; `None` for one object, which is in all of them."""
     return None if scene.combination is None else split_of_combination()[scene.combination]
 
 
@@ -75,18 +75,40 @@ def stream(seed: int, split: str, purpose: str) -> np.random.Generator:
 
 
 def scene_in(
-    split: str, generator: np.random.Generator, one_thing: float = SHARE_OF_ONE_THING, familiar: float = 0.0
+    split: str, generator: np.random.Generator, single_share: float = SINGLE_OBJECT_SHARE, fast: float = 0.0
 ) -> Scene:
-    """A scene of a split; a familiar one with the latter probability, and of the others one thing with the former."""
+    """A scene of a split; a familiar one with the latter probability, and of the others one object with the former."""
     combinations = combinations_of(split)
-    if familiar and generator.random() < familiar:
-        return FAMILIAR[int(generator.integers(len(FAMILIAR)))]
-    if generator.random() < one_thing:
-        return sample_one(generator)
-    return sample_two(generator, combinations[int(generator.integers(len(combinations)))])
+    if fast and generator.random() < fast:
+        return FAST_SCENES[int(generator.integers(len(FAST_SCENES)))]
+    if generator.random() < single_share:
+        return sample_one_object(generator)
+    return sample_two_objects(generator, combinations[int(generator.integers(len(combinations)))])
 
 
-def story_in(split: str, generator: np.random.Generator, leave_out: float = LEAVE_OUT) -> Story:
+def scenes_with_edits(
+    split: str,
+    count: int,
+    group_size: int,
+    generator: np.random.Generator,
+    single_share: float = SINGLE_OBJECT_SHARE,
+    fast: float = 0.0,
+) -> list[Scene]:
+    """`count` scenes of a split, each followed by edits of it: scenes that differ in one attribute, hard negatives.
+
+    Args:
+        group_size (`int`): Scenes in a group at most, the edited one included.
+        fast (`float`): Share of the groups whose first scene is one of `FAST_SCENES`.
+    """
+    scenes: list[Scene] = []
+    for _ in range(count):
+        scene = scene_in(split, generator, single_share, fast)
+        edits = [edit for edit in shuffled_edits(scene, generator) if split_of(edit) in (None, split)]
+        scenes += [scene, *edits[: group_size - 1]]
+    return scenes
+
+
+def story_in(split: str, generator: np.random.Generator, leave_out: float = LEAVE_OUT) -> SceneStory:
     """A story of a split."""
     combinations = _combination_set(split)
     while True:
@@ -95,24 +117,24 @@ def story_in(split: str, generator: np.random.Generator, leave_out: float = LEAV
             return story
 
 
-def dialogue_in(split: str, generator: np.random.Generator, one_thing: float = SHARE_OF_ONE_THING) -> Dialogue:
+def dialogue_in(split: str, generator: np.random.Generator, single_share: float = SINGLE_OBJECT_SHARE) -> SceneDialogue:
     """A dialogue of a split."""
     while True:
-        dialogue = sample_dialogue(generator, scene_in(split, generator, one_thing))
+        dialogue = sample_dialogue(generator, scene_in(split, generator, single_share))
         if split_of_text(dialogue.text()) == split:
             return dialogue
 
 
-def stories(split: str, number: int, seed: int = 0, leave_out: float = LEAVE_OUT) -> list[Story]:
+def stories(split: str, number: int, seed: int = 0, leave_out: float = LEAVE_OUT) -> list[SceneStory]:
     """So many different stories of a split, the same for the same seed; fewer are the first of more."""
     generator = stream(seed, split, f"stories {leave_out}")
     return _distinct((story_in(split, generator, leave_out) for _ in iter(int, 1)), number)
 
 
-def dialogues(split: str, number: int, seed: int = 0, one_thing: float = SHARE_OF_ONE_THING) -> list[Dialogue]:
+def dialogues(split: str, number: int, seed: int = 0, single_share: float = SINGLE_OBJECT_SHARE) -> list[SceneDialogue]:
     """So many different dialogues of a split, the same for the same seed; fewer are the first of more."""
-    generator = stream(seed, split, f"dialogues {one_thing}")
-    return _distinct((dialogue_in(split, generator, one_thing) for _ in iter(int, 1)), number)
+    generator = stream(seed, split, f"dialogues {single_share}")
+    return _distinct((dialogue_in(split, generator, single_share) for _ in iter(int, 1)), number)
 
 
 def check_split(split: str) -> None:
@@ -130,8 +152,8 @@ def _combination_set(split: str) -> frozenset[Combination]:
 
 
 def _distinct(told: Iterator, number: int) -> list:
-    found: dict[str, Story | Dialogue] = {}
+    found: dict[str, SceneStory | SceneDialogue] = {}
     while len(found) < number:
         one = next(told)
-        found.setdefault(one.text if isinstance(one, Story) else one.text(), one)
+        found.setdefault(one.text if isinstance(one, SceneStory) else one.text(), one)
     return list(found.values())

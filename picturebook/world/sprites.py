@@ -1,7 +1,7 @@
-"""The things of the world as pixel art, and the colours they come in.
+"""The objects of the world as pixel art, and the colours they come in.
 
-One character a pixel: `.` nothing, `#` outline, `o` the thing's colour, `+` its light shade, `-` its dark shade;
-`w` white, `y` lamplight, `b` wood, `c` cream, `g` glass are the same whatever the thing's colour.
+One character a pixel: `.` nothing, `#` outline, `o` the object's colour, `+` its light shade, `-` its dark shade;
+`w` white, `y` lamplight, `b` wood, `c` cream, `g` glass are the same whatever the object's colour.
 """
 
 import numpy as np
@@ -124,7 +124,7 @@ _FIXED = {
 
 
 def sprite(kind: str, colour: str) -> tuple[np.ndarray, np.ndarray]:
-    """A thing by itself: pixels, uint8 `(9, 9, 3)`, and where it covers what is behind it, bool `(9, 9)`.
+    """An object by itself: pixels, uint8 `(9, 9, 3)`, and where it covers what is behind it, bool `(9, 9)`.
 
     Raises:
         KeyError: no such kind or colour.

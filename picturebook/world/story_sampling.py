@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .caption_grammar import caption, leave_out, shuffled
-from .event_grammar import Heard, hear_event, open_story, tell
+from .event_grammar import ListenerState, event_sentence, listener_after_event, listener_after_opening
 from .events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, Event, after
-from .partial_scene import Known, KnownThing, all_of
-from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Combination, Scene, sample_one, sample_two
+from .partial_scene import PartialObject, PartialScene, fully_known
+from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Combination, Scene, sample_one_object, sample_two_objects
 
 SENTENCES = 5
 LEAVE_OUT = 0.12
@@ -21,22 +21,22 @@ _WEIGHTS = {TURN: 3.0, "turn both": 0.7, MOVE: 2.5, SWAP: 1.5, JOIN: 4.0, LEAVE:
 
 
 @dataclass(frozen=True)
-class Story:
+class SceneStory:
     """A story.
 
     Attributes:
         sentences: Without full stops.
         scenes: What is so after each sentence.
         events: What happens in each sentence but the first.
-        told: What each sentence but the first says of its event; this may be less.
-        heard: What a listener has in mind after each sentence who sees no image.
+        told_events: What each sentence but the first says of its event; this may be less.
+        listener: What a listener has in mind after each sentence who sees no image.
     """
 
     sentences: tuple[str, ...]
     scenes: tuple[Scene, ...]
     events: tuple[Event, ...]
-    told: tuple[Event, ...]
-    heard: tuple[Heard, ...]
+    told_events: tuple[Event, ...]
+    listener: tuple[ListenerState, ...]
 
     @property
     def text(self) -> str:
@@ -46,28 +46,28 @@ class Story:
     @property
     def complete(self) -> bool:
         """Whether sentences alone tell all of the last scene."""
-        return self.heard[-1].known.complete
+        return self.listener[-1].known.complete
 
-    def known(self, number: int, images: bool) -> Known:
-        """What is known after a sentence, things in the order in which they appeared.
+    def known(self, number: int, images: bool) -> PartialScene:
+        """What is known after a sentence, objects in the order in which they appeared.
 
         Args:
             number (`int`): Of the sentence, from 0.
             images (`bool`): Whether the images of the sentences before it were seen.
         """
         if number == 0 or not images:
-            return self.heard[number].known
-        order = tuple(thing.kind or "" for thing in self.heard[number - 1].known.things)
-        return after(self.told[number - 1], all_of(self.scenes[number - 1], order))
+            return self.listener[number].known
+        order = tuple(obj.kind or "" for obj in self.listener[number - 1].known.objects)
+        return after(self.told_events[number - 1], fully_known(self.scenes[number - 1], order))
 
 
 def sample_story(
     generator: np.random.Generator, combinations: Collection[Combination], share: float = LEAVE_OUT
-) -> Story:
-    """A story in which there are two things at least once.
+) -> SceneStory:
+    """A story in which there are two objects at least once.
 
     Args:
-        combinations: Those of two things that may be together, at any time of the story; a set is fastest.
+        combinations: Those of two objects that may be together, at any time of the story; a set is fastest.
         share (`float`): How often a colour, place or background is left out, of what a sentence could say.
     """
     ordered = sorted(combinations)
@@ -77,21 +77,24 @@ def sample_story(
             return _tell_all(*plan, generator, share)
 
 
-def possible_events(known: Known, what: str) -> list[Event]:
-    """Every event of a kind that changes something and leaves a scene: `turn both` is a `turn` of two things.
+def possible_events(known: PartialScene, what: str) -> list[Event]:
+    """Every event of a kind that changes something and leaves a scene: `turn both` is a `turn` of two objects.
 
     Args:
-        known (`Known`): All of a scene.
+        known (`PartialScene`): All of a scene.
     """
-    kinds = tuple(thing.kind or "" for thing in known.things)
-    places = [place for place in PLACES if place not in {thing.place for thing in known.things}]
+    kinds = tuple(obj.kind or "" for obj in known.objects)
+    places = [place for place in PLACES if place not in {obj.place for obj in known.objects}]
     two = len(kinds) == 2
     if what == TURN:
         return [
-            Event(TURN, (one.kind or "",), colour) for one in known.things for colour in COLOURS if colour != one.colour
+            Event(TURN, (one.kind or "",), colour)
+            for one in known.objects
+            for colour in COLOURS
+            if colour != one.colour
         ]
     if what == "turn both":
-        had = {thing.colour for thing in known.things}
+        had = {obj.colour for obj in known.objects}
         return [Event(TURN, kinds, colour) for colour in COLOURS if colour not in had] if two else []
     if what == MOVE:
         return [Event(MOVE, (kind,), place) for kind in kinds for place in places]
@@ -104,7 +107,7 @@ def possible_events(known: Known, what: str) -> list[Event]:
             return []
         others = [kind for kind in KINDS if kind not in kinds]
         return [
-            Event(JOIN, thing=KnownThing(kind, colour, place))
+            Event(JOIN, obj=PartialObject(kind, colour, place))
             for kind in others
             for colour in COLOURS
             for place in places
@@ -114,14 +117,14 @@ def possible_events(known: Known, what: str) -> list[Event]:
 
 def _sample_plan(
     generator: np.random.Generator, allowed: frozenset[Combination], ordered: list[Combination]
-) -> tuple[Known, list[Event]] | None:
+) -> tuple[PartialScene, list[Event]] | None:
     if generator.random() < 0.5:
-        scene = sample_one(generator)
+        scene = sample_one_object(generator)
     else:
-        scene = sample_two(generator, ordered[int(generator.integers(len(ordered)))])
-    first = known = shuffled(all_of(scene), generator)
+        scene = sample_two_objects(generator, ordered[int(generator.integers(len(ordered)))])
+    first = known = shuffled(fully_known(scene), generator)
     events: list[Event] = []
-    two_at_least_once = len(scene.things) == 2
+    two_at_least_once = len(scene.objects) == 2
     for _ in range(SENTENCES - 1):
         # Twice in a row these would be as if nothing had happened, or only the last had.
         gone = {events[-1].what} & {CHANGE_BACKGROUND, SWAP} if events else set()
@@ -132,12 +135,12 @@ def _sample_plan(
             return None
         events.append(event)
         known = after(events[-1], known)
-        two_at_least_once = two_at_least_once or len(known.things) == 2
+        two_at_least_once = two_at_least_once or len(known.objects) == 2
     return (first, events) if two_at_least_once else None
 
 
 def _sample_event(
-    generator: np.random.Generator, known: Known, allowed: frozenset[Combination], weights: dict[str, float]
+    generator: np.random.Generator, known: PartialScene, allowed: frozenset[Combination], weights: dict[str, float]
 ) -> Event | None:
     while weights:
         names, shares = tuple(weights), np.array(list(weights.values()))
@@ -151,26 +154,26 @@ def _sample_event(
     return None
 
 
-def _tell_all(first: Known, events: list[Event], generator: np.random.Generator, share: float) -> Story:
-    heard = [open_story(leave_out(first, generator, share, ("colour", "place", "background")))]
-    sentences = [caption(heard[0].known, generator)]
-    scenes, told = [first.scene()], []
+def _tell_all(first: PartialScene, events: list[Event], generator: np.random.Generator, share: float) -> SceneStory:
+    listener = [listener_after_opening(leave_out(first, generator, share, ("colour", "place", "background")))]
+    sentences = [caption(listener[0].known, generator)]
+    scenes, told_events = [first.scene()], []
     known = first
     for number, event in enumerate(events):
         last = number == len(events) - 1
-        told.append(event if last else _less(event, generator, share))
-        sentences.append(tell(told[-1], heard[-1], generator))
-        heard.append(hear_event(heard[-1], told[-1]))
+        told_events.append(event if last else _less(event, generator, share))
+        sentences.append(event_sentence(told_events[-1], listener[-1], generator))
+        listener.append(listener_after_event(listener[-1], told_events[-1]))
         known = after(event, known)
         scenes.append(known.scene())
-    return Story(tuple(sentences), tuple(scenes), tuple(events), tuple(told), tuple(heard))
+    return SceneStory(tuple(sentences), tuple(scenes), tuple(events), tuple(told_events), tuple(listener))
 
 
 def _less(event: Event, generator: np.random.Generator, share: float) -> Event:
-    if event.thing is not None:
-        thing = leave_out(Known((event.thing,)), generator, share, ("colour", "place")).things[0]
-        return replace(event, thing=thing)
-    # Two things that change colour together have no sentence that leaves the colour out.
+    if event.obj is not None:
+        obj = leave_out(PartialScene((event.obj,)), generator, share, ("colour", "place")).objects[0]
+        return replace(event, obj=obj)
+    # Two objects that change colour together have no sentence that leaves the colour out.
     if event.value is None or len(event.kinds) == 2 or generator.random() >= share:
         return event
     return replace(event, value=None)

@@ -9,14 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from picturebook.embed import CHECKPOINT
-from picturebook.models.image_tensors import from_images, to_images
-from picturebook.stages.train_adapters import load_pipeline
-from picturebook.stages.train_decision import judge
+from picturebook.models.gill_answers import judge, load_pipeline
+from picturebook.world.drawing import from_images, to_images
 from picturebook.world.pairs import draw_all
-from picturebook.world.prompts import sample_asked
+from picturebook.world.prompts import sample_prompts
 from picturebook.world.reader import read
 from picturebook.world.scene import scene_of_key
-from picturebook.world.scene_subsets import is_ordinary
+from picturebook.world.scene_subsets import is_retrievable
 from picturebook.world.splits import TEST, stream
 from pipeline_gill import GillPipeline
 
@@ -61,11 +60,11 @@ def test_a_story_changes_what_is_drawn(pipe: GillPipeline) -> None:
 
 
 def test_only_what_is_ordinary_is_looked_for_and_answers_are_right_either_way(pipe: GillPipeline) -> None:
-    asked = sample_asked(TEST, 60, stream(0, TEST, "decided"))
+    asked = sample_prompts(TEST, 60, stream(0, TEST, "decided"))
     out = pipe([one.prompt for one in asked], generator=[torch.Generator().manual_seed(0) for _ in asked])
     first = [images[0] if images else None for images in out.image_pieces]
     found = [
-        is_ordinary(one.scene)
+        is_retrievable(one.scene)
         for one, image in zip(asked, first, strict=True)
         if image is not None and image.source == "retrieved"
     ]

@@ -2,8 +2,8 @@
 
 from itertools import islice
 
+from picturebook.models.clip import POSITIONS
 from picturebook.models.word_tokenizer import clip_tokenizer, language_model_tokenizer
-from picturebook.stages.train_clip import POSITIONS
 from picturebook.world.documents import documents
 from picturebook.world.phrases import words_of
 from picturebook.world.splits import TRAIN, stories

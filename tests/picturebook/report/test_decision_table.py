@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation_gill.decisions import read_annotations
-from picturebook.models.image_tensors import to_images
+from picturebook.models.gill_answers import AnsweredBothWays, judge
 from picturebook.report.decision_table import (
     BEST,
     GENERATE,
@@ -14,17 +14,17 @@ from picturebook.report.decision_table import (
     best_threshold,
     decision_table,
 )
-from picturebook.stages.train_decision import AnsweredBothWays, judge, write_annotations
-from picturebook.world.drawing import draw
+from picturebook.stages.train_decision import write_annotations
+from picturebook.world.drawing import draw, to_images
 from picturebook.world.pairs import illustrated_stories
-from picturebook.world.prompts import CAPTION, DIALOGUE, STORY, Asked, sample_asked, story_prompt
-from picturebook.world.scene import Scene, Thing
-from picturebook.world.scene_subsets import is_ordinary
+from picturebook.world.prompts import CAPTION, DIALOGUE, STORY, ImagePrompt, sample_prompts, story_prompt
+from picturebook.world.scene import Scene, SceneObject
+from picturebook.world.scene_subsets import is_retrievable
 from picturebook.world.splits import TEST, VALIDATION, stream
 from pipeline_gill import GillImage
 
-SCENE = Scene((Thing("house", "red", "left"),), "night")
-ASKED = Asked("a red house on the left at night", CAPTION, SCENE)
+SCENE = Scene((SceneObject("house", "red", "left"),), "night")
+ASKED = ImagePrompt("a red house on the left at night", CAPTION, SCENE)
 
 
 def answered(retrieved: bool, generated: bool, score: float, decided: str) -> AnsweredBothWays:
@@ -37,8 +37,8 @@ BOTH = [answered(True, True, 6.0, "generate")] * 10
 
 
 def test_a_vote_is_for_the_image_that_alone_is_right() -> None:
-    assert [one[0].label for one in (FOUND, DRAWN, BOTH)] == ["ret", "gen", "same"]
-    assert answered(False, False, 0.0, "generate").label == "same"
+    assert [one[0].label for one in (FOUND, DRAWN, BOTH)] == ["retrieve", "generate", "tie"]
+    assert answered(False, False, 0.0, "generate").label == "tie"
 
 
 def test_deciding_well_is_worth_more_than_either_way_alone() -> None:
@@ -57,7 +57,7 @@ def test_the_reader_judges_and_no_image_is_wrong() -> None:
     def image(scene: Scene) -> GillImage:
         return GillImage(to_images(draw(scene)[None])[0], "generated", "generate")
 
-    other = Scene(SCENE.things, "day")
+    other = Scene(SCENE.objects, "day")
     assert judge([image(SCENE), image(other), None], [ASKED] * 3).tolist() == [True, False, False]
 
 
@@ -65,14 +65,14 @@ def test_annotations_are_a_file_that_the_decision_trains_on(tmp_path) -> None:
     write_annotations(tmp_path / "decisions.tsv", [FOUND[0], DRAWN[0], BOTH[0]])
     found = read_annotations(tmp_path / "decisions.tsv")
     assert [(one.prompt, one.label, one.category) for one in found] == [
-        (ASKED.prompt, label, "caption") for label in ("ret", "gen", "same")
+        (ASKED.prompt, label, "caption") for label in ("retrieve", "generate", "tie")
     ]
 
 
 def test_prompts_are_of_every_kind_and_half_of_them_ordinary() -> None:
-    asked = sample_asked(TEST, 90, stream(0, TEST, "asked"))
+    asked = sample_prompts(TEST, 90, stream(0, TEST, "asked"))
     assert [one.kind for one in asked[:3]] == [CAPTION, STORY, DIALOGUE]
-    assert 0.3 < np.mean([is_ordinary(one.scene) for one in asked]) < 0.7
+    assert 0.3 < np.mean([is_retrievable(one.scene) for one in asked]) < 0.7
     assert all(one.prompt.endswith("picture :") for one in asked if one.kind != CAPTION)
 
 

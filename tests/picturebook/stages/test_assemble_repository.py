@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from picturebook.stages.assemble_repository import halve_weights, small_png
 from picturebook.world.pairs import draw_all, sample_pairs
-from picturebook.world.scene_subsets import library_scenes
+from picturebook.world.scene_subsets import retrievable_scenes
 from picturebook.world.splits import TEST, stream
 
 
 def test_a_small_image_is_the_same_image() -> None:
-    images = draw_all(library_scenes()[::700], stream(0, TEST, "small"))
+    images = draw_all(retrievable_scenes()[::700], stream(0, TEST, "small"))
     for image in images:
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(image))).convert("RGB")), image)
 

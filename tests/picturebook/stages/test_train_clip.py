@@ -1,31 +1,32 @@
-"""What CLIP is trained to tell apart: scenes that differ in one thing."""
+"""What CLIP is trained to tell apart: scenes that differ in one object."""
 
 from collections import Counter
 
-from picturebook.stages.train_clip import NAMES, image_processor, names_of, normalised, story_so_far
+from picturebook.models.clip import NAMES, image_processor, names_of
+from picturebook.models.image_tensors import to_tensor
+from picturebook.stages.train_clip import story_so_far
 from picturebook.world.caption_grammar import layout
 from picturebook.world.drawing import enlarge
-from picturebook.world.edits import every_edit, exchanges_of, scenes_with_edits
 from picturebook.world.pairs import draw_all
-from picturebook.world.scene import Scene, Thing
-from picturebook.world.splits import TRAIN, VALIDATION, split_of, stream
+from picturebook.world.scene import Scene, SceneObject, shuffled_edits, swaps_of
+from picturebook.world.splits import TRAIN, VALIDATION, scenes_with_edits, split_of, stream
 
-TWO = Scene((Thing("house", "red", "left"), Thing("boat", "blue", "top")), "night")
+TWO = Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night")
 
 
 def test_exchanged_places_and_colours_are_among_the_edits() -> None:
-    assert {one.key for one in exchanges_of(TWO)} == {
+    assert {one.key for one in swaps_of(TWO)} == {
         "night/left-blue-boat/top-red-house",
         "night/left-blue-house/top-red-boat",
     }
-    assert exchanges_of(Scene(TWO.things[:1], "night")) == []
+    assert swaps_of(Scene(TWO.objects[:1], "night")) == []
 
 
 def test_the_first_edits_are_of_every_sort() -> None:
-    first = every_edit(TWO, stream(0, TRAIN, "edits"))[:5]
+    first = shuffled_edits(TWO, stream(0, TRAIN, "edits"))[:5]
     assert len({one.key for one in first} | {TWO.key}) == 6
     changed = Counter(
-        "background" if one.background != TWO.background else tuple(sorted(thing.kind for thing in one.things))
+        "background" if one.background != TWO.background else tuple(sorted(obj.kind for obj in one.objects))
         for one in first
     )
     assert changed["background"] == 1
@@ -45,7 +46,7 @@ def test_stories_so_far_are_of_two_sentences_at_least() -> None:
 def test_the_processor_gives_an_image_shown_enlarged_as_it_was() -> None:
     images = draw_all([TWO], stream(0, TRAIN, "one"))
     values = image_processor()(images=[enlarge(images[0], 8)], return_tensors="pt")["pixel_values"]
-    assert (values - normalised(images)).abs().max() < 1e-6
+    assert (values - to_tensor(images)).abs().max() < 1e-6
 
 
 def test_images_are_named_place_by_place() -> None:

@@ -4,23 +4,26 @@ import numpy as np
 import pytest
 
 from picturebook.world.caption_grammar import all_forms, caption, describe, leave_out, parse_caption, shuffled, tags
-from picturebook.world.partial_scene import Known, KnownThing, all_of
-from picturebook.world.scene import Scene, Thing, all_scenes
+from picturebook.world.partial_scene import PartialObject, PartialScene, fully_known
+from picturebook.world.scene import Scene, SceneObject, all_scenes
 
-SCENE = Scene((Thing("house", "red", "left"), Thing("boat", "blue", "top")), "night")
+SCENE = Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night")
 
 
 def test_the_plain_form_reads_as_in_the_readme() -> None:
-    known = all_of(SCENE)
+    known = fully_known(SCENE)
     assert describe(known) == "a red house on the left and a blue boat at the top at night"
     assert tags(known) == "night red house left blue boat top"
-    assert describe(all_of(SCENE, ("boat", "house"))).startswith("a blue boat at the top and")
-    assert describe(all_of(Scene((Thing("cat", "pink", "bottom"),), "snow"))) == "a pink cat at the bottom in the snow"
+    assert describe(fully_known(SCENE, ("boat", "house"))).startswith("a blue boat at the top and")
+    assert (
+        describe(fully_known(Scene((SceneObject("cat", "pink", "bottom"),), "snow")))
+        == "a pink cat at the bottom in the snow"
+    )
 
 
 def test_full_captions_in_every_form_lead_back_to_their_scene() -> None:
     for scene in tuple(all_scenes())[::41]:
-        for form in all_forms(all_of(scene)):
+        for form in all_forms(fully_known(scene)):
             known = parse_caption(form)
             assert known is not None and known.complete and known.scene() == scene, form
 
@@ -28,25 +31,25 @@ def test_full_captions_in_every_form_lead_back_to_their_scene() -> None:
 def test_captions_that_leave_things_out_say_just_what_they_say() -> None:
     generator = np.random.default_rng(0)
     for scene in tuple(all_scenes())[::41]:
-        known = leave_out(shuffled(all_of(scene), generator), generator, 0.4)
+        known = leave_out(shuffled(fully_known(scene), generator), generator, 0.4)
         assert known.fits(scene)
         for form in {*all_forms(known), caption(known, generator), describe(known)}:
             assert parse_caption(form) == known, form
 
 
 def test_what_is_left_out_is_not_known() -> None:
-    assert parse_caption("a thing on the left and a blue thing") == Known(
-        (KnownThing(place="left"), KnownThing(colour="blue"))
+    assert parse_caption("a thing on the left and a blue thing") == PartialScene(
+        (PartialObject(place="left"), PartialObject(colour="blue"))
     )
     known = parse_caption("a house and a boat at sea")
     assert known is not None and not known.complete and not known.fits(SCENE)
-    assert known.fits(Scene(SCENE.things, "sea"))
-    assert not known.fits(Scene(SCENE.things[:1], "sea"))
+    assert known.fits(Scene(SCENE.objects, "sea"))
+    assert not known.fits(Scene(SCENE.objects[:1], "sea"))
 
 
 def test_people_may_type_as_they_do() -> None:
     known = parse_caption("At night, a RED house on the left.")
-    assert known == Known((KnownThing("house", "red", "left"),), "night")
+    assert known == PartialScene((PartialObject("house", "red", "left"),), "night")
 
 
 @pytest.mark.parametrize(
@@ -70,5 +73,5 @@ def test_what_is_no_caption_is_not_understood(text: str) -> None:
 
 def test_something_always_remains() -> None:
     generator = np.random.default_rng(0)
-    known = all_of(Scene((Thing("cat", "pink", "bottom"),), "snow"))
-    assert all(leave_out(known, generator, 1.0) != Known((KnownThing(),)) for _ in range(50))
+    known = fully_known(Scene((SceneObject("cat", "pink", "bottom"),), "snow"))
+    assert all(leave_out(known, generator, 1.0) != PartialScene((PartialObject(),)) for _ in range(50))

@@ -7,17 +7,24 @@ import numpy as np
 import pytest
 
 from picturebook.world.caption_grammar import parse_caption
-from picturebook.world.dialogue_sampling import Round, all_yes_or_no, ask_all, sample_dialogue
-from picturebook.world.documents import REMARK, captions_document, document, documents, slot_questions, story_document
+from picturebook.world.dialogue_sampling import QuestionAnswer, all_yes_or_no, ask_all, sample_dialogue
+from picturebook.world.documents import (
+    AVAILABILITY_QUESTION,
+    captions_document,
+    document,
+    documents,
+    slot_questions,
+    story_document,
+    vocabulary,
+)
 from picturebook.world.pairs import PairMixture, sample_pairs
-from picturebook.world.partial_scene import Known, KnownThing, all_of
+from picturebook.world.partial_scene import PartialObject, PartialScene, fully_known
 from picturebook.world.phrases import words_of
-from picturebook.world.scene import Scene, Thing
-from picturebook.world.scene_subsets import is_ordinary
+from picturebook.world.scene import Scene, SceneObject
+from picturebook.world.scene_subsets import is_retrievable
 from picturebook.world.splits import SPLITS, TRAIN, dialogues, scene_in, stories, stream
-from picturebook.world.vocabulary import vocabulary
 
-KNOWN = all_of(Scene((Thing("house", "red", "left"), Thing("boat", "blue", "top")), "night"))
+KNOWN = fully_known(Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night"))
 
 
 def test_every_word_is_in_the_vocabulary_and_none_is_idle() -> None:
@@ -26,7 +33,7 @@ def test_every_word_is_in_the_vocabulary_and_none_is_idle() -> None:
         for text in islice(documents(split, 1), 400):
             assert words_of(text) == text.split()
             used.update(text.split())
-        captions = sample_pairs(split, 500, stream(0, split, "words"), PairMixture(left_out=0.5)).captions
+        captions = sample_pairs(split, 500, stream(0, split, "words"), PairMixture(partial_share=0.5)).captions
         used.update(word for text in captions for word in text.split())
         used.update(word for one in dialogues(split, 40) for word in one.text().split())
     assert used == set(vocabulary())
@@ -49,12 +56,12 @@ def test_every_word_is_in_the_vocabulary_and_none_is_idle() -> None:
     ],
 )
 def test_questions_have_right_answers(question: str, answer: str) -> None:
-    assert Round(question, answer) in [*ask_all(KNOWN), *all_yes_or_no(KNOWN)]
+    assert QuestionAnswer(question, answer) in [*ask_all(KNOWN), *all_yes_or_no(KNOWN)]
 
 
 def test_short_questions_tell_the_state_in_order_of_appearance() -> None:
     assert [one.answer for one in slot_questions(KNOWN)] == ["night", "house", "red", "left", "boat", "blue", "top"]
-    assert [one.answer for one in slot_questions(Known((KnownThing("cat"),)))] == [
+    assert [one.answer for one in slot_questions(PartialScene((PartialObject("cat"),)))] == [
         "unknown",
         "cat",
         "unknown",
@@ -87,13 +94,13 @@ def test_dialogues_end_by_telling_everything_and_asking_for_the_image() -> None:
 def test_descriptions_in_documents_are_of_the_present_state() -> None:
     generator = np.random.default_rng(0)
     for story in stories(TRAIN, 60):
-        for stand_ins in (False, True):
-            text = story_document(story, generator, stand_ins)
+        for images_in_words in (False, True):
+            text = story_document(story, generator, images_in_words)
             described = re.findall(r"picture : ([^.:]*) [.:]", text)
             found = parse_caption(described[-1])
-            assert found == story.known(4, images=stand_ins)
-            assert found is not None and found.fits(story.scenes[-1]) and found.complete >= stand_ins
-            assert text.count("(") == (4 if stand_ins else 0)
+            assert found == story.known(4, images=images_in_words)
+            assert found is not None and found.fits(story.scenes[-1]) and found.complete >= images_in_words
+            assert text.count("(") == (4 if images_in_words else 0)
 
 
 def test_a_colon_says_again_what_the_last_caption_said_and_remarks_are_true() -> None:
@@ -102,10 +109,10 @@ def test_a_colon_says_again_what_the_last_caption_said_and_remarks_are_true() ->
     for text in (captions_document(TRAIN, generator) for _ in range(300)):
         told = None
         for sentence in text.removesuffix(" .").split(" . "):
-            if sentence.startswith(REMARK):
+            if sentence.startswith(AVAILABILITY_QUESTION):
                 assert told is not None
-                answer = sentence.removeprefix(REMARK).strip()
-                assert answer == ("yes" if is_ordinary(told.scene()) else "no")
+                answer = sentence.removeprefix(AVAILABILITY_QUESTION).strip()
+                assert answer == ("yes" if is_retrievable(told.scene()) else "no")
                 seen[answer] += 1
             elif "?" not in sentence:
                 said, *again = [parse_caption(part) for part in sentence.removeprefix("picture : ").split(" : ")]

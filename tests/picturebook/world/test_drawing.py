@@ -7,7 +7,7 @@ import pytest
 
 from picturebook.world.backgrounds import PAINTED
 from picturebook.world.drawing import contact_sheet, draw, enlarge
-from picturebook.world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, Thing, all_scenes
+from picturebook.world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneObject, all_scenes
 from picturebook.world.sprites import BODY, SPRITES
 
 
@@ -19,7 +19,7 @@ def test_images_are_the_same_on_every_machine() -> None:
 
 
 def test_things_jitter_by_one_pixel_and_no_more() -> None:
-    scene = Scene((Thing("house", "red", "top"),), "day")
+    scene = Scene((SceneObject("house", "red", "top"),), "day")
     generator = np.random.default_rng(0)
     corners = set()
     for _ in range(200):
@@ -34,7 +34,7 @@ def test_two_things_hide_nothing_of_each_other() -> None:
     for one, other in ((one, other) for one in PLACES for other in PLACES if one != other):
         generator = np.random.default_rng(1)
         for _ in range(60):
-            both = draw(Scene((Thing("house", "red", one), Thing("car", "blue", other)), "sea"), generator)
+            both = draw(Scene((SceneObject("house", "red", one), SceneObject("car", "blue", other)), "sea"), generator)
             changed = (both != PAINTED["sea"]).any(axis=-1).sum()
             assert changed >= SPRITES["house", "red"][1].sum() + SPRITES["car", "blue"][1].sum() - 6
 
@@ -43,7 +43,7 @@ def test_two_things_hide_nothing_of_each_other() -> None:
 @pytest.mark.parametrize("colour", COLOURS)
 def test_every_colour_is_clearly_visible_before_every_background(background: str, colour: str) -> None:
     apart = np.linalg.norm(PAINTED[background].astype(float) - BODY[colour], axis=-1)
-    # Of 441 that black and white are apart. Bright details are in corners, where no thing stands.
+    # Of 441 that black and white are apart. Bright details are in corners, where no object stands.
     assert np.median(apart) > 90 and np.percentile(apart, 5) > 80
 
 
@@ -61,7 +61,7 @@ def test_kinds_have_shapes_of_their_own() -> None:
 
 
 def test_enlarging_smooths_nothing() -> None:
-    image = draw(Scene((Thing("cat", "pink", "left"),), "snow"))
+    image = draw(Scene((SceneObject("cat", "pink", "left"),), "snow"))
     large = np.array(enlarge(image, 5))
     assert large.shape == (160, 160, 3)
     assert (large[2::5, 2::5] == image).all() and (large[::5, ::5] == large[4::5, 4::5]).all()

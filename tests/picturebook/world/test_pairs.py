@@ -9,7 +9,7 @@ import pytest
 from picturebook.report import world_report as world
 from picturebook.world.caption_grammar import describe, parse_caption
 from picturebook.world.pairs import PairMixture, illustrated_stories, pair_batches, sample_pairs
-from picturebook.world.partial_scene import all_of
+from picturebook.world.partial_scene import fully_known
 from picturebook.world.reader import read
 from picturebook.world.splits import TEST, TRAIN, stream
 
@@ -24,9 +24,11 @@ def test_captions_are_true_of_their_images() -> None:
 
 
 def test_easy_pairs_first() -> None:
-    pairs = sample_pairs(TRAIN, 100, stream(0, TRAIN, "easy"), PairMixture(one_thing=1.0, plain=1.0, left_out=0.0))
-    assert list(pairs.captions) == [describe(all_of(scene)) for scene in pairs.scenes]
-    assert all(len(scene.things) == 1 for scene in pairs.scenes)
+    pairs = sample_pairs(
+        TRAIN, 100, stream(0, TRAIN, "easy"), PairMixture(single_share=1.0, plain_share=1.0, partial_share=0.0)
+    )
+    assert list(pairs.captions) == [describe(fully_known(scene)) for scene in pairs.scenes]
+    assert all(len(scene.objects) == 1 for scene in pairs.scenes)
 
 
 def test_batches_resume_where_they_stopped() -> None:

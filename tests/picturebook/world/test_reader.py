@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from picturebook.report.reader_strictness import blurred, softened_things, with_error
+from picturebook.report.reader_strictness import blurred, soften_objects, with_error
 from picturebook.world.pairs import PairMixture, draw_all, sample_pairs
-from picturebook.world.reader import read, right
-from picturebook.world.scene import Scene, Thing, all_scenes, edits_of
+from picturebook.world.reader import correctness, read
+from picturebook.world.scene import Scene, SceneObject, all_scenes, edits_of
 from picturebook.world.splits import TEST, stream
 
 NUMBER = 800
@@ -20,7 +20,7 @@ def drawn() -> tuple[np.ndarray, tuple[Scene, ...]]:
 
 
 def share_right(images: np.ndarray, scenes: tuple[Scene, ...]) -> float:
-    return float(right(read(images), scenes)["scene"].mean())
+    return float(correctness(read(images), scenes)["scene"].mean())
 
 
 def share_sure(images: np.ndarray) -> float:
@@ -29,12 +29,12 @@ def share_sure(images: np.ndarray) -> float:
 
 def test_drawn_images_are_read_right() -> None:
     scenes = tuple(all_scenes())[::25]
-    found = right(read(draw_all(scenes, np.random.default_rng(5))), scenes)
+    found = correctness(read(draw_all(scenes, np.random.default_rng(5))), scenes)
     assert all(ok.mean() >= 0.995 for ok in found.values()), {name: ok.mean() for name, ok in found.items()}
 
 
 def test_every_thing_is_read_right_at_every_jitter() -> None:
-    scenes = [scene for scene in all_scenes() if len(scene.things) == 1 and scene.background in ("night", "sea")]
+    scenes = [scene for scene in all_scenes() if len(scene.objects) == 1 and scene.background in ("night", "sea")]
     assert share_right(draw_all(scenes * 3, np.random.default_rng(6)), tuple(scenes * 3)) == 1
 
 
@@ -44,7 +44,7 @@ def test_small_noise_is_forgiven(drawn: tuple[np.ndarray, tuple[Scene, ...]]) ->
     assert share_right(with_error(images, noise, 30), scenes) >= 0.995
     # As autoencoders err: at edges.
     assert share_right(with_error(images, blurred(images, 1) - images, 30), scenes) >= 0.995
-    assert share_right(softened_things(images, scenes, 30), scenes) >= 0.995
+    assert share_right(soften_objects(images, scenes, 30), scenes) >= 0.995
 
 
 def test_strict_on_blur_and_strong_noise(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
@@ -67,13 +67,13 @@ def test_an_average_of_two_images_is_read_as_neither(drawn: tuple[np.ndarray, tu
     order = np.roll(np.arange(NUMBER), 1)
     assert share_sure((images + images[order]) / 2) <= 0.01
     for share in (0.5, 0.4, 0.35):
-        one = right(read((1 - share) * images + share * images[order]), scenes)["scene"]
+        one = correctness(read((1 - share) * images + share * images[order]), scenes)["scene"]
         different = np.array([scenes[a] != scenes[b] for a, b in enumerate(order)])
         assert not one[different].any()
 
 
 def test_an_average_of_scenes_that_differ_in_one_attribute_is_read_as_neither() -> None:
-    scene = Scene((Thing("house", "red", "left"), Thing("boat", "blue", "top")), "night")
+    scene = Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night")
     for truth in (scene, *edits_of(scene)[::3]):
         edits = edits_of(truth)
         images = np.stack([draw_all([one], np.random.default_rng(2))[0] / 255 for one in [truth, *edits]])
@@ -84,19 +84,19 @@ def test_an_average_of_scenes_that_differ_in_one_attribute_is_read_as_neither() 
 
 
 def test_attributes_are_judged_by_themselves() -> None:
-    truth = Scene((Thing("house", "red", "left"), Thing("boat", "blue", "top")), "night")
+    truth = Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night")
     shown = {
-        "background": Scene(truth.things, "snow"),
-        "places": Scene((truth.things[0], Thing("boat", "blue", "right")), "night"),
-        "kinds": Scene((Thing("car", "red", "left"), truth.things[1]), "night"),
-        "colours": Scene((Thing("house", "pink", "left"), truth.things[1]), "night"),
+        "background": Scene(truth.objects, "snow"),
+        "places": Scene((truth.objects[0], SceneObject("boat", "blue", "right")), "night"),
+        "kinds": Scene((SceneObject("car", "red", "left"), truth.objects[1]), "night"),
+        "colours": Scene((SceneObject("house", "pink", "left"), truth.objects[1]), "night"),
     }
     readings = read(draw_all(list(shown.values()), np.random.default_rng(0)))
-    found = right(readings, [truth] * len(shown))
+    found = correctness(readings, [truth] * len(shown))
     assert not found["scene"].any()
     for number, name in enumerate(shown):
         wrong = {attribute for attribute in shown if not found[attribute][number]}
-        # A thing that is elsewhere is of the wrong kind and colour where it should be.
+        # An object that is elsewhere is of the wrong kind and colour where it should be.
         assert wrong == ({"places", "kinds", "colours"} if name == "places" else {name})
 
 

@@ -6,18 +6,18 @@ import pytest
 from picturebook.world.scene import (
     Scene,
     SceneError,
-    Thing,
+    SceneObject,
     all_combinations,
     all_scenes,
     edits_of,
-    sample_one,
-    sample_two,
+    sample_one_object,
+    sample_two_objects,
     scene_numbers,
     scene_of_key,
 )
 
-RED_HOUSE = Thing("house", "red", "left")
-BLUE_BOAT = Thing("boat", "blue", "top")
+RED_HOUSE = SceneObject("house", "red", "left")
+BLUE_BOAT = SceneObject("boat", "blue", "top")
 
 
 def test_every_scene_is_there_once_and_found_again_by_its_key() -> None:
@@ -36,24 +36,24 @@ def test_what_looks_the_same_is_equal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("things", "background"),
+    ("objects", "background"),
     [
         ((), "day"),
-        ((RED_HOUSE, Thing("boat", "blue", "left")), "day"),
-        ((RED_HOUSE, Thing("house", "blue", "top")), "day"),
-        ((RED_HOUSE, BLUE_BOAT, Thing("cat", "pink", "right")), "day"),
+        ((RED_HOUSE, SceneObject("boat", "blue", "left")), "day"),
+        ((RED_HOUSE, SceneObject("house", "blue", "top")), "day"),
+        ((RED_HOUSE, BLUE_BOAT, SceneObject("cat", "pink", "right")), "day"),
         ((RED_HOUSE,), "desert"),
     ],
 )
-def test_what_cannot_be_is_refused(things: tuple[Thing, ...], background: str) -> None:
+def test_what_cannot_be_is_refused(objects: tuple[SceneObject, ...], background: str) -> None:
     with pytest.raises(SceneError):
-        Scene(things, background)
+        Scene(objects, background)
 
 
 @pytest.mark.parametrize("words", [("horse", "red", "left"), ("house", "grey", "left"), ("house", "red", "middle")])
 def test_unknown_words_are_refused(words: tuple[str, str, str]) -> None:
     with pytest.raises(SceneError, match="is none of"):
-        Thing(*words)
+        SceneObject(*words)
 
 
 def test_edits_differ_in_one_attribute_only() -> None:
@@ -69,7 +69,7 @@ def test_sampling_follows_the_generator() -> None:
     first, second = np.random.default_rng(7), np.random.default_rng(7)
     combination = all_combinations()[500]
     for _ in range(20):
-        assert sample_one(first) == sample_one(second)
-        scene = sample_two(first, combination)
-        assert scene == sample_two(second, combination)
+        assert sample_one_object(first) == sample_one_object(second)
+        scene = sample_two_objects(first, combination)
+        assert scene == sample_two_objects(second, combination)
         assert scene.combination == combination

@@ -1,4 +1,4 @@
-"""Train, validation and test share no combination of two things, no story and no dialogue, on any machine."""
+"""Train, validation and test share no combination of two objects, no story and no dialogue, on any machine."""
 
 import hashlib
 import re
@@ -42,8 +42,8 @@ def test_every_combination_is_in_one_split() -> None:
 
 
 def test_training_knows_every_thing_and_every_two_kinds() -> None:
-    things = {thing for one in combinations_of(TRAIN) for thing in one}
-    assert len(things) == len(KINDS) * len(COLOURS)
+    objects = {obj for one in combinations_of(TRAIN) for obj in one}
+    assert len(objects) == len(KINDS) * len(COLOURS)
     assert {(one[0][0], one[1][0]) for one in combinations_of(TRAIN)} == set(pairs_of(KINDS, 2))
 
 
@@ -70,15 +70,15 @@ def test_dialogues_and_pairs_keep_to_their_splits_combinations(asked: dict[str, 
 
 
 def test_no_combination_of_another_split_is_in_training_text() -> None:
-    thing = f"a ({'|'.join(COLOURS)}) ({'|'.join(KINDS)})"
-    both = re.compile(f"{thing}(?: (?:on|at) the [a-z]+)? and (?:(?:on|at) the [a-z]+ )?{thing}")
+    obj = f"a ({'|'.join(COLOURS)}) ({'|'.join(KINDS)})"
+    both = re.compile(f"{obj}(?: (?:on|at) the [a-z]+)? and (?:(?:on|at) the [a-z]+ )?{obj}")
     tagged = re.compile("([a-z]+) ([a-z]+) [a-z]+ ([a-z]+) ([a-z]+) [a-z]+ \\)")
-    things = [(kind, colour) for kind in KINDS for colour in COLOURS]
+    objects = [(kind, colour) for kind in KINDS for colour in COLOURS]
     mine, found = {frozenset(one) for one in combinations_of(TRAIN)}, 0
     for text in islice(documents(TRAIN, 0), 1_500):
         for words in both.findall(text) + tagged.findall(text):
             named = frozenset({(words[1], words[0]), (words[3], words[2])})
-            if named <= set(things):
+            if named <= set(objects):
                 found += 1
                 assert named in mine, text
     assert found > 1_500

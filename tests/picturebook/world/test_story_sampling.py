@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from picturebook.world.caption_grammar import describe, parse_caption
-from picturebook.world.event_grammar import StoryError, understand
+from picturebook.world.event_grammar import StoryError, follow_story
 from picturebook.world.events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, after
-from picturebook.world.partial_scene import all_of
+from picturebook.world.partial_scene import fully_known
 from picturebook.world.scene import all_combinations
 from picturebook.world.story_sampling import SENTENCES, possible_events, sample_story
 
@@ -57,9 +57,9 @@ def stories() -> list:
 def test_events_do_what_they_say(text: str, state: str | None) -> None:
     if state is None:
         with pytest.raises(StoryError):
-            understand(text)
+            follow_story(text)
     else:
-        assert describe(understand(text)[-1].known) == state
+        assert describe(follow_story(text)[-1].known) == state
 
 
 @pytest.mark.parametrize(
@@ -77,32 +77,32 @@ def test_events_do_what_they_say(text: str, state: str | None) -> None:
 )
 def test_what_cannot_be_said_is_not_understood(sentence: str) -> None:
     with pytest.raises(StoryError):
-        understand(f"{BOTH} {sentence}")
+        follow_story(f"{BOTH} {sentence}")
 
 
 def test_a_lonely_thing_does_not_leave_or_swap() -> None:
     for sentence in ("it leaves", "they swap places", "they turn blue"):
         with pytest.raises(StoryError):
-            understand(f"{HOUSE} {sentence} .")
+            follow_story(f"{HOUSE} {sentence} .")
 
 
 def test_listeners_understand_every_story_as_it_was_meant(stories: list) -> None:
     for story in stories:
-        assert len(story.sentences) == len(story.scenes) == len(story.heard) == SENTENCES
-        assert tuple(understand(story.text)) == story.heard, story.text
-        assert all(heard.known.fits(scene) for heard, scene in zip(story.heard, story.scenes, strict=True))
+        assert len(story.sentences) == len(story.scenes) == len(story.listener) == SENTENCES
+        assert tuple(follow_story(story.text)) == story.listener, story.text
+        assert all(listener.known.fits(scene) for listener, scene in zip(story.listener, story.scenes, strict=True))
 
 
 def test_the_last_scene_follows_from_sentences_and_images(stories: list) -> None:
     for story in stories:
         assert story.known(SENTENCES - 1, images=True).scene() == story.scenes[-1]
         if story.complete:
-            assert story.heard[-1].known.scene() == story.scenes[-1]
+            assert story.listener[-1].known.scene() == story.scenes[-1]
 
 
 def test_stories_that_leave_nothing_out_tell_everything(stories: list) -> None:
     assert all(story.complete for story in stories[:200])
-    assert all(heard.known.complete for story in stories[:200] for heard in story.heard)
+    assert all(listener.known.complete for story in stories[:200] for listener in story.listener)
     shares = [np.mean([story.complete for story in stories[start : start + 200]]) for start in (200, 400)]
     assert 0.5 < shares[0] < 0.8 and shares[1] < 0.2
 
@@ -110,7 +110,7 @@ def test_stories_that_leave_nothing_out_tell_everything(stories: list) -> None:
 def test_every_sentence_changes_the_scene_and_two_things_are_there_once(stories: list) -> None:
     for story in stories:
         assert all(one != other for one, other in zip(story.scenes, story.scenes[1:], strict=False))
-        assert any(len(scene.things) == 2 for scene in story.scenes)
+        assert any(len(scene.objects) == 2 for scene in story.scenes)
         assert parse_caption(story.sentences[-1]) is None
 
 
@@ -123,7 +123,7 @@ def test_all_kinds_of_events_happen(stories: list) -> None:
 
 def test_possible_events_all_lead_to_other_scenes(stories: list) -> None:
     for story in stories[:20]:
-        known = all_of(story.scenes[0])
+        known = fully_known(story.scenes[0])
         for what in ("turn", "turn both", "move", "swap", "leave", "join", "background"):
             for event in possible_events(known, what):
                 assert after(event, known).scene() != story.scenes[0]

@@ -6,19 +6,19 @@ import pytest
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 
-from picturebook.models.word_tokenizer import language_model_tokenizer
-from picturebook.stages.train_language_model import (
-    begin,
+from picturebook.models.language_model import (
     descriptions_of,
+    initialize_weights,
     layouts_of,
-    quieten,
-    scene_said,
-    with_stand_ins,
+    parse_full_caption,
+    reduce_embedding_scale,
     words_ahead,
 )
+from picturebook.models.word_tokenizer import language_model_tokenizer
+from picturebook.stages.train_language_model import with_images_in_words
 from picturebook.world.caption_grammar import layout, parse_caption
-from picturebook.world.documents import event_document, stand_in
-from picturebook.world.scene import Scene, Thing, scene_of_key
+from picturebook.world.documents import event_document, image_in_words
+from picturebook.world.scene import Scene, SceneObject, scene_of_key
 from picturebook.world.splits import TEST, TRAIN, stories, stream
 
 
@@ -48,13 +48,13 @@ def test_what_is_described_weighs_more_and_nothing_else() -> None:
     ],
 )
 def test_only_a_whole_scene_is_a_scene(said: str, key: str | None) -> None:
-    assert scene_said(said) == (None if key is None else scene_of_key(key))
+    assert parse_full_caption(said) == (None if key is None else scene_of_key(key))
 
 
 def test_what_is_where_has_two_words_a_place_whatever_is_there() -> None:
-    two = Scene((Thing("boat", "blue", "bottom"), Thing("house", "red", "left")), "night")
+    two = Scene((SceneObject("boat", "blue", "bottom"), SceneObject("house", "red", "left")), "night")
     assert layout(two) == "night red house nothing nothing nothing nothing blue boat"
-    assert layout(Scene(two.things[:1], "sea")) == "sea red house nothing nothing nothing nothing nothing nothing"
+    assert layout(Scene(two.objects[:1], "sea")) == "sea red house nothing nothing nothing nothing nothing nothing"
     assert layout(two, name_places=True) == (
         "night red house left nothing nothing right nothing nothing top blue boat bottom"
     )
@@ -62,9 +62,9 @@ def test_what_is_where_has_two_words_a_place_whatever_is_there() -> None:
 
 def test_an_image_stands_behind_every_sentence_but_the_last() -> None:
     (story,) = stories(TEST, 1)
-    text = with_stand_ins(story)
+    text = with_images_in_words(story)
     assert text.count("(") == text.count(")") == 4 and text.endswith(f") {story.sentences[-1]} .")
-    assert stand_in(story.scenes[0]) in text
+    assert image_in_words(story.scenes[0]) in text
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def model() -> OPTForCausalLM:
             max_position_embeddings=64,
         )
     ).eval()
-    begin(model)
+    initialize_weights(model)
     return model
 
 
@@ -89,7 +89,7 @@ def test_a_model_made_quiet_says_the_same(model: OPTForCausalLM) -> None:
     words = torch.arange(4, 44)[None]
     with torch.no_grad():
         before = model(words).logits
-        quieten(model)
+        reduce_embedding_scale(model)
         after = model(words).logits
     assert model.get_input_embeddings().weight.std() < 0.11
     assert (before - after).abs().max() < 1e-3 * before.abs().max()
@@ -118,10 +118,13 @@ def test_at_a_colon_it_is_to_be_said_what_is_where_if_all_of_it_is_told() -> Non
         "Q: can we see it ? A: picture : a red house on the left at sea . is it there ? no .",
     ]
     told = ["", *2 * ["night red house" + 6 * " nothing"], "sea red house" + 6 * " nothing"]
-    remarks = ["", " yes", " yes", " no"]
-    for remarked in (False, True):
-        found = tokenizer.batch_decode(layouts_of(texts, tokenizer, remarked), skip_special_tokens=True)
-        assert found == [f"{one}{remark if remarked else ''}" for one, remark in zip(told, remarks, strict=True)]
+    availability = ["", " yes", " yes", " no"]
+    for with_availability in (False, True):
+        found = tokenizer.batch_decode(layouts_of(texts, tokenizer, with_availability), skip_special_tokens=True)
+        assert found == [
+            f"{one}{availability_word if with_availability else ''}"
+            for one, availability_word in zip(told, availability, strict=True)
+        ]
     ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
     assert len(layouts_of(texts, tokenizer, True)) == int((ids == tokenizer.convert_tokens_to_ids(":")).sum())
 
@@ -131,7 +134,7 @@ def test_an_event_among_two_things_says_which_it_happens_to() -> None:
     for _ in range(40):
         opening, sentence, described = event_document(TRAIN, generator).split(" . ", 2)
         before = parse_caption(opening)
-        assert before is not None and before.complete and len(before.things) == 2
-        assert sum(thing.kind in sentence.split() for thing in before.things) >= 1
-        after = scene_said(re.split(" [.:]", described.removeprefix("picture : "))[0])
+        assert before is not None and before.complete and len(before.objects) == 2
+        assert sum(obj.kind in sentence.split() for obj in before.objects) >= 1
+        after = parse_full_caption(re.split(" [.:]", described.removeprefix("picture : "))[0])
         assert after is not None and after != before.scene()
