@@ -33,6 +33,7 @@ LOCK_TIMEOUT_S = 30.0
 
 Keep = Collection[str] | Callable[[str], bool]
 
+_WRITING = ".writing-"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _RENAME_SWAP = 2
@@ -138,7 +139,7 @@ def _writer(target: Path, timeout: float | None) -> Iterator[Path]:
     place.mkdir(parents=True, exist_ok=True)
     if target.is_dir() and _cannot_be_exchanged(target):
         place = target
-    hidden = f".{target.name}.writing-"
+    hidden = f".{target.name}{_WRITING}"
     timeout = LOCK_TIMEOUT_S if timeout is None else timeout
     lock = FileLock(place / f".{target.name}.lock", timeout=timeout)
     try:
@@ -197,7 +198,8 @@ def _put_in_place(new: Path, target: Path, kept: Callable[[str], bool]) -> None:
 def _cannot_be_exchanged(folder: Path) -> bool:
     working = Path(os.path.realpath(os.curdir))
     return (
-        os.path.ismount(folder)
+        _WRITING in folder.name  # another writer's, who cleans up what is in it
+        or os.path.ismount(folder)
         or not os.access(folder.parent, os.W_OK | os.X_OK)
         or folder in (working, *working.parents)  # whoever works in it would be left in a folder that is removed
     )

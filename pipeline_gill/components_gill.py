@@ -154,7 +154,7 @@ def _state(component: Any) -> _State:
         for name, weight in component.state_dict().items():
             flat = weight.detach().flatten()
             if weight.device.type != "meta":  # offloaded
-                weights[name] = flat[:: max(1, flat.numel() // _VALUES_COMPARED)].float().cpu()
+                weights[name] = flat[:: max(1, flat.numel() // _VALUES_COMPARED)].to("cpu", torch.float32, copy=True)
     return _State(settings, weights)
 
 

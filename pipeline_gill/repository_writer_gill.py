@@ -167,7 +167,7 @@ def write_repository_files(
     _check_no_lora(components)
     model.save_pretrained(new, self_contained=self_contained, **save_options)
     if all(name in components for name in GENERATOR_COMPONENTS):
-        _remove_keys(new / "config.json", "image_generator_id", "image_generator_revision")
+        _set_keys_to_null(new / "config.json", "image_generator_id", "image_generator_revision")
     processor.save_pretrained(new)
     entries: dict[str, Any] = dict(pipeline_config or {})
     for name, component in components.items():
@@ -210,13 +210,13 @@ def _save_component(component: Any, folder: Path, save_options: Mapping[str, Any
     # diffusers writes down which folder of this machine a component was loaded from.
     for path in folder.glob("*config.json"):
         if os.path.exists(json.loads(path.read_text(encoding="utf-8")).get("_name_or_path") or ""):
-            _remove_keys(path, "_name_or_path")
+            _set_keys_to_null(path, "_name_or_path")
 
 
-def _remove_keys(path: Path, *names: str) -> None:
+def _set_keys_to_null(path: Path, *names: str) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
-    if any(name in content for name in names):
-        content = {name: value for name, value in content.items() if name not in names}
+    if any(content.get(name) is not None for name in names):
+        content.update((name, None) for name in names if name in content)
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
