@@ -19,11 +19,12 @@ _PACKAGE_OF = {
     "GillPipeline": "pipeline_gill",
     "GillPipelineOutput": "pipeline_gill",
     "RetrievalSet": "pipeline_gill",
+    "build_retrieval_set": "pipeline_gill",
 }
 
 if TYPE_CHECKING:
     from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
-    from pipeline_gill import GillImage, GillPipeline, GillPipelineOutput, RetrievalSet
+    from pipeline_gill import GillImage, GillPipeline, GillPipelineOutput, RetrievalSet, build_retrieval_set
 
 
 def __getattr__(name: str) -> Any:
@@ -47,4 +48,5 @@ __all__ = [
     "GillProcessor",
     "RetrievalSet",
     "__version__",
+    "build_retrieval_set",
 ]

@@ -47,6 +47,11 @@ class Command:
 _RESUME_EVALUATION = "Run the same command to go on: generated images are kept."
 
 COMMANDS: dict[str, Command] = {
+    "index": Command(
+        "pipeline_gill.arguments:RetrievalSetOptions",
+        "pipeline_gill.retrieval_sources:build_and_print",
+        "Embed images into a set that a model can retrieve from.",
+    ),
     "evaluate vist": Command(
         "evaluation_gill.arguments:VistOptions",
         "evaluation_gill.tasks:evaluate_and_print",

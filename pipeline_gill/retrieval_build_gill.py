@@ -56,6 +56,7 @@ def dataset_of_images(
     timeout: float,
     workers: int,
     progress: bool,
+    count: int | None,
 ) -> BuiltData:
     """Embed images, reading and writing a batch at a time, into a dataset memory-mapped from `scratch`.
 
@@ -64,6 +65,8 @@ def dataset_of_images(
 
     def load(entry: tuple[Any, str | None]) -> _Loaded | ImageError:
         source, caption = entry
+        if isinstance(source, ImageError):
+            return source
         path = _stored_path(source, base_dir)
         if not keep_images and not _can_be_opened_again(source, path, base_dir):
             raise ValueError(
@@ -85,39 +88,41 @@ def dataset_of_images(
                 file = buffer.getvalue()
             stored = {"bytes": file, "path": None}
         # Here, so that no more than `workers` decoded images are held at a time.
-        pixel_values = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        try:
+            pixel_values = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        except Exception as error:  # whatever an image processor makes of an image of one pixel by ten thousand
+            return ImageError(f"Image could not be processed: {describe_source(source)}: {error}")
         return _Loaded(pixel_values, stored, path, caption)
 
     errors = 0
 
     def batches() -> Iterator[dict[str, Any]]:
         nonlocal errors
-        total = len(images) if isinstance(images, Sequence) else None
+        total = len(images) if count is None and isinstance(images, Sequence) else count
         entries = iter(images)
         with (
             ThreadPoolExecutor(workers, thread_name_prefix="gill-images") as pool,
             tqdm(total=total, unit="image", disable=not progress, desc="Embedding") as bar,
         ):
             while batch := list(islice(entries, batch_size)):
-                loaded = []
-                for result in pool.map(load, batch):
-                    if isinstance(result, ImageError):
-                        errors += 1
-                        logger.warning("Left out: %s", result)
-                        if max_errors is not None and errors > max_errors:
-                            raise ValueError(
-                                f"more than {max_errors} images (max_errors) could not be read; the last: {result}"
-                            )
-                    else:
-                        loaded.append(result)
+                results = list(pool.map(load, batch))
+                loaded = [result for result in results if not isinstance(result, ImageError)]
+                embedded, without_direction = _embed(model, loaded) if loaded else (None, [])
+                for error in (*(result for result in results if isinstance(result, ImageError)), *without_direction):
+                    errors += 1
+                    logger.warning("Left out: %s", error)
+                    if max_errors is not None and errors > max_errors:
+                        raise ValueError(
+                            f"more than {max_errors} images (max_errors) could not be used; the last: {error}"
+                        )
                 bar.update(len(batch))
-                if loaded:
-                    yield _embed(model, loaded)
+                if embedded is not None:
+                    yield embedded
 
     with _evaluating(model):
         dataset = _write(batches(), scratch / "images.arrow")
     if dataset is None:
-        raise ValueError(f"there is no image to retrieve: {errors} could not be read, and no other was given")
+        raise ValueError(f"there is no image to retrieve: {errors} could not be used, and no other was given")
     return BuiltData(dataset, errors)
 
 
@@ -139,30 +144,46 @@ def dataset_of_embeddings(
             vectors = _vectors(embeddings[chosen], start)
             if vectors.shape[1] != width:
                 raise ValueError(f"embeddings have lengths {width} and {vectors.shape[1]}, expected one length")
+            units, usable = _unit(vectors)
+            if not usable.all():
+                bad = np.flatnonzero(~usable)[:_BAD_ROWS_NAMED]
+                named = ", ".join(f"{start + row} ({names[row]!r})" for row in bad)
+                raise ValueError(f"embeddings are zero, NaN or infinite, expected vectors with a direction: {named}")
             nothing = [None] * len(names)
             yield {
                 "image": nothing,
                 "path": names,
                 "caption": list(captions[chosen]) if captions is not None else nothing,
-                "embedding": _unit(vectors, [f"{start + row} ({name!r})" for row, name in enumerate(names)]),
+                "embedding": units,
             }
 
     dataset = _write(batches(), scratch / "embeddings.arrow")
     return BuiltData(dataset, 0)
 
 
-def _embed(model: Any, loaded: list[_Loaded]) -> dict[str, Any]:
+def _embed(model: Any, loaded: list[_Loaded]) -> tuple[dict[str, Any] | None, list[ImageError]]:
+    """Embed a batch; returns its rows, if any, and an error for each image whose embedding has no direction."""
     pixel_values = torch.cat([entry.pixel_values for entry in loaded]).to(getattr(model, "device", "cpu"))
     with torch.inference_mode():
         embeddings = model.get_image_retrieval_embeddings(pixel_values)
     if embeddings.ndim != 2 or len(embeddings) != len(loaded):
         raise ValueError(f"the model embeds {len(loaded)} images as {tuple(embeddings.shape)}, expected (n, p)")
-    return {
-        "image": [entry.image for entry in loaded],
-        "path": [entry.path for entry in loaded],
-        "caption": [entry.caption for entry in loaded],
-        "embedding": _unit(embeddings.float().cpu().numpy(), [f"of {entry.path or 'an image'}" for entry in loaded]),
+    units, usable = _unit(embeddings.float().cpu().numpy())
+    errors = [
+        ImageError(f"The model's embedding is zero, NaN or infinite: {entry.path or 'an image'}")
+        for entry, is_usable in zip(loaded, usable, strict=True)
+        if not is_usable
+    ]
+    kept = [entry for entry, is_usable in zip(loaded, usable, strict=True) if is_usable]
+    if not kept:
+        return None, errors
+    rows = {
+        "image": [entry.image for entry in kept],
+        "path": [entry.path for entry in kept],
+        "caption": [entry.caption for entry in kept],
+        "embedding": units[usable],
     }
+    return rows, errors
 
 
 def _stored_path(source: Any, base_dir: Path) -> str | None:
@@ -206,14 +227,12 @@ def _vectors(rows: Any, start: int) -> np.ndarray:
     return vectors
 
 
-def _unit(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def _unit(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors `(n, p)` scaled to length one, float32, and whether each has a direction."""
     wide = vectors.astype(np.float64)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-    if len(bad):
-        named = ", ".join(names[row] for row in bad[:_BAD_ROWS_NAMED])
-        raise ValueError(f"embeddings are zero, NaN or infinite, expected vectors with a direction: {named}")
-    return (wide / lengths).astype(np.float32)
+    lengths = np.linalg.norm(wide, axis=1)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    return (wide / np.where(usable, lengths, 1)[:, None]).astype(np.float32), usable
 
 
 def _write(batches: Iterator[dict[str, Any]], path: Path) -> Any:

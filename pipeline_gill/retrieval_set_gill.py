@@ -151,10 +151,11 @@ class RetrievalSet:
         batch_size: int = 32,
         base_dir: str | os.PathLike[str] | None = None,
         source: str = "",
-        max_errors: int | None = 1000,
+        max_errors: int | None = None,
         timeout: float = 10.0,
         workers: int = 8,
         progress: bool = True,
+        count: int | None = None,
     ) -> "RetrievalSet":
         """Embed images with a model.
 
@@ -168,15 +169,16 @@ class RetrievalSet:
             batch_size (`int`): Images that the model is given at once.
             base_dir (`str` or `Path`, *optional*): Where relative paths start from; the current folder by default.
             source (`str`): Where the images came from, in words.
-            max_errors (`int`, *optional*): How many unreadable images to leave out before giving up; None for any
-                number. Each is logged as a warning.
-            timeout (`float`): Seconds that fetching one URL may take.
-            workers (`int`): Images fetched and decoded at a time.
-            progress (`bool`): Show a progress bar.
+            max_errors (`int`, *optional*): Give up when more images than this cannot be read or embedded. They are
+                left out, with a warning each.
+            timeout (`float`, defaults to 10.0): Seconds to fetch a URL.
+            workers (`int`, defaults to 8): Images that are fetched and decoded at once.
+            progress (`bool`, defaults to `True`): Show a progress bar.
+            count (`int`, *optional*): The number of images, for the progress bar.
 
         Raises:
-            ValueError: If no image or too many could not be read; if an image is neither a file nor a URL and
-                `embed_images` is off; if the model gives a zero or NaN embedding.
+            ValueError: no image could be used, or more than `max_errors` could not; an image is neither a file nor a
+                URL and `embed_images` is off.
         """
         folder = _absolute(base_dir)
         with scratch_folder() as scratch:
@@ -192,6 +194,7 @@ class RetrievalSet:
                 timeout=timeout,
                 workers=workers,
                 progress=progress,
+                count=count,
             )
             info = RetrievalSetInfo(
                 _width(built.dataset), len(built.dataset), dict(model.retrieval_fingerprint()), source, built.skipped

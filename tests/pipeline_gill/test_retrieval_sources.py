@@ -1,16 +1,23 @@
-"""The command makes a retrieval set of what users have, and tells mistakes in a line."""
+"""A retrieval set of what users have: folders, lists of URLs, TSVs, datasets; mistakes are one line."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from gill.cli import main
 from modeling_gill.fingerprint_gill import fingerprint_name
-from pipeline_gill import build_retrieval_set as command
-from pipeline_gill import retrieval_set_gill, retrieval_storage_gill
+from pipeline_gill import (
+    RetrievalSetOptions,
+    build_retrieval_set,
+    retrieval_set_gill,
+    retrieval_sources,
+    retrieval_storage_gill,
+)
 from pipeline_gill.retrieval_set_gill import RetrievalSet
-from tests.tiny_retrieval import FINGERPRINT, RED, TINY_PROCESSOR, TinyModel, colour_of, image_server, paint
+from tests.tiny_retrieval import COLOURS, FINGERPRINT, RED, TINY_PROCESSOR, TinyModel, colour_of, image_server, paint
 
 
 @pytest.fixture
@@ -28,11 +35,11 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def tiny_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_load_model", lambda _: (TinyModel(), TINY_PROCESSOR))
+    monkeypatch.setattr(retrieval_sources, "load_image_encoder", lambda _: (TinyModel(), TINY_PROCESSOR))
 
 
-def run(*arguments: Any) -> None:
-    command.main(["--model", "tiny", *map(str, arguments)])
+def run(*arguments: Any) -> int:
+    return main(["index", "--model", "tiny", *map(str, arguments)])
 
 
 @pytest.mark.usefixtures("tiny_command")
@@ -42,6 +49,7 @@ def test_the_command_builds_from_folder_urls_tsv_and_data_set(
     (tmp_path / "urls.txt").write_text(f"# images\n{server.url}/red.png\n\nimages/green.png\n{server.url}/none.png\n")
     (tmp_path / "plain.tsv").write_text('a "red one\tred.png\nan unreadable one\tgone.png\n')
     (tmp_path / "header.tsv").write_text("id\ttitle\timage\n7\tred\timages/red.png\n")
+    (tmp_path / "usual.tsv").write_text("caption\timage\nred\timages/red.png\n")
     retrieval_storage_gill.require_datasets().Dataset.from_dict(
         {"image": [{"bytes": (folder / "red.png").read_bytes(), "path": None}], "text": [["a red one", "another"]]},
         features=None,
@@ -51,6 +59,7 @@ def test_the_command_builds_from_folder_urls_tsv_and_data_set(
         "urls": ["--urls", tmp_path / "urls.txt"],
         "plain": ["--tsv", tmp_path / "plain.tsv", "--image-root", folder, "--no-embed-images"],
         "header": ["--tsv", tmp_path / "header.tsv", "--image-column", "image", "--caption-column", "title"],
+        "usual": ["--tsv", tmp_path / "usual.tsv"],
         "dataset": ["--dataset", tmp_path / "rows", "--caption-column", "text"],
     }
     expected = {
@@ -58,10 +67,11 @@ def test_the_command_builds_from_folder_urls_tsv_and_data_set(
         "urls": (2, None),
         "plain": (1, 'a "red one'),
         "header": (1, "red"),
+        "usual": (1, "red"),
         "dataset": (1, "a red one"),
     }
     for name, arguments in sources.items():
-        run("--out", tmp_path / name, *arguments)
+        assert run("--out", tmp_path / name, *arguments) == 0
         found = RetrievalSet.load(tmp_path / name).retrieve(RED)
         assert found is not None and colour_of(found) == "red", name
         assert (len(RetrievalSet.load(tmp_path / name)), found.caption) == expected[name]
@@ -71,7 +81,9 @@ def test_the_command_builds_from_folder_urls_tsv_and_data_set(
 
 
 @pytest.mark.usefixtures("tiny_command")
-def test_the_command_tells_mistakes_in_a_line_and_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line_and_nothing_is_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "header.tsv").write_text("caption\timage\nred\tred.png\n")
     (tmp_path / "short.tsv").write_text("red\timages/red.png\nonly a caption\n")
     (tmp_path / "empty").mkdir()
@@ -80,17 +92,53 @@ def test_the_command_tells_mistakes_in_a_line_and_leaves_nothing_behind(folder: 
         (["--folder", tmp_path / "empty"], "no image in it"),
         (["--folder", tmp_path / "nowhere"], "not a folder"),
         (["--urls", tmp_path / "nowhere.txt"], "nowhere.txt"),
-        (header, "looks like a header"),
         ([*header, "--image-column", "url"], "columns ['caption', 'image'], expected 'url'"),
-        (["--tsv", tmp_path / "short.tsv"], "line 2: 1 columns"),
-        ([*header, "--image-column", "image"], "no image to retrieve"),
+        (["--tsv", tmp_path / "short.tsv"], "short.tsv, line 2: 1 fields"),
+        (header, "no image to retrieve"),
+        ([], "exactly one of folder, urls, tsv, dataset, got none"),
+        ([*header, "--folder", folder], "exactly one of folder, urls, tsv, dataset, got folder, tsv"),
+        (["--folder", folder, "--timeout", "0"], "`timeout` is 0"),
     ):
-        with pytest.raises(SystemExit) as ending:
-            run("--out", tmp_path / "set", *arguments)
-        assert said in str(ending.value), ending.value
+        assert run("--out", tmp_path / "set", *arguments) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.splitlines()[-1].startswith("error: "), error
         assert not [path for path in tmp_path.iterdir() if "set" in path.name]
-    with pytest.raises(SystemExit, match="no retrieval set"):
-        run("--out", folder, "--folder", folder)
+    assert run("--out", folder, "--folder", folder) == 2
+    assert "no retrieval set" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny_command")
+def test_bad_images_of_every_kind_are_left_out(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "caf\u00e9%20.png").write_bytes(b"no image")
+    (folder / "cafe\u0301 .png").write_bytes(b"no image")
+    Image.new("RGB", (2, 2)).save(folder / "black.png")
+    rows = ["red.png", "gone.png", "", "black.png", "caf\u00e9 .png", "http://127.0.0.1:1/dead.png", "file:///x.png"]
+    (tmp_path / "all.tsv").write_text("".join(f"caption {row}\t{row}\n" for row in ["green.png", *rows]))
+    built = build_retrieval_set(model="tiny", tsv=tmp_path / "all.tsv", image_root=folder, out=str(tmp_path / "set"))
+    assert (len(built), built.info.skipped) == (2, 6)
+    assert built.dataset["path"][:] == ["green.png", "red.png"]
+    assert "zero, NaN or infinite: black.png" in caplog.text and "gone.png" in caplog.text
+    with pytest.raises(ValueError, match=r"more than 2 images \(max_errors\)"):
+        build_retrieval_set(
+            RetrievalSetOptions(
+                model="tiny", tsv=tmp_path / "all.tsv", image_root=folder, out=tmp_path / "two", max_errors=2
+            )
+        )
+
+
+@pytest.mark.usefixtures("tiny_command")
+def test_an_image_that_the_processor_cannot_take_is_left_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = TINY_PROCESSOR.image_processor
+
+    def refuse_green(images: Any, **options: Any) -> Any:
+        if images[0].getpixel((0, 0)) == COLOURS["green"]:
+            raise IndexError("tuple index out of range")
+        return prepare(images=images, **options)
+
+    monkeypatch.setattr(TINY_PROCESSOR, "image_processor", refuse_green, raising=False)
+    assert len(build_retrieval_set(model="tiny", folder=folder, out=tmp_path / "set")) == 3
 
 
 def test_the_language_model_is_not_loaded_to_embed_images(golden_repository, golden_world, tmp_path, monkeypatch):
@@ -99,8 +147,7 @@ def test_the_language_model_is_not_loaded_to_embed_images(golden_repository, gol
     from pipeline_gill import GillPipeline
 
     monkeypatch.setattr(OPTForCausalLM, "from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
-    arguments = ["--model", str(golden_repository), "--folder", str(golden_world / "pictures")]
-    command.main([*arguments, "--out", str(tmp_path / "set")])
+    build_retrieval_set(model=str(golden_repository), folder=golden_world / "pictures", out=tmp_path / "set")
     monkeypatch.undo()
     pipe = GillPipeline.from_pretrained(golden_repository)
     pipe.load_retrieval_set(tmp_path / "set")
