@@ -76,7 +76,7 @@ def build_batch(model: GillForConditionalGeneration, size: int, packing: float, 
     batch["target_conditioning"] = torch.randn(size, config.conditioning_length, config.conditioning_dim)
     batch = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
     with torch.no_grad():
-        batch["image_features"] = model.get_image_features(batch["pixel_values"])
+        batch["image_features"] = model.get_image_features(batch["pixel_values"]).pooler_output
     batch["mean_tokens"] = float(lengths.mean()) + 1
     return batch
 
@@ -104,7 +104,7 @@ def three_passes(model: GillForConditionalGeneration, batch: dict[str, Any], enc
 
     def encode(number: int) -> torch.Tensor | None:
         with torch.no_grad():
-            return model.get_image_features(batch["pixel_values"]) if number < encodings else None
+            return model.get_image_features(batch["pixel_values"]).pooler_output if number < encodings else None
 
     _, _, loss = states_and_cross_entropy(reads, 2 * (MAX_LENGTH + k) - 1 if packed else MAX_LENGTH + k, encode(0))
     for number in (1, 2):

@@ -6,18 +6,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, LogitsProcessorList
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .backbones_gill import build_backbones, check_backbones
 from .configuration_gill import GillConfig
 from .fingerprint_gill import fingerprint_weights
-from .generation_gill import ImgTokenLogitsProcessor, complete_images, find_images
+from .generation_gill import GillGenerationMixin, find_images
 from .mapper_gill import build_mapper
-from .outputs_gill import GillGenerateOutput, GillOutput
+from .outputs_gill import CACHE_NAME, GillOutput
 from .pretrained_gill import GillPreTrainedModel
 
+try:
+    from transformers.processing_utils import Unpack
+except ImportError:
+    from typing_extensions import Unpack
 
-class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
+
+class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
     """
     A frozen causal language model and a frozen image encoder with GILL's adapters between them.
 
@@ -39,6 +45,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         self.decision_dropout = nn.Dropout(config.decision_dropout)
         self.language_model: Any = None
         self.vision_model: Any = None
+        self._token_id_tensors: dict[Any, torch.Tensor] = {}
         if not defer_backbones:
             self.language_model, self.vision_model = build_backbones(config)
             check_backbones(config, self.language_model, self.vision_model)
@@ -51,44 +58,156 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings() if self.language_model is not None else self.img_embeddings
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Set the embedding of the language model; the rows of the `[IMG]` tokens are `img_embeddings`."""
+        self.language_model.set_input_embeddings(value)
+
     def get_output_embeddings(self) -> nn.Module | None:
         return self.language_model.get_output_embeddings() if self.language_model is not None else None
 
-    # --- images in -------------------------------------------------------------------------------------------------
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Set the head of the language model; the columns of the `[IMG]` tokens are tied to `img_embeddings`."""
+        self.language_model.set_output_embeddings(new_embeddings)
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pooled features `(images, v)` of preprocessed images `(images, channels, height, width)`.
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """
+        Return the embedding of the language model, whose size is fixed.
 
         Raises:
-            ValueError: values that are not finite, or an image encoder that pools nothing.
+            ValueError: another size than it has. Nothing is changed.
         """
-        if not torch.isfinite(pixel_values).all():
+        embeddings = self.get_input_embeddings()
+        if new_num_tokens not in (None, embeddings.weight.shape[0]):
+            raise ValueError(
+                f"The frozen language model's embedding has {embeddings.weight.shape[0]} rows and cannot be resized to "
+                f"{new_num_tokens}: the image placeholder and the `[IMG]` tokens have rows of their own. Resize the "
+                "language model before the adapters are joined to it."
+            )
+        return embeddings
+
+    # --- images in -------------------------------------------------------------------------------------------------
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling | tuple:
+        """
+        What the image encoder makes of preprocessed images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`).
+            kwargs: Those of the image encoder, such as `output_hidden_states`.
+
+        Returns:
+            [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: the encoder's output. Its `pooler_output`
+            of shape `(num_images, vision_dim)` is what [`~GillForConditionalGeneration.forward`] takes as
+            `image_features`.
+
+        Raises:
+            ValueError: values that are not finite, or an image encoder without a pooled output.
+
+        Example:
+
+        ```python
+        >>> pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
+        >>> image_features = model.get_image_features(pixel_values).pooler_output
+        ```
+        """
+        if not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
             raise ValueError("`pixel_values` holds values that are not finite (NaN or infinite).")
-        encoder = next(self.vision_model.parameters())
-        features = self.vision_model(pixel_values.to(encoder.device, encoder.dtype)).get("pooler_output")
-        if features is None:
-            raise ValueError(f"The image encoder {type(self.vision_model).__name__} gives no pooled feature.")
-        return features
+        weight = next(self.vision_model.parameters())
+        device = pixel_values.device if weight.device.type == "meta" else weight.device
+        outputs = self.vision_model(pixel_values.to(device, weight.dtype), return_dict=True, **kwargs)
+        if outputs.get("pooler_output") is None:
+            raise ValueError(f"The image encoder {type(self.vision_model).__name__} has no pooled output.")
+        return outputs
 
     def get_image_retrieval_embeddings(
         self, pixel_values: torch.Tensor | None = None, image_features: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Where images lie in the space of retrieval, `(images, p)`, of any length; give one of the arguments."""
+        """
+        Embeddings of images in the retrieval space, for [`~GillForConditionalGeneration.retrieval_scores`].
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*).
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*): In place of
+                `pixel_values`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, retrieval_dim)`, not normalized.
+        """
         if image_features is None:
-            assert pixel_values is not None
-            image_features = self.get_image_features(pixel_values)
-        weight = self.image_retrieval_head.weight
-        return self.image_retrieval_head(image_features.to(weight.device, weight.dtype))
+            if pixel_values is None:
+                raise ValueError("Either `pixel_values` or `image_features` must be given; both are None.")
+            image_features = self.get_image_features(pixel_values).pooler_output
+        return self.image_retrieval_head(image_features.to(self.image_retrieval_head.weight))
+
+    def get_text_retrieval_embeddings(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Embeddings of prompts in the retrieval space, where they are close to the images that answer them.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Prompts of text and images. The `[IMG]` tokens are appended to prompts that do not end with them.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 at padding, which
+                may stand on either side.
+            pixel_values, image_features (*optional*): As in [`~GillForConditionalGeneration.forward`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, retrieval_dim)`, not normalized.
+
+        Example:
+
+        ```python
+        >>> batch = processor(["a cat in the snow"])
+        >>> texts = model.get_text_retrieval_embeddings(**batch)
+        >>> images = model.get_image_retrieval_embeddings(pixel_values)
+        >>> scores = model.retrieval_scores(texts, images)
+        ```
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        img_ids = torch.tensor(self.config.image_output_token_ids, device=input_ids.device)
+        num_img = len(img_ids)
+        lengths = attention_mask.flip(1).argmax(1)
+        last = input_ids.shape[1] - 1 - lengths  # column of the last token that is not padding
+        columns = (last[:, None] - torch.arange(num_img - 1, -1, -1, device=last.device)).clamp(min=0)
+        is_complete = (input_ids.gather(1, columns) == img_ids).all(1)
+        # The states of `[IMG]` tokens that are appended to a prompt that has them already are not used.
+        starts = torch.where(is_complete, last - num_img + 1, input_ids.shape[1])
+        ids = torch.cat([input_ids, img_ids.expand(len(input_ids), -1)], dim=1)
+        mask = torch.cat([attention_mask, attention_mask.new_ones(len(input_ids), num_img)], dim=1)
+        embeds = self.embed_prompt(ids, pixel_values, image_features)
+        self._check_length(embeds.shape[1])
+        hidden_states = self.run_language_model(embeds, mask, use_cache=False).last_hidden_state
+        rows = torch.arange(len(ids), device=hidden_states.device)
+        first = hidden_states[rows, starts.to(hidden_states.device)]
+        return self.text_retrieval_head(first.to(self.text_retrieval_head.weight))
 
     def retrieval_scores(self, retrieval_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        """Score `exp(logit_scale) * cosine`, float32 `(texts, images)`, of `(texts, p)` and `(images, p)`."""
+        """
+        Scores `exp(logit_scale) * cosine` of texts and images.
+
+        Args:
+            retrieval_embeds (`torch.FloatTensor` of shape `(num_texts, retrieval_dim)`).
+            image_embeds (`torch.FloatTensor` of shape `(num_images, retrieval_dim)`).
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_texts, num_images)`, in float32.
+        """
         texts = nn.functional.normalize(retrieval_embeds.float(), dim=-1)
         images = nn.functional.normalize(image_embeds.to(texts.device).float(), dim=-1)
         return self.logit_scale.float().exp() * texts @ images.T
 
     @torch.no_grad()
     def retrieval_fingerprint(self) -> dict[str, Any]:
-        """Fingerprint of the weights that place images in the space of retrieval."""
+        """Fingerprint of the weights that the retrieval embeddings of images depend on."""
         return fingerprint_weights(
             {
                 "image_retrieval_head": self.image_retrieval_head.parameters(),
@@ -99,15 +218,37 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
     # --- tokens in and out -------------------------------------------------------------------------------------------
 
     def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Input embeddings `(rows, tokens, d)` of ids `(rows, tokens)`: `[IMG]` rows are ours, others the model's."""
+        """
+        Input embeddings of tokens: trained rows for `[IMG]` tokens, frozen rows of the language model otherwise.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`.
+        """
         table = self.language_model.get_input_embeddings()
-        input_ids = input_ids.to(table.weight.device)
-        matches = input_ids[..., None] == input_ids.new_tensor(self.config.image_output_token_ids)
+        if table.weight.device.type != "meta":  # the weights of an offloaded module are
+            input_ids = input_ids.to(table.weight.device)
+        matches = input_ids[..., None] == self._image_output_token_ids(input_ids.device)
         is_img = matches.any(-1)
         has_row = ~is_img & (input_ids < table.num_embeddings)
         embeds = table(input_ids.where(has_row, 0))
-        img_embeds = self.img_embeddings(matches.int().argmax(-1)).to(embeds.dtype)
-        return torch.where(is_img[..., None], img_embeds, embeds)
+        numbers = matches.int().argmax(-1).to(self.img_embeddings.weight.device)
+        return torch.where(is_img[..., None].to(embeds.device), self.img_embeddings(numbers).to(embeds), embeds)
+
+    def embed_images(self, image_features: torch.Tensor) -> torch.Tensor:
+        """
+        Input embeddings that stand for images.
+
+        Args:
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`).
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, num_visual_tokens, embedding_dim)`.
+        """
+        visual = self.visual_projection(image_features.to(self.visual_projection.weight))
+        return visual.reshape(-1, self.config.num_visual_tokens, self.config.embedding_dim)
 
     def embed_prompt(
         self,
@@ -115,52 +256,72 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Input embeddings `(rows, tokens, d)` of prompts with images at their placeholders.
+        """
+        Input embeddings of prompts, with those of the images at their placeholders.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(rows, tokens)`).
-            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*).
-            image_features (`torch.FloatTensor` of shape `(images, v)`, *optional*): In place of `pixel_values`.
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*).
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*): In place of
+                `pixel_values`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`.
 
         Raises:
-            ValueError: ids that do not exist, or placeholders that do not fit the number of images.
+            ValueError: ids that do not exist, or placeholders that do not match the number of images.
         """
-        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
-            raise ValueError(
-                f"`input_ids` must lie in [0, {self.config.vocab_size}), the ids that this model knows; found "
-                f"{int(input_ids.min())} to {int(input_ids.max())}."
-            )
+        is_placeholder = input_ids == self.config.image_token_id
+        if not torch.compiler.is_compiling():
+            self.check_input_ids(input_ids)
+            images = image_features if image_features is not None else pixel_values
+            self.check_number_of_images(int(is_placeholder.sum()), 0 if images is None else images.shape[0])
         embeds = self.embed_tokens(input_ids)
-        if pixel_values is not None:
-            image_features = self.get_image_features(pixel_values)
-        placeholders = (input_ids == self.config.image_token_id).to(embeds.device)
-        num_images = 0 if image_features is None else image_features.shape[0]
-        found, expected = int(placeholders.sum()), num_images * self.config.num_visual_tokens
-        if found != expected:
-            raise ValueError(
-                f"The prompts hold {found} image placeholders, but {num_images} images of "
-                f"{self.config.num_visual_tokens} each take {expected}."
-            )
+        if image_features is None and pixel_values is not None:
+            image_features = self.get_image_features(pixel_values).pooler_output
         if image_features is None:
             return embeds
-        weight = self.visual_projection.weight
-        visual = self.visual_projection(image_features.to(weight.device, weight.dtype))
-        visual = visual.reshape(-1, self.config.embedding_dim).to(embeds.device, embeds.dtype)
-        return embeds.masked_scatter(placeholders[..., None], visual)
+        visual = self.embed_images(image_features).to(embeds)
+        return embeds.masked_scatter(is_placeholder[..., None].to(embeds.device), visual)
 
-    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Logits `(..., ids)` of last hidden states `(..., d)`; the `[IMG]` columns are tied to their embeddings."""
+    def compute_logits(self, hidden_states: torch.Tensor, image_token_scale: float = 1.0) -> torch.Tensor:
+        """
+        Logits of tokens. Those of `[IMG]` tokens are tied to their input embeddings.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(..., embedding_dim)`): The language model's last ones.
+            image_token_scale (`float`, defaults to 1.0): As in [`~GillForConditionalGeneration.forward`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., vocab_size)`; `-inf` for ids that have no embedding.
+        """
         logits = self.language_model.get_output_embeddings()(hidden_states)
         logits = logits[..., : self.config.vocab_size]
-        missing = self.config.vocab_size - logits.shape[-1]
-        if missing:
-            logits = nn.functional.pad(logits, (0, missing), value=-torch.inf)
+        num_missing = self.config.vocab_size - logits.shape[-1]
+        if num_missing:
+            logits = nn.functional.pad(logits, (0, num_missing), value=-torch.inf)
         img_logits = nn.functional.linear(hidden_states, self.img_embeddings.weight.to(hidden_states)).to(logits)
-        columns = torch.tensor(self.config.image_output_token_ids, device=logits.device)
-        return logits.index_copy(-1, columns, img_logits)
+        if image_token_scale != 1.0:
+            # In float32, as a large factor is beyond the range of float16.
+            logits, img_logits = logits.float(), img_logits.float()
+            first, later = img_logits[..., :1], img_logits[..., 1:]
+            if self.config.img_logit_scaling == "signed":
+                first = first * image_token_scale
+            elif image_token_scale > 1:
+                first = first.abs() * image_token_scale
+            img_logits = torch.cat([first, later], dim=-1)
+        return logits.index_copy(-1, self._image_output_token_ids(logits.device), img_logits)
 
     def image_outputs(self, img_hidden_states: torch.Tensor) -> dict[str, torch.Tensor | None]:
-        """What the heads make of states `(images, r, d)`; keys and shapes as in [`GillOutput`]."""
+        """
+        Run the heads at images that the model has written.
+
+        Args:
+            img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`).
+
+        Returns:
+            `dict`: `img_hidden_states`, `retrieval_embeds`, `conditioning` and `decision_logits` of [`GillOutput`].
+        """
         states = img_hidden_states.to(self.text_retrieval_head.weight)
         first = states[:, 0]
         return {
@@ -172,6 +333,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
             ),
         }
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -182,191 +344,157 @@ class GillForConditionalGeneration(GillPreTrainedModel, GenerationMixin):
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        image_token_scale: float = 1.0,
         output_images: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
+        cache: Any | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> GillOutput | tuple:
         r"""
         Read interleaved prompts. The losses that train the adapters are those of `training_gill`.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(rows, tokens)`): Placeholders where images are read.
-            attention_mask (`torch.Tensor` of shape `(rows, tokens)`, *optional*): 0 at padding.
-            inputs_embeds (`torch.FloatTensor` of shape `(rows, tokens, d)`, *optional*):
-                In place of the embeddings of `input_ids`, which may be given beside it to find the `[IMG]` runs.
-            pixel_values (`torch.FloatTensor` of shape `(images read, channels, height, width)`, *optional*),
-            image_features (`torch.FloatTensor` of shape `(images read, v)`, *optional*): One of both.
-            labels (`torch.LongTensor` of shape `(rows, tokens)`, *optional*):
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Token ids, with `config.num_visual_tokens` placeholders where an image is read.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 at padding.
+            past_key_values (`Cache`, *optional*): Tokens read before. Placeholders after them are tokens that the
+                model has written, unless images are given.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`, *optional*):
+                In place of the embeddings of `input_ids`, which may be given as well to find the `[IMG]` tokens.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*):
+                The images, in reading order.
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*):
+                In place of `pixel_values`, see [`~GillForConditionalGeneration.get_image_features`].
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Targets of the language modelling loss, -100 where nothing is to be predicted. Placeholders of images
                 never are.
-            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): As in transformers.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): As in transformers; ignored with `labels`.
+            image_token_scale (`float`, defaults to 1.0):
+                Factor on the logit of `[IMG0]`, see `img_logit_scaling` in [`GillConfig`].
             output_images (`bool`, *optional*):
-                Whether to run the heads at the `[IMG]` runs; by default wherever no cache is passed in.
+                Whether to run the heads at the `[IMG]` tokens. By default where no cache is passed in, except while
+                compiling or exporting, since the number of images depends on the data.
+            cache (`Cache`, *optional*): The name of `past_key_values` since transformers 5.24.
 
         Raises:
-            ValueError: ids, lengths or placeholders that do not fit, with both numbers.
+            ValueError: ids, lengths or images that do not fit, with both numbers.
         """
         if input_ids is None and inputs_embeds is None:
             raise ValueError("Either `input_ids` or `inputs_embeds` must be given; both are None.")
-        continues = past_key_values is not None and past_key_values.get_seq_length() > 0
+        past_key_values = cache if past_key_values is None else past_key_values
         if inputs_embeds is None:
             assert input_ids is not None
-            # A placeholder that was written, not read, has no image: the cache says that the prompt is read.
+            has_images = pixel_values is not None or image_features is not None
             inputs_embeds = (
                 self.embed_tokens(input_ids)
-                if continues
+                if not has_images and _continues(input_ids, past_key_values)
                 else self.embed_prompt(input_ids, pixel_values, image_features)
             )
-        if not continues:
-            self._check_length(inputs_embeds.shape[1])
-        outputs = self.run_language_model(
-            inputs_embeds, attention_mask, position_ids, past_key_values, use_cache=use_cache, **kwargs
-        )
-        states = outputs.last_hidden_state
+        self._check_length(inputs_embeds.shape[1])
+        outputs = self.run_language_model(inputs_embeds, attention_mask, position_ids, past_key_values, **kwargs)
+        hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.compute_logits(states[:, kept] if labels is None else states)
+        logits = self.compute_logits(hidden_states if labels is not None else hidden_states[:, kept], image_token_scale)
         loss = None
         if labels is not None:
             labels = labels.masked_fill(labels == self.config.image_token_id, -100)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        output = GillOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.get("hidden_states"),
-            attentions=outputs.get("attentions"),
-        )
+        images: dict[str, Any] = {}
         if output_images is None:
-            output_images = past_key_values is None
+            output_images = past_key_values is None and not torch.compiler.is_compiling()
         if output_images and input_ids is not None:
             rows, starts = find_images(input_ids, self.config.image_output_token_ids)
-            for name, value in self._images_at(states, rows, starts).items():
-                output[name] = value
-        return output.to_tuple() if return_dict is False else output
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: torch.Tensor | None = None,
-        *,
-        image_token_scale: float = 1.0,
-        min_text_tokens: int = 0,
-        pixel_values: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
-        logits_processor: LogitsProcessorList | None = None,
-        **kwargs: Any,
-    ) -> GillGenerateOutput | torch.Tensor:
-        r"""
-        transformers' own `generate`, with the rules of the `[IMG]` tokens; their states come back with the answer.
-
-        Args:
-            inputs (`torch.LongTensor` of shape `(rows, tokens)`, *optional*): Left-padded prompts, or `input_ids`.
-            image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`, see [`GillConfig`].
-            min_text_tokens (`int`, defaults to 0): Tokens written before an image may come.
-            pixel_values, image_features (*optional*): As in [`~GillForConditionalGeneration.forward`].
-            kwargs: Everything that `GenerationMixin.generate` takes.
-
-        Returns:
-            [`GillGenerateOutput`] if `return_dict_in_generate=True`, else its `sequences`. An image that
-            `max_new_tokens` would cut is finished, as the authors' code does, which makes the answer up to `r - 1`
-            tokens longer.
-        """
-        prompt_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
-        prompt_embeds = kwargs.pop("inputs_embeds", None)
-        if prompt_embeds is None:
-            if prompt_ids is None:
-                raise ValueError("`generate` needs a prompt: `input_ids` or `inputs_embeds`; both are None.")
-            prompt_embeds = self.embed_prompt(prompt_ids, pixel_values, image_features)
-        if prompt_ids is None:
-            prompt_ids = torch.zeros(prompt_embeds.shape[0], 0, dtype=torch.long, device=prompt_embeds.device)
-        lengths = (kwargs, vars(kwargs.get("generation_config") or self.generation_config))
-        wanted = next((length["max_new_tokens"] for length in lengths if length.get("max_new_tokens")), 0)
-        self._check_length(prompt_embeds.shape[1] + wanted)
-        if kwargs.get("attention_mask") is None:
-            kwargs["attention_mask"] = self._mask_of_padding(prompt_ids, prompt_embeds)
-        rules = ImgTokenLogitsProcessor(
-            self.config.image_output_token_ids,
-            prompt_ids.shape[1],
-            min_text_tokens,
-            image_token_scale,
-            self.config.img_logit_scaling,
+            images = self._images_at(hidden_states, rows, starts)
+        return GillOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
+            **images,
         )
-        made = super().generate(
-            input_ids=prompt_ids if prompt_ids.shape[1] else None,
-            inputs_embeds=prompt_embeds,
-            logits_processor=LogitsProcessorList([rules, *(logits_processor or [])]),
-            **kwargs,
-        )
-        pad_token_id = self.generation_config.pad_token_id or 0
-        sequences = made if isinstance(made, torch.Tensor) else made.sequences
-        sequences = complete_images(sequences, self.config.image_output_token_ids, pad_token_id)
-        if isinstance(made, torch.Tensor):
-            return sequences
-        images = self._images_of_sequences(sequences, prompt_ids, prompt_embeds, kwargs["attention_mask"])
-        fields = {name: value for name, value in made.items() if name in GillGenerateOutput.__dataclass_fields__}
-        return GillGenerateOutput(**{**fields, "sequences": sequences, **images})
-
-    # --- inside ------------------------------------------------------------------------------------------------------
 
     def run_language_model(
         self,
         inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Any | None = None,
         **kwargs: Any,
     ) -> Any:
+        """
+        Run the language model without its head.
+
+        Args:
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`).
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 at padding.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                By default counted from the first token that is not padding.
+            past_key_values (`Cache`, *optional*), kwargs: As in transformers.
+
+        Returns:
+            The output of the decoder; `last_hidden_state` is what the language model's head and the adapters read.
+        """
         decoder = self.language_model.get_decoder()
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             # Left padding must not shift the positions, whichever way the model counts them by itself.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
-        if position_ids is not None and "position_ids" in inspect.signature(decoder.forward).parameters:
+        accepted = inspect.signature(decoder.forward).parameters
+        if position_ids is not None and "position_ids" in accepted:
             kwargs["position_ids"] = position_ids
-        return decoder(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
-        )
+        kwargs["cache" if "cache" in accepted else "past_key_values"] = past_key_values
+        return decoder(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 
-    def _mask_of_padding(self, prompt_ids: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        pad_token_id = self.generation_config.pad_token_id
-        if pad_token_id is None or not prompt_ids.shape[1]:
-            return prompt_embeds.new_ones(prompt_embeds.shape[:2], dtype=torch.long)
-        return ((prompt_ids != pad_token_id).cumsum(1) > 0).long()
+    # --- checks and helpers ------------------------------------------------------------------------------------------
 
-    def _images_at(self, states: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> dict[str, Any]:
-        columns = starts[:, None] + torch.arange(self.config.num_image_output_tokens, device=starts.device)
-        rows, starts, columns = (index.to(states.device) for index in (rows, starts, columns))
-        found = self.image_outputs(states[rows[:, None], columns])
-        return {"img_batch_indices": rows, "img_start_positions": starts, **found}
-
-    def _images_of_sequences(
-        self, sequences: torch.Tensor, prompt_ids: torch.Tensor, prompt_embeds: torch.Tensor, mask: torch.Tensor
-    ) -> dict[str, Any]:
-        # The state of a token that ends a sequence is never computed while generating, and beams change rows on the
-        # way: one more pass over the rows that hold an image is exact for every way of generating.
-        rows, starts = find_images(sequences, self.config.image_output_token_ids)
-        if not len(rows):
-            nothing = prompt_embeds.new_zeros(0, self.config.num_image_output_tokens, self.config.embedding_dim)
-            return {"img_batch_indices": rows, "img_start_positions": starts, **self.image_outputs(nothing)}
-        kept, index = rows.unique(return_inverse=True)
-        end = int(starts.max()) + self.config.num_image_output_tokens
-        prompts = kept // (sequences.shape[0] // prompt_embeds.shape[0])
-        answers = self.embed_tokens(sequences[kept, prompt_ids.shape[1] : end])
-        embeds = torch.cat([prompt_embeds[prompts].to(answers), answers], dim=1)
-        written = mask.new_ones(len(kept), answers.shape[1])
-        mask = torch.cat([mask[prompts, : prompt_embeds.shape[1]], written], dim=1)
-        offset = embeds.shape[1] - end  # prompts given as embeddings alone are no columns of `sequences`
-        states = self.run_language_model(embeds, mask, use_cache=False).last_hidden_state
-        images = self._images_at(states, index, starts + offset)
-        return {**images, "img_batch_indices": rows, "img_start_positions": starts}
-
-    def _check_length(self, tokens: int) -> None:
-        longest = self.config.max_position_embeddings
-        if longest is not None and tokens > longest:
+    def check_input_ids(self, input_ids: torch.Tensor) -> None:
+        """Refuse ids that the model does not know."""
+        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
             raise ValueError(
-                f"{tokens} tokens (prompt and answer) are more than the {longest} that the language model reads."
+                f"`input_ids` must lie in [0, {self.config.vocab_size}), the ids that this model knows; found "
+                f"{int(input_ids.min())} to {int(input_ids.max())}."
             )
+
+    def check_number_of_images(self, num_placeholders: int, num_images: int) -> None:
+        """Refuse prompts whose placeholders do not match the number of their images."""
+        expected = num_images * self.config.num_visual_tokens
+        if num_placeholders != expected:
+            raise ValueError(
+                f"Image features and image tokens do not match, tokens: {num_placeholders}, features: {expected}. The "
+                f"prompts hold {num_placeholders} image placeholders, but {num_images} images of "
+                f"{self.config.num_visual_tokens} tokens each take {expected}."
+            )
+
+    def _check_length(self, num_tokens: int) -> None:
+        longest = self.config.max_position_embeddings
+        if longest is not None and not torch.compiler.is_compiling() and num_tokens > longest:
+            raise ValueError(
+                f"{num_tokens} tokens (prompt and answer) are more than the {longest} that the language model reads."
+            )
+
+    def _images_at(self, hidden_states: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> dict[str, Any]:
+        columns = starts[:, None] + torch.arange(self.config.num_image_output_tokens, device=starts.device)
+        rows, starts, columns = (index.to(hidden_states.device) for index in (rows, starts, columns))
+        images = self.image_outputs(hidden_states[rows[:, None], columns])
+        return {"img_batch_indices": rows, "img_start_positions": starts, **images}
+
+    def _image_output_token_ids(self, device: torch.device) -> torch.Tensor:
+        ids = tuple(self.config.image_output_token_ids)
+        if torch.compiler.is_compiling():
+            return torch.tensor(ids, device=device)
+        # Copying the ids to an accelerator at every step would wait for it.
+        if (ids, device) not in self._token_id_tensors:
+            with torch.inference_mode(False):
+                self._token_id_tensors[ids, device] = torch.tensor(ids, device=device)
+        return self._token_id_tensors[ids, device]
+
+
+def _continues(input_ids: torch.Tensor, past_key_values: Any | None) -> bool:
+    """Whether ids continue a prompt that the cache holds. Decided without a look at the cache where possible, since
+    that is a tensor on the accelerator in a static one."""
+    if past_key_values is None:
+        return False
+    return input_ids.shape[1] == 1 or torch.compiler.is_compiling() or bool(past_key_values.get_seq_length() > 0)
 
 
 GillForConditionalGeneration.register_for_auto_class("AutoModel")

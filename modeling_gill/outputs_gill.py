@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from transformers.generation import GenerateBeamDecoderOnlyOutput
+from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import CausalLMOutputWithPast
+
+# transformers 5.24 renamed the cache in all arguments and outputs.
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 @dataclass
@@ -33,7 +36,7 @@ class GillOutput(CausalLMOutputWithPast):
 
 
 @dataclass
-class GillGenerateOutput(GenerateBeamDecoderOnlyOutput):
+class GillGenerateOutput(GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput):
     r"""What `generate(..., return_dict_in_generate=True)` returns: transformers' fields, then those of the images.
 
     Args:
@@ -54,4 +57,4 @@ class GillGenerateOutput(GenerateBeamDecoderOnlyOutput):
     decision_logits: torch.Tensor | None = None
 
 
-__all__ = ["GillGenerateOutput", "GillOutput"]
+__all__ = ["CACHE_NAME", "GillGenerateOutput", "GillOutput"]

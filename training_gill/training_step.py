@@ -128,7 +128,7 @@ class AdapterTrainingStep(nn.Module):
         if image_features is None:
             with torch.no_grad():
                 assert pixel_values is not None
-                image_features = gill.get_image_features(pixel_values)
+                image_features = gill.get_image_features(pixel_values).pooler_output
         reads = captioning_rows(input_ids, gill.config)
         sums: dict[str, torch.Tensor] = {}
         out: dict[str, torch.Tensor] = {}

@@ -32,7 +32,7 @@ def fit_visual_projection(model: GillForConditionalGeneration, processor: GillPr
         mixture = PairMixture(single_share=0.2, plain_share=1.0, partial_share=0.0)
         pairs = sample_pairs(TRAIN, _BATCH, stream(seed, TRAIN, f"pairs to read {number}"), mixture)
         values = processor.image_processor(images=to_images(pairs.images), return_tensors="pt")["pixel_values"]
-        features.append(model.get_image_features(values.to(model.device, model.dtype)).double())
+        features.append(model.get_image_features(values.to(model.device, model.dtype)).pooler_output.double())
         ids = processor.tokenizer([image_in_words(scene) for scene in pairs.scenes], return_tensors="pt").input_ids
         targets.append(words[ids.to(words.device)].flatten(1).double())
     seen, said = torch.cat(features), torch.cat(targets)

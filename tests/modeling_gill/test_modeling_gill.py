@@ -335,8 +335,6 @@ def test_a_prompt_longer_than_the_model_reads_is_refused_with_both_numbers(model
         model.generate(**processor("a cat"), max_new_tokens=200)
 
 
-def test_no_prompt_at_all_is_refused(model):
-    with pytest.raises(ValueError, match="both are None"):
-        model.generate()
+def test_a_forward_pass_without_a_prompt_is_refused(model):
     with pytest.raises(ValueError, match="both are None"):
         model()

@@ -61,7 +61,7 @@ def test_features_are_those_of_the_model(small_world, recipe_with, tmp_path):
     examples = [data[i] for i in range(5)]
     features = ImageFeatureCache(small_world / "cache")
     batch = CaptionedImageCollator(processor)(examples)
-    expected = model.get_image_features(batch["pixel_values"])
+    expected = model.get_image_features(batch["pixel_values"]).pooler_output
     found = torch.stack([features[example["key"]] for example in examples])
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
