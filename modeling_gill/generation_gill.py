@@ -278,7 +278,7 @@ class _Prompt:
         self.image_kwargs: dict[str, torch.Tensor] = {}
         if self.inputs_embeds is None:
             model.check_input_ids(input_ids)
-            self._find_placeholders()
+            self.image_token_mask = self._find_placeholders()
             if self.image_token_mask[:, self.num_cached_tokens :].any():
                 self._read_images()
 
@@ -292,15 +292,16 @@ class _Prompt:
             return torch.ones_like(self.input_ids)
         return ((self.input_ids != pad_token_id).cumsum(1) > 0).long()
 
-    def _find_placeholders(self) -> None:
+    def _find_placeholders(self) -> torch.Tensor:
         config = self.model.config
         placeholders = nn.functional.pad(self.input_ids == config.image_token_id, (self.offset, 0))
         is_new = torch.arange(placeholders.shape[1], device=placeholders.device) >= self.num_cached_tokens
         num_images = next((images.shape[0] for images in self.images if images is not None), 0)
         # The images of the whole conversation, or those of its new part.
         is_whole = num_images * config.num_visual_tokens == int(placeholders.sum())
-        self.image_token_mask = placeholders if is_whole else placeholders & is_new
-        self.model.check_number_of_images(int(self.image_token_mask.sum()), num_images)
+        mask = placeholders if is_whole else placeholders & is_new
+        self.model.check_number_of_images(int(mask.sum()), num_images)
+        return mask
 
     def _read_images(self) -> None:
         pixel_values, image_features = self.images

@@ -76,10 +76,11 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         Raises:
             ValueError: another size than it has. Nothing is changed.
         """
-        embeddings = self.get_input_embeddings()
-        if new_num_tokens not in (None, embeddings.weight.shape[0]):
+        embeddings: Any = self.get_input_embeddings()
+        num_rows = embeddings.weight.shape[0]
+        if new_num_tokens not in (None, num_rows):
             raise ValueError(
-                f"The frozen language model's embedding has {embeddings.weight.shape[0]} rows and cannot be resized to "
+                f"The frozen language model's embedding has {num_rows} rows and cannot be resized to "
                 f"{new_num_tokens}: the image placeholder and the `[IMG]` tokens have rows of their own. Resize the "
                 "language model before the adapters are joined to it."
             )
