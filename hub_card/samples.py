@@ -34,7 +34,7 @@ def answer_prompts(
         drawing: As in diffusers: `num_inference_steps`, `height` and so on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    decision = "both" if pipeline.retrieval_set is not None and pipeline._can_generate else "auto"
+    decision = "both" if pipeline.retrieval_set is not None and pipeline.has_image_generator else "auto"
     samples = []
     for number, prompt in enumerate(prompts):
         generator = torch.Generator().manual_seed(seed + number)

@@ -1,4 +1,4 @@
-"""Where an answer ends, and which places in it want an image."""
+"""Where an answer ends, and the images in it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,34 +6,72 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria
 
-from modeling_gill.generation_gill import find_images
+from .pipeline_output_gill import GillImage, as_output_type
 
 DECISIONS = ("auto", "retrieve", "generate", "both")
 
 
 @dataclass
 class ImageSlot:
-    """A place in an answer that wants an image.
+    """A place in an answer that is filled with an image.
 
     Args:
-        row (`int`): The prompt.
-        image (`int`): Index into the images that the model read or wrote.
+        prompt (`int`): Index of the prompt.
+        answer (`int`): Index of the answer; answers of one prompt follow each other.
+        image (`int`): Index into the images that the model wrote, the first dimension of its `retrieval_embeds`.
         decision (`str`): `"retrieve"`, `"generate"` or `"both"`.
         preferred (`str`): Which of both goes first.
         probabilities (`dict[str, float]`, *optional*): Of `"generate"` and `"retrieve"`.
+        retrieved, generated ([`GillImage`], *optional*): The best candidate, once there is one.
     """
 
-    row: int
+    prompt: int
+    answer: int
     image: int
-    decision: str
-    preferred: str
-    probabilities: dict[str, float] | None
+    decision: str = "generate"
+    preferred: str = "generate"
+    probabilities: dict[str, float] | None = None
+    retrieved: GillImage | None = None
+    generated: GillImage | None = None
+
+    def decide(
+        self, decision: str, decision_logits: torch.Tensor | None, can_retrieve: bool, can_generate: bool
+    ) -> None:
+        """Set `decision`, `preferred` and `probabilities`.
+
+        Without a retrieval set everything is generated, without a generator everything is retrieved. A model without
+        a decision head generates where it may choose.
+
+        Args:
+            decision (`str`): One of [`DECISIONS`].
+            decision_logits (`torch.Tensor` of shape `(2,)`, *optional*): Generate, retrieve.
+        """
+        if decision_logits is not None:
+            generate, retrieve = decision_logits.float().softmax(-1).tolist()
+            self.probabilities = {"generate": generate, "retrieve": retrieve}
+            self.preferred = "retrieve" if retrieve > generate else "generate"
+        if not (can_retrieve and can_generate):
+            self.preferred = "generate" if can_generate else "retrieve"
+        if decision in ("retrieve", "generate"):
+            self.preferred = decision
+        self.decision = self.preferred if decision == "auto" else decision
+
+    def finished(self, output_type: str) -> list[GillImage]:
+        """The images that fill the slot, the preferred one first, with its decision and in `output_type`."""
+        pieces = [self.retrieved, self.generated] if self.preferred == "retrieve" else [self.generated, self.retrieved]
+        filled = [piece for piece in pieces if piece is not None]
+        for piece in filled:
+            for image in piece.candidates or [piece]:
+                image.decision, image.decision_probabilities = self.preferred, self.probabilities
+                if image.source == "retrieved" and image.image is not None:
+                    image.image = as_output_type(image.image, output_type)
+        return filled
 
 
 class AnswerEnd(StoppingCriteria):
-    """Ends each row at the first newline that is not its first token, or behind the last image asked for.
+    """Ends each row at the first newline that is not its first token, or after the last image asked for.
 
-    Only saves time: what is written behind the end is cut off afterwards in any case.
+    This saves time only: the answer is cut there afterwards in any case.
     """
 
     def __init__(
@@ -45,40 +83,16 @@ class AnswerEnd(StoppingCriteria):
         self.newline_token_id = newline_token_id
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Args and return: ids of shape `(rows, tokens)`, booleans of shape `(rows,)`."""
-        written = input_ids[:, self.prompt_length :]
-        rows, _ = find_images(written, self.image_output_token_ids)
-        done = torch.bincount(rows, minlength=written.shape[0]) >= self.max_images
-        if self.newline_token_id is not None and written.shape[1] > 1:
-            done |= written[:, -1] == self.newline_token_id
+        """Args and return: ids of shape `(batch_size, sequence_length)`, booleans of shape `(batch_size,)`."""
+        answer = input_ids[:, self.prompt_length :]
+        done = torch.zeros(answer.shape[0], dtype=torch.bool, device=answer.device)
+        if answer.shape[1] >= len(self.image_output_token_ids):
+            windows = answer.unfold(1, len(self.image_output_token_ids), 1)
+            images = (windows == answer.new_tensor(self.image_output_token_ids)).all(-1)
+            done |= images.sum(1) >= self.max_images
+        if self.newline_token_id is not None:
+            done |= (answer[:, 1:] == self.newline_token_id).any(1)
         return done
 
 
-def decide(
-    decision: str, decision_logits: torch.Tensor | None, can_retrieve: bool, can_generate: bool, images: int
-) -> list[tuple[str, str, dict[str, float] | None]]:
-    """What to do for each of `images`, which of both comes first, and the model's probabilities.
-
-    With no retrieval set all is generated, with no generator all is retrieved. A model without a decision head
-    generates where it is free to choose.
-
-    Args:
-        decision (`str`): One of [`DECISIONS`].
-        decision_logits (`torch.Tensor` of shape `(images, 2)`, *optional*): Generate, retrieve.
-    """
-    decided: list[tuple[str, str, dict[str, float] | None]] = []
-    for number in range(images):
-        probabilities, preferred = None, "generate"
-        if decision_logits is not None:
-            generate, retrieve = decision_logits[number].float().softmax(-1).tolist()
-            probabilities = {"generate": generate, "retrieve": retrieve}
-            preferred = "retrieve" if retrieve > generate else "generate"
-        if not (can_retrieve and can_generate):
-            preferred = "retrieve" if can_retrieve else "generate"
-        if decision in ("retrieve", "generate"):
-            preferred = decision
-        decided.append((preferred if decision == "auto" else decision, preferred, probabilities))
-    return decided
-
-
-__all__ = ["DECISIONS", "AnswerEnd", "ImageSlot", "decide"]
+__all__ = ["DECISIONS", "AnswerEnd", "ImageSlot"]

@@ -12,8 +12,6 @@ import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 
-from .image_formats_gill import as_pil
-
 
 @dataclass
 class GillImage:
@@ -122,6 +120,23 @@ class GillPipelineOutput(BaseOutput):
         )
 
 
+def as_pil(image: Any) -> Image.Image:
+    """A PIL image, an array `(height, width, 3)` or a tensor `(3, height, width)` in [0, 1] as a PIL image."""
+    if isinstance(image, torch.Tensor):
+        image = image.detach().float().cpu().permute(1, 2, 0).numpy()
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray((image * 255).round().astype("uint8"))
+    return image.convert("RGB")
+
+
+def as_output_type(image: Image.Image, output_type: str) -> Any:
+    """A PIL image in the format of diffusers' `output_type` (`"pil"`, `"np"` or `"pt"`)."""
+    if output_type == "pil":
+        return image
+    array = np.asarray(image, dtype=np.float32) / 255
+    return array if output_type == "np" else torch.from_numpy(array).permute(2, 0, 1)
+
+
 def _has_several_answers(entry: list[Any]) -> bool:
     return bool(entry) and isinstance(entry[0], list)
 
@@ -143,4 +158,4 @@ def _stack(images: list[Any]) -> Any:
     return np.stack(images) if isinstance(images[0], np.ndarray) else torch.stack(images)
 
 
-__all__ = ["GillImage", "GillPipelineOutput"]
+__all__ = ["GillImage", "GillPipelineOutput", "as_output_type", "as_pil"]

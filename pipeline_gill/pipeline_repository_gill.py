@@ -17,6 +17,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from .components_gill import COMPONENT_CLASSES, GENERATOR_COMPONENTS, is_unchanged
 from .components_gill import __name__ as components_module
 from .hub_push_gill import OneCommit, clear_hub_errors, files_of, full_repo_id
+from .image_generator_gill import ImageGeneratorMixin
 from .repository_writer_gill import RETRIEVAL_SET_FOLDER, write_repository
 from .retrieval_set_gill import RetrievalSet
 from .retrieval_storage_gill import INFO_FILE
@@ -29,14 +30,14 @@ CALL_DEFAULTS: dict[str, Any] = {"num_inference_steps": 50, "guidance_scale": 7.
 CARD_FILE, SAMPLES_FOLDER = "README.md", "samples"
 
 
-class RepositoryPipeline(DiffusionPipeline):
+class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
     """Loading and saving of a [`GillPipeline`]."""
 
     model: Any
     processor: Any
-    unet: Any
     retrieval_set_problem: str | None = None
     _retrieval_set: RetrievalSet | None = None
+    _warned_without_retrieval_set = False
     _retrieval_set_known = False
     _retrieval_set_lock = threading.RLock()
     _hub_options: Mapping[str, Any] = MappingProxyType({})
@@ -188,9 +189,14 @@ class RepositoryPipeline(DiffusionPipeline):
         """
         self.retrieval_set = RetrievalSet.load(name_or_path, **kwargs)
 
-    @property
-    def _can_generate(self) -> bool:
-        return self.unet is not None and self.model.config.mapper_type is not None
+    def _warn_without_retrieval_set(self) -> None:
+        """Say once that nothing is retrieved; where the set of the repository failed, that was said when it did."""
+        if not self._warned_without_retrieval_set and self.retrieval_set_problem is None:
+            self._warned_without_retrieval_set = True
+            logger.warning(
+                "The pipeline has no retrieval set, so every image is generated, also where the model decides to "
+                "retrieve one; load a set with `load_retrieval_set(...)`."
+            )
 
     def _find_retrieval_set(self) -> RetrievalSet | None:
         """The set of the repository that the pipeline was loaded from, if it has one."""
@@ -233,7 +239,7 @@ class RepositoryPipeline(DiffusionPipeline):
     def _components_to_save(self, self_contained: bool) -> dict[str, Any]:
         """Components that the repository holds, or that the pipeline is without (`None`)."""
         components = {name: getattr(self, name) for name in GENERATOR_COMPONENTS}
-        if self._can_generate and (self_contained or self.model.config.image_generator_id is None):
+        if self.has_image_generator and (self_contained or self.model.config.image_generator_id is None):
             return components
         return {name: part for name, part in components.items() if part is None or not is_unchanged(part)}
 
