@@ -8,6 +8,7 @@ whole.
 """
 
 import argparse
+import contextlib
 import fnmatch
 import sys
 import tempfile
@@ -18,7 +19,9 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-from pipeline_gill.hub_push_gill import OneCommit, clear_hub_errors, files_of
+from modeling_gill.atomic_write_gill import replace_file
+from pipeline_gill.hub_layout_gill import MODEL_INDEX, index_with_retrieval_set
+from pipeline_gill.hub_push_gill import OneCommit, clear_hub_errors, files_of, full_repo_id
 from pipeline_gill.pipeline_repository_gill import RETRIEVAL_SET_FOLDER
 from pipeline_gill.retrieval_storage_gill import DATA_FOLDER, INDEX_FILE, read_folder
 
@@ -56,6 +59,8 @@ def main(arguments: Sequence[str] | None = None, api: HfApi | None = None) -> in
 
 def _push(options: argparse.Namespace, api: HfApi) -> int:
     check_repository(options.folder)
+    if not options.dry_run:
+        options.repo_id = full_repo_id(options.repo_id, api)
     paths = check_travels(options.folder)
     set_id = options.retrieval_set_id or f"{options.repo_id}-retrieval-set"
     sends_set = options.retrieval_set is not None
@@ -84,28 +89,37 @@ def _push(options: argparse.Namespace, api: HfApi) -> int:
         print("nothing was sent", file=sys.stderr)
         return 1
 
-    # All that is large goes first and cannot be seen; then two short commits follow each other.
     private = options.private or None
-    model = OneCommit(without_card(files), options.repo_id, api, private=private)
-    model.upload()
-    if sends_set:
-        retrieval_set = OneCommit(
-            without_card(files_of(options.retrieval_set)),
-            set_id,
-            api,
-            repo_type="dataset",
-            outdated=(f"{DATA_FOLDER}/*", INDEX_FILE),
-            private=private,
-        )
-        retrieval_set.upload()
-    on_hub = _card_on_hub(api, options.repo_id)
-    card, kept = card_to_send(options, facts, on_hub, set_id if sends_set else None)
-    if sends_set:
-        linked = {CARD_FILE: _linked_to(options.retrieval_set, options.repo_id).encode()}
-        sent = retrieval_set.commit(f"Retrieval set for {options.repo_id}", linked)
-        print(f"pushed {sent.commit_url}")
-        card, kept = card_to_send(options, facts, on_hub, set_id, sent.oid)
-    commit = model.commit(options.message, {CARD_FILE: card.encode()})
+    with contextlib.ExitStack() as stack:
+        # Large files first, which cannot be seen; then two short commits follow each other.
+        model = stack.enter_context(OneCommit(without_card(files), options.repo_id, api, private=private))
+        model.upload()
+        if sends_set:
+            retrieval_set = stack.enter_context(
+                OneCommit(
+                    without_card(files_of(options.retrieval_set)),
+                    set_id,
+                    api,
+                    repo_type="dataset",
+                    outdated=(f"{DATA_FOLDER}/*", INDEX_FILE),
+                    private=private,
+                )
+            )
+            retrieval_set.upload()
+        on_hub = _card_on_hub(api, options.repo_id)
+        card, kept = card_to_send(options, facts, on_hub, set_id if sends_set else None)
+        changed: dict[str, bytes] = {}
+        if sends_set:
+            linked = {CARD_FILE: _linked_to(options.retrieval_set, options.repo_id).encode()}
+            sent = retrieval_set.commit(f"Retrieval set for {options.repo_id}", linked)
+            print(f"pushed {sent.commit_url}")
+            card, kept = card_to_send(options, facts, on_hub, set_id, sent.oid)
+            # The pipeline finds its retrieval set by this.
+            changed[MODEL_INDEX] = index_with_retrieval_set(options.folder, set_id, sent.oid).encode()
+        commit = model.commit(options.message, {CARD_FILE: card.encode(), **changed})
+    if changed:
+        with replace_file(options.folder / MODEL_INDEX) as new:
+            new.write_bytes(changed[MODEL_INDEX])
     for what in kept:
         print(f"  kept in the card as it was: {what}")
     print(f"pushed {commit.commit_url}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from modeling_gill.configuration_gill import GillConfig
 
+MODEL_INDEX = "model_index.json"
 _PACKAGE_IMPORT = re.compile(r"^(\s*from )modeling_gill(\.\w+_gill import )", re.MULTILINE)
 
 
@@ -35,11 +36,23 @@ def write_code(folder: str | os.PathLike[str]) -> None:
 def write_model_index(folder: str | os.PathLike[str], entries: dict[str, Any]) -> None:
     """Write `model_index.json` so that `DiffusionPipeline` finds the class of the pipeline in the repository."""
     index = {"_class_name": ["pipeline_gill", "GillPipeline"], **entries}
-    (Path(folder) / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (Path(folder) / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def index_with_retrieval_set(folder: str | os.PathLike[str], repo_id: str, revision: str) -> str:
+    """The text of a repository's `model_index.json`, naming a dataset repository with the images to retrieve.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder of the repository.
+        repo_id, revision (`str`): The dataset repository and its commit.
+    """
+    index = json.loads((Path(folder) / MODEL_INDEX).read_text(encoding="utf-8"))
+    index.update(retrieval_set_id=repo_id, retrieval_set_revision=revision)
+    return json.dumps(index, indent=2) + "\n"
 
 
 def _folder_of(module: str) -> Path:
     return Path(str(sys.modules[module].__file__)).parent
 
 
-__all__ = ["flat_code", "write_code", "write_model_index"]
+__all__ = ["MODEL_INDEX", "flat_code", "index_with_retrieval_set", "write_code", "write_model_index"]

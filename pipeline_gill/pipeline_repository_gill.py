@@ -168,8 +168,8 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
                 try:
                     self._retrieval_set = self._find_retrieval_set()
                 except (ValueError, OSError, ImportError) as error:
-                    self.retrieval_set_problem = str(error)
-                    logger.warning(f"The retrieval set of this repository cannot be used: {error}")
+                    self.retrieval_set_problem = " ".join(str(error).split())
+                    logger.warning(f"The retrieval set of this repository cannot be used: {self.retrieval_set_problem}")
             return self._retrieval_set
 
     @retrieval_set.setter
