@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 .PHONY: demo test test-slow compat docs lint types unit clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m picturebook.report.demo --out $(OUT)
+	$(BIN)/python -m gill demo --out $(OUT)
 
 # At most five minutes on two cores; what takes longer is in test-slow.
 test: lint types unit

@@ -52,6 +52,32 @@ COMMANDS: dict[str, Command] = {
         "pipeline_gill.retrieval_sources:build_and_print",
         "Embed images into a set that a model can retrieve from.",
     ),
+    "demo": Command(
+        "picturebook.arguments:DemoArguments",
+        "picturebook.report.demo:demo",
+        "Illustrate stories and answer dialogues with the picture book's models, on one page.",
+    ),
+    "picturebook train": Command(
+        "picturebook.arguments:PicturebookTrainArguments",
+        "picturebook.stages.training:train",
+        "Train the picture book's models from scratch.",
+        "Run the same command again to resume.",
+    ),
+    "picturebook tables": Command(
+        "picturebook.arguments:TablesArguments",
+        "picturebook.report.tables:write_tables",
+        "The paper's tables in miniature.",
+    ),
+    "picturebook world": Command(
+        "picturebook.arguments:WorldArguments",
+        "picturebook.report.world_report:write_world",
+        "Look at the picture book's world, or write its pairs of image and caption.",
+    ),
+    "picturebook embed": Command(
+        "picturebook.arguments:EmbedArguments",
+        "picturebook.checkpoint_folder:embed",
+        "Replace the checkpoint of this checkout, or refresh its code.",
+    ),
     "evaluate vist": Command(
         "evaluation_gill.arguments:VistOptions",
         "evaluation_gill.tasks:evaluate_and_print",
@@ -85,7 +111,7 @@ COMMANDS: dict[str, Command] = {
 
 GROUPS: dict[str, str] = {
     "evaluate": "Measure a model as the paper does, and compare results.",
-    "picturebook": "Train the picture book's models and write its tables.",
+    "picturebook": "The picture book: its world, models, tables and checkpoint.",
 }
 """Help of the names that have subcommands."""
 

@@ -1,57 +1,164 @@
-"""Tell image stories, answer dialogues, and write the page: `python -m picturebook.show --out DIR`.
+"""The demo: GILL illustrates stories and answers dialogues of the test split, on one page."""
 
-Stories and dialogues are of the test split, as they come, but for those that leave something untold.
-"""
-
-import argparse
-import sys
 import time
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from ..embed import CHECKPOINT
+from pipeline_gill import GillImage, GillPipeline
+
+from ..arguments import DemoArguments
+from ..checkpoint_folder import find_checkpoint
 from ..models.gill_answers import load_pipeline
+from ..world.dialogue_sampling import SceneDialogue
+from ..world.drawing import from_images, to_images
 from ..world.pairs import draw_all
+from ..world.phrases import IMAGE_REQUEST
+from ..world.reader import correct_shares
+from ..world.scene import Scene
 from ..world.splits import TEST, dialogues, stories, stream
-from .demo_page import render_page
-from .storytelling import answer_dialogues, illustrate_stories
+from ..world.story_sampling import SceneStory
+from .pages import write_page
 
-_STORIES, _DIALOGUES, _LOOKED_THROUGH = 4, 3, 40
+_NUM_STORIES, _NUM_DIALOGUES, _NUM_CANDIDATES = 4, 3, 40
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the demonstration and say where the page is."""
-    parser = argparse.ArgumentParser(prog="picturebook.show", description="Tell picture stories on one page.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--model", type=Path, default=CHECKPOINT, help="GILL repository (default: the embedded one)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed tells other stories (default: %(default)s)")
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
-    args = parser.parse_args(arguments)
-    args.out.mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True)
+class Answer:
+    """An answer of GILL.
 
-    begun = time.monotonic()
-    try:
-        pipe = load_pipeline(args.model)
-    except (OSError, ValueError) as error:
-        sys.exit(f"show: {args.model} cannot be loaded: {error}")
-    # Of the test split: nothing of this was seen in training. Stories that leave nothing out, so that it is known what
-    # each image must show, and otherwise as they come.
-    told = illustrate_stories(pipe, stories(TEST, _STORIES, args.seed, 0.0), args.seed)
-    asked = [one for one in dialogues(TEST, _LOOKED_THROUGH, args.seed) if one.known[-1].complete][:_DIALOGUES]
-    images = draw_all([one.scene for one in asked], stream(args.seed, TEST, "pictures of dialogues"))
-    answered = answer_dialogues(pipe, asked, images, args.seed)
-    page = args.out / "index.html"
-    page.write_text(render_page(told, answered), encoding="utf-8")
-    took = time.monotonic() - begun
-    print(f"{_STORIES} stories and {len(answered)} dialogues in {took:.0f} s on {pipe.device}", end="")
-    print(f", {torch.get_num_threads()} threads" if pipe.device.type == "cpu" else "")
-    print(f"The page: {page.resolve().as_uri()}")
-    if args.open:
+    Attributes:
+        text: The text before the image.
+        image: `None` where the model wrote no `[IMG]` tokens.
+        is_right: Whether the image shows the expected scene, entirely.
+    """
+
+    text: str
+    image: GillImage | None
+    is_right: bool
+
+
+@dataclass(frozen=True)
+class StoryPanel:
+    """A sentence of a story as people write it, and GILL's answer to the story so far."""
+
+    sentence: str
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class AnsweredDialogue:
+    """The turns of a dialogue, a string or a PIL image each, and GILL's answer to the last one."""
+
+    lines: Sequence[Any]
+    answer: Answer
+
+
+def demo(arguments: DemoArguments) -> Path:
+    """
+    Write the page of the demo. It takes seconds on a CPU.
+
+    Returns:
+        `Path`: The page, one HTML file that holds all images.
+
+    Raises:
+        FileNotFoundError: no checkpoint is installed; the message says how to install it.
+        OSError, ValueError: `arguments.model` cannot be loaded.
+
+    Example:
+
+        >>> from picturebook import DemoArguments, demo
+        >>> demo(DemoArguments(out=Path("runs/demo"), seed=7))  # doctest: +SKIP
+    """
+    start = time.monotonic()
+    pipe = load_pipeline(arguments.model or find_checkpoint())
+    # These stories leave nothing out, so the expected scene after each sentence is known.
+    panels = illustrate_stories(pipe, stories(TEST, _NUM_STORIES, arguments.seed, 0.0), arguments.seed)
+    chosen = [one for one in dialogues(TEST, _NUM_CANDIDATES, arguments.seed) if one.known[-1].complete]
+    chosen = chosen[:_NUM_DIALOGUES]
+    images = draw_all([dialogue.scene for dialogue in chosen], stream(arguments.seed, TEST, "pictures of dialogues"))
+    answered = answer_dialogues(pipe, chosen, images, arguments.seed)
+    answers = [panel.answer for story in panels for panel in story] + [dialogue.answer for dialogue in answered]
+    on = f"{pipe.device}, {torch.get_num_threads()} threads" if pipe.device.type == "cpu" else str(pipe.device)
+    print(f"{_NUM_STORIES} stories and {len(answered)} dialogues in {time.monotonic() - start:.0f} s on {on}")
+    page = Path(arguments.out, "index.html")
+    write_page(
+        page,
+        "demo",
+        stories=panels,
+        dialogues=answered,
+        num_images=len(answers),
+        num_right=sum(answer.is_right for answer in answers),
+    )
+    if arguments.open:
         webbrowser.open(page.resolve().as_uri())
+    return page
 
 
-if __name__ == "__main__":
-    main()
+def illustrate_stories(pipe: GillPipeline, stories: Sequence[SceneStory], seed: int) -> list[list[StoryPanel]]:
+    """Ask for an image after every sentence. GILL's own images become part of the prompt for the next one."""
+    prompts: list[list[Any]] = [[] for _ in stories]
+    panels: list[list[StoryPanel]] = [[] for _ in stories]
+    for number in range(len(stories[0].sentences)):
+        sentences = [f"{story.sentences[number]} ." for story in stories]
+        requests = [
+            [*prompt, f"{sentence} {IMAGE_REQUEST}"] for prompt, sentence in zip(prompts, sentences, strict=True)
+        ]
+        answers = _answers(pipe, requests, [story.scenes[number] for story in stories], seed + number)
+        for index, (sentence, answer) in enumerate(zip(sentences, answers, strict=True)):
+            panels[index].append(StoryPanel(_as_people_write(sentence), answer))
+            prompts[index] += [sentence] if answer.image is None else [sentence, answer.image.image]
+    return panels
+
+
+def answer_dialogues(
+    pipe: GillPipeline, dialogues: Sequence[SceneDialogue], images: np.ndarray, seed: int
+) -> list[AnsweredDialogue]:
+    """Let GILL answer the last turn of dialogues, which asks for the image.
+
+    Every second dialogue begins with the image instead of a caption, and GILL answers its questions, too. In the others
+    the answers are given, as GILL cannot know them.
+    """
+    turns: list[list[Any]] = []
+    for number, (dialogue, image) in enumerate(zip(dialogues, to_images(images), strict=True)):
+        lines: list[Any] = [image if number % 2 else f"{dialogue.opening} ."]
+        for question in dialogue.rounds:
+            lines.append(f"Q: {question.question}")
+            answer = _answer_in_words(pipe, [*lines, "A:"]) if number % 2 else f"{question.answer} ."
+            lines.append(f"A: {answer}")
+        turns.append([*lines, "Q: can we see it ?", f"A: {IMAGE_REQUEST}"])
+    answers = _answers(pipe, [_prompt(lines) for lines in turns], [dialogue.scene for dialogue in dialogues], seed)
+    return [AnsweredDialogue(lines, answer) for lines, answer in zip(turns, answers, strict=True)]
+
+
+def _prompt(lines: Sequence[Any]) -> list[Any]:
+    text = " ".join(line for line in lines if isinstance(line, str))
+    return [*(line for line in lines if not isinstance(line, str)), text]
+
+
+def _answer_in_words(pipe: GillPipeline, lines: Sequence[Any]) -> str:
+    batch = pipe.processor([_prompt(lines)]).to(pipe.device)
+    generated = pipe.model.generate(**batch, max_new_tokens=8)[0, batch["input_ids"].shape[1] :].tolist()
+    pieces = pipe.processor.split_answer(generated)
+    return pieces[0].strip() if pieces and isinstance(pieces[0], str) else ""
+
+
+def _answers(pipe: GillPipeline, prompts: list[list[Any]], scenes: Sequence[Scene], seed: int) -> list[Answer]:
+    generators = [torch.Generator().manual_seed(seed * 1_000 + index) for index in range(len(prompts))]
+    out = pipe(prompts, generator=generators)
+    answers = []
+    for text, images, scene in zip(out.texts, out.image_pieces, scenes, strict=True):
+        image = images[0] if images else None
+        is_right = image is not None and correct_shares(from_images([image.image]), [scene])["scene"] == 1
+        answers.append(Answer(text.strip(), image, is_right))
+    return answers
+
+
+def _as_people_write(sentence: str) -> str:
+    text = sentence.replace(" .", ".").replace(" ,", ",")
+    return text[:1].upper() + text[1:]

@@ -1,76 +1,71 @@
-"""The paper's tables in miniature: `python -m picturebook.tables --out DIR`.
+"""The paper's tables in miniature, as Markdown, JSON and a page. Test items were never seen while training."""
 
-Prints them and writes `tables.md`, `tables.json` and `index.html`, a page with the images. Test items were never seen
-in training, nor in choosing how to train.
-"""
-
-import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import transformers
+from modeling_gill.atomic_write_gill import replace_file
 
-from ..embed import CHECKPOINT
+from ..arguments import TablesArguments
+from ..checkpoint_folder import find_checkpoint
 from ..models.gill_answers import load_pipeline
+from ..world.reader import correctness, read
 from .decision_table import answer_decision_items, decision_table
-from .story_table import caption_table, draw_captions, draw_stories, story_table
-from .tables_page import render_tables
+from .pages import write_page
+from .results_table import Table
+from .story_table import DrawnStories, caption_table, draw_captions, draw_stories, story_table
 
-ITEMS = 500
-# So many times as many prompts to decide on: only a few in a hundred have a retrieved image alone that is right.
-_PROMPTS = 4
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; a repository that cannot be used ends it with one line and exit status 1."""
-    options = _parser().parse_args(arguments)
-    transformers.logging.set_verbosity_error()
-    diffusers.logging.set_verbosity_error()
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        pipe = load_pipeline(options.model)
-        if pipe.retrieval_set is None:
-            raise ValueError(f"{options.model} has no retrieval set; expected the repository of a picture book.")
-        make_tables(pipe, options.out, options.items, options.seed)
-    except (OSError, ValueError) as error:
-        sys.exit(f"tables: {error}")
+# Only for a few prompts in a hundred is the retrieved image alone right, so the decision needs more of them.
+_PROMPTS_PER_ITEM = 4
+_NUM_SHOWN = 10
 
 
-def make_tables(pipe: Any, out: Path, items: int, seed: int) -> None:
-    """Measure, print and write everything."""
+def write_tables(arguments: TablesArguments) -> list[Table]:
+    """
+    Measure a picture book, print the tables, and write `tables.md`, `tables.json` and `index.html`.
+
+    Raises:
+        FileNotFoundError: no checkpoint is installed.
+        ValueError: `arguments.model` has no retrieval set.
+
+    Example:
+
+        >>> from picturebook import TablesArguments, write_tables
+        >>> write_tables(TablesArguments(out=Path("runs/tables"), items=50))  # doctest: +SKIP
+    """
+    model = arguments.model or find_checkpoint()
+    pipe = load_pipeline(model)
+    if pipe.retrieval_set is None:
+        raise ValueError(f"{model} has no retrieval set; expected the repository of a picture book.")
+    out, seed, items = Path(arguments.out), arguments.seed, arguments.items
     stories = draw_stories(pipe, items, seed)
-    tables = [story_table(pipe, stories)]
-    print(tables[-1].markdown(), flush=True)
-    tables.append(caption_table(pipe, draw_captions(pipe, items, seed)))
-    print(tables[-1].markdown(), flush=True)
-    tables.append(decision_table(answer_decision_items(pipe, _PROMPTS * items, seed)))
-    print(tables[-1].markdown(), flush=True)
-    found = {table.name: table.as_json() for table in tables} | {"items": items, "seed": seed}
+    tables = [
+        _printed(story_table(pipe, stories)),
+        _printed(caption_table(pipe, draw_captions(pipe, items, seed))),
+        _printed(decision_table(answer_decision_items(pipe, _PROMPTS_PER_ITEM * items, seed))),
+    ]
+    results = {table.name: table.as_json() for table in tables} | {"items": items, "seed": seed}
     for name, text in (
         ("tables.md", "\n".join(table.markdown() for table in tables)),
-        ("tables.json", json.dumps(found, indent=2) + "\n"),
-        ("index.html", render_tables(tables, stories)),
+        ("tables.json", json.dumps(results, indent=2) + "\n"),
     ):
-        partial = out / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(out / name)
-    print(f"The page: {(out / 'index.html').resolve().as_uri()}")
+        with replace_file(out / name) as new:
+            new.write_text(text, encoding="utf-8")
+    shown = [_story_on_page(stories, number) for number in range(min(_NUM_SHOWN, len(stories.stories)))]
+    write_page(out / "index.html", "tables", tables=tables, stories=shown)
+    return tables
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("picturebook.tables", description="Measure GILL in the picture book's world.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--model", type=Path, default=CHECKPOINT, help="GILL repository (default: the embedded one)")
-    parser.add_argument(
-        "--items", type=int, default=ITEMS, help="test items; four times as many decisions (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the test items and of the noise (default: 0)")
-    return parser
+def _printed(table: Table) -> Table:
+    print(table.markdown(), flush=True)
+    return table
 
 
-if __name__ == "__main__":
-    main()
+def _story_on_page(stories: DrawnStories, number: int) -> dict[str, Any]:
+    story, images = stories.stories[number]
+    answers = []
+    for name, drawn in stories.drawn.by_system.items():
+        is_right = correctness(read(drawn[number : number + 1]), [stories.drawn.scenes[number]])["scene"][0]
+        answers.append((drawn[number], name, stories.texts[name][number] if name in stories.texts else "", is_right))
+    panels = [(image, f"{sentence} .") for image, sentence in zip(images, story.sentences, strict=True)]
+    return {"panels": panels, "answers": answers}

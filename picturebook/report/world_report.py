@@ -1,91 +1,112 @@
-"""Look at the world, and write its pairs of image and caption.
+"""Look at the world: counts, contact sheets, a page, and pairs of image and caption to train on."""
 
-    python -m picturebook.world --out DIR --sheet
-    python -m picturebook.world --out DIR --pairs 20000
-
-Prints how much there is of everything. With `--sheet` writes contact sheets (`objects.png`, `scenes.png`) and
-`index.html`, stories and dialogues with images; with `--pairs` the data set `pairs/`, which `training_gill` reads.
-"""
-
-import argparse
-import sys
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..arguments import WorldArguments
+from ..world.caption_grammar import describe
+from ..world.dialogue_sampling import SceneDialogue
 from ..world.documents import documents, vocabulary
 from ..world.drawing import contact_sheet, draw
 from ..world.pairs import draw_all, illustrated_stories, sample_pairs, save_pairs
-from ..world.reader import correctness, read
-from ..world.scene import BACKGROUNDS, COLOURS, KINDS, Scene, SceneObject, scene_numbers
+from ..world.phrases import BACKGROUND_PHRASES
+from ..world.reader import correct_shares, read
+from ..world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneObject, scene_numbers
+from ..world.scene_subsets import is_retrievable
 from ..world.splits import SPLITS, TEST, TRAIN, VALIDATION, combinations_of, dialogues, scene_in, stream
-from .world_page import render_world
+from ..world.story_sampling import SceneStory
+from .pages import write_page
 
-_MEASURED = 1_000
+_NUM_READ, _NUM_STORIES = 1_000, 200
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; mistakes of the user end it with one line and exit status 1."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        print_counts(options.seed)
-        if options.sheet:
-            write_sheets(options.out, options.seed)
-        if options.pairs:
-            save_pairs(options.out / "pairs", {TRAIN: options.pairs, VALIDATION: options.pairs // 20}, options.seed)
-            print(f"{options.pairs} pairs to train on: {options.out / 'pairs'}")
-    except (OSError, ImportError) as error:
-        sys.exit(f"world: {error}")
+def write_world(arguments: WorldArguments) -> None:
+    """
+    Print how many scenes, words and stories there are, and write what the options ask for.
+
+    With `sheet`, these are `objects.png`, `scenes.png` and `index.html`; with `pairs`, the dataset `pairs/`.
+
+    Raises:
+        ImportError: `pairs` needs `datasets`, which is not installed.
+
+    Example:
+
+        >>> from picturebook import WorldArguments, write_world
+        >>> write_world(WorldArguments(out=Path("runs/world"), sheet=True))  # doctest: +SKIP
+    """
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    print_counts(arguments.seed)
+    if arguments.sheet:
+        write_sheets(out, arguments.seed)
+    if arguments.pairs:
+        save_pairs(out / "pairs", {TRAIN: arguments.pairs, VALIDATION: arguments.pairs // 20}, arguments.seed)
+        print(f"{arguments.pairs} pairs to train on: {out / 'pairs'}")
 
 
 def print_counts(seed: int) -> None:
-    """How much there is of everything, and how well the reader reads."""
+    """Print the size of the world, the accuracy of the reader and the length of the texts."""
     print(f"{len(scene_numbers()):,} scenes, {len(vocabulary())} words")
-    pairs = sample_pairs(TEST, _MEASURED, stream(seed, TEST, "counts"))
-    correct_shares = {name: found.mean() for name, found in correctness(read(pairs.images), pairs.scenes).items()}
-    print(
-        "the reader, right on drawn test pictures: "
-        + ", ".join(f"{name} {100 * x:.1f} %" for name, x in correct_shares.items())
-    )
+    pairs = sample_pairs(TEST, _NUM_READ, stream(seed, TEST, "counts"))
+    shares = correct_shares(pairs.images, pairs.scenes)
+    print("right readings of drawn test images: " + ", ".join(f"{name} {100 * x:.1f} %" for name, x in shares.items()))
     for split in SPLITS:
-        told = [story for story, _ in illustrated_stories(split, 200, seed)]
-        complete = sum(story.complete for story in told) / len(told)
-        length = np.mean([len(text.split()) for text in islice(documents(split, seed), 200)])
+        complete = np.mean([story.complete for story, _ in illustrated_stories(split, _NUM_STORIES, seed)])
+        length = np.mean([len(text.split()) for text in islice(documents(split, seed), _NUM_STORIES)])
         print(
-            f"{split}: {len(combinations_of(split))} combinations of two things; of 200 stories {100 * complete:.0f} % "
-            f"tell all of the last scene without pictures; {length:.0f} words a document"
+            f"{split}: {len(combinations_of(split))} combinations of two objects; {100 * complete:.0f} % of "
+            f"{_NUM_STORIES} stories describe the last scene completely without images; {length:.0f} words per document"
         )
 
 
 def write_sheets(folder: Path, seed: int) -> None:
-    """`objects.png`, `scenes.png` and `index.html`."""
+    """Write `objects.png`, `scenes.png` and `index.html`."""
     objects = [
-        draw(Scene((SceneObject(one, colour, "left"), SceneObject(other, colour, "right")), name))
-        for name in BACKGROUNDS
+        draw(Scene((SceneObject(left, colour, "left"), SceneObject(right, colour, "right")), background))
+        for background in BACKGROUNDS
         for colour in COLOURS
-        for one, other in zip(KINDS[::2], KINDS[1::2], strict=True)
+        for left, right in zip(KINDS[::2], KINDS[1::2], strict=True)
     ]
-    contact_sheet(objects, 12).save(folder / "things.png")
+    contact_sheet(objects, 12).save(folder / "objects.png")
     generator = stream(seed, TRAIN, "sheet")
-    contact_sheet(list(draw_all([scene_in(TRAIN, generator) for _ in range(40)], generator)), 8, factor=5).save(
-        folder / "scenes.png"
+    scenes = draw_all([scene_in(TRAIN, generator) for _ in range(40)], generator)
+    contact_sheet(list(scenes), 8, factor=5).save(folder / "scenes.png")
+    generator = stream(seed, TEST, "page")
+    write_page(
+        folder / "index.html",
+        "world_report",
+        objects=[_example_of(number) for number in range(len(KINDS))],
+        stories=[_story_on_page(*story) for story in illustrated_stories(TEST, 6, seed)],
+        dialogues=[_dialogue_on_page(dialogue, generator) for dialogue in dialogues(TEST, 4, seed)],
     )
-    page = render_world(illustrated_stories(TEST, 6, seed), dialogues(TEST, 4, seed), stream(seed, TEST, "page"))
-    (folder / "index.html").write_text(page, encoding="utf-8")
-    print(f"The page: {(folder / 'index.html').resolve().as_uri()}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("picturebook.world", description="Look at the world, and write its pairs.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--sheet", action="store_true", help="write contact sheets and a page")
-    parser.add_argument("--pairs", type=int, default=0, metavar="N", help="write N pairs of picture and caption")
-    parser.add_argument("--seed", type=int, default=0, help="another seed shows other examples (default: 0)")
-    return parser
+def _example_of(number: int) -> tuple[np.ndarray, str, str]:
+    kind, colour, place = KINDS[number], COLOURS[number % len(COLOURS)], PLACES[number // 2]
+    background = BACKGROUNDS[number % len(BACKGROUNDS)]
+    image = draw(Scene((SceneObject(kind, colour, place),), background))
+    return image, f"{colour} {kind}", BACKGROUND_PHRASES[background]
 
 
-if __name__ == "__main__":
-    main()
+def _story_on_page(story: SceneStory, images: np.ndarray) -> dict[str, Any]:
+    panels = []
+    for image, sentence, listener, scene in zip(
+        images, story.sentences, story.listener, read(images).scenes(), strict=True
+    ):
+        notes = [f"listener: {describe(listener.known)}", f"reader: {'not sure' if scene is None else scene.key}"]
+        panels.append((image, f"{sentence} .", notes))
+    retrievable = "is" if is_retrievable(story.scenes[-1]) else "is not"
+    complete = "describe it completely" if story.complete else "leave a part of it to the images"
+    note = f"The last image {retrievable} in the retrieval set; the sentences {complete}."
+    return {"panels": panels, "note": note}
+
+
+def _dialogue_on_page(dialogue: SceneDialogue, generator: np.random.Generator) -> dict[str, Any]:
+    return {
+        "image": draw_all([dialogue.scene], generator)[0],
+        "caption": describe(dialogue.known[-1]),
+        "lines": dialogue.text().replace(" Q:", "\nQ:").splitlines(),
+    }

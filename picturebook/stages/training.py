@@ -1,19 +1,17 @@
-"""Everything from nothing: `python -m picturebook.train --out DIR [--fast]`.
+"""Training of everything from scratch, stage by stage, each with its metrics and a contact sheet.
 
-Stage by stage, each with its figures (`DIR/figures`) and a contact sheet (`DIR/sheets`). The same command again goes on
-where it was stopped. What comes out, `DIR/gill`, is a GILL repository with everything in it.
+What comes out, `DIR/gill`, is a GILL repository with everything in it.
 """
 
-import argparse
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import diffusers
 import transformers
 
+from ..arguments import PicturebookTrainArguments
 from . import assemble_repository as repository
 from . import train_adapters as adapters
 from . import train_autoencoder as autoencoder
@@ -50,39 +48,37 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def train(run: RunFolder, settings: Settings, seed: int = 0, until: str | None = None) -> None:
-    """Run all stages that are not done, in their order; `until` names the last."""
-    for name, stage in STAGES.items():
-        if run.is_done(name):
-            print(f"{name}: done before", flush=True)
-        else:
-            begun = time.monotonic()
-            stage(run, settings, seed)
-            print(f"{name}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
-        if name == until:
-            return
+def train(arguments: PicturebookTrainArguments) -> Path:
+    """
+    Train everything from scratch, stage by stage; stages that are done are skipped, so a run resumes where it stopped.
 
+    Returns:
+        `Path`: The GILL repository with the backbones, the adapters and the retrieval set.
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; a disc that is full or a file in the way ends it with one line and exit status 1."""
-    parser = argparse.ArgumentParser("picturebook.train", description="Train the picture book's world from nothing.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to, and to go on in")
-    parser.add_argument("--fast", action="store_true", help="a few minutes, to see that all of it works")
-    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
-    parser.add_argument("--until", choices=list(STAGES), help="stop after this stage")
-    options = parser.parse_args(arguments)
+    Example:
+
+        >>> from picturebook import PicturebookTrainArguments, train
+        >>> train(PicturebookTrainArguments(out=Path("runs/picturebook"), fast=True))  # doctest: +SKIP
+    """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     diffusers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    run = RunFolder(options.out)
-    try:
-        train(run, FAST if options.fast else FULL, options.seed, options.until)
-    except OSError as error:
-        sys.exit(f"train: {error}")
-    if options.until is None:
+    run = RunFolder(Path(arguments.out))
+    run_stages(run, FAST if arguments.fast else FULL, arguments.seed, arguments.until)
+    if arguments.until is None:
         print(f"The repository: {run.folder(repository.STAGE)}")
+    return run.folder(repository.STAGE)
 
 
-if __name__ == "__main__":
-    main()
+def run_stages(run: RunFolder, settings: Settings, seed: int = 0, until: str | None = None) -> None:
+    """Run all stages that are not done, in their order; `until` names the last one."""
+    for name, stage in STAGES.items():
+        if run.is_done(name):
+            print(f"{name}: done before", flush=True)
+        else:
+            start = time.monotonic()
+            stage(run, settings, seed)
+            print(f"{name}: {(time.monotonic() - start) / 60:.1f} min", flush=True)
+        if name == until:
+            return

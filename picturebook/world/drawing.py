@@ -1,6 +1,5 @@
 """Images of scenes, 32 x 32 pixels."""
 
-import base64
 import io
 from collections.abc import Sequence
 
@@ -77,11 +76,6 @@ def png_bytes(image: np.ndarray, factor: int = 1) -> bytes:
     file = io.BytesIO()
     enlarge(image, factor).save(file, "PNG")
     return file.getvalue()
-
-
-def data_uri(image: np.ndarray) -> str:
-    """An image as the `src` of a page that everything is inside of."""
-    return f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}"
 
 
 def from_images(images: Sequence[Image.Image]) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from picturebook.embed import CHECKPOINT
+from picturebook.checkpoint_folder import CHECKPOINT
 from picturebook.models.gill_answers import judge, load_pipeline
 from picturebook.world.drawing import from_images, to_images
 from picturebook.world.pairs import draw_all

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from picturebook.report import world_report as world
+from picturebook import WorldArguments, write_world
 from picturebook.world.caption_grammar import describe, parse_caption
 from picturebook.world.pairs import PairMixture, illustrated_stories, pair_batches, sample_pairs
 from picturebook.world.partial_scene import fully_known
@@ -48,10 +48,10 @@ def test_the_command_writes_a_page_and_pairs_to_train_on(tmp_path: Path, capsys:
     pytest.importorskip("datasets")
     from training_gill.training_data import open_data
 
-    world.main(["--out", str(tmp_path), "--sheet", "--pairs", "40"])
+    write_world(WorldArguments(out=tmp_path, sheet=True, pairs=40))
     assert "49,152 scenes" in capsys.readouterr().out
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count("<article") == 1 + 6 + 4 and "Q: can we see it ?" in page
-    assert (tmp_path / "things.png").stat().st_size and (tmp_path / "scenes.png").stat().st_size
+    assert (tmp_path / "objects.png").stat().st_size and (tmp_path / "scenes.png").stat().st_size
     assert len(open_data(str(tmp_path / "pairs"))) == 40  # type: ignore[arg-type]
     assert len(open_data(str(tmp_path / "pairs"), split="validation")) == 2  # type: ignore[arg-type]

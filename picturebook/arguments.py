@@ -1,0 +1,79 @@
+"""Options of the picture book's commands; importing this module imports no library."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+StageName = Literal["autoencoder", "clip", "generator", "language_model", "adapters", "gill", "decision"]
+
+
+@dataclass
+class DemoArguments:
+    """
+    Options of `gill demo`.
+
+    Example:
+
+        >>> from picturebook import DemoArguments, demo
+        >>> demo(DemoArguments(out=Path("runs/demo")))  # doctest: +SKIP
+        PosixPath('runs/demo/index.html')
+    """
+
+    out: Path = field(metadata={"help": "Folder to write the page to.", "metavar": "DIR"})
+    model: Path | None = field(
+        default=None, metadata={"help": "GILL repository; by default the picture book's checkpoint.", "metavar": "DIR"}
+    )
+    seed: int = field(default=0, metadata={"help": "Another seed shows other stories."})
+    open: bool = field(default=False, metadata={"help": "Open the page in a browser."})
+
+
+@dataclass
+class PicturebookTrainArguments:
+    """Options of `gill picturebook train`."""
+
+    out: Path = field(
+        metadata={"help": "Folder to write to; a run that was stopped is resumed from it.", "metavar": "DIR"}
+    )
+    fast: bool = field(
+        default=False, metadata={"help": "Small models and a few minutes, to see that everything works."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of weights, data and noise."})
+    until: StageName | None = field(default=None, metadata={"help": "Stop after this stage."})
+
+
+@dataclass
+class TablesArguments:
+    """Options of `gill picturebook tables`."""
+
+    out: Path = field(metadata={"help": "Folder to write tables.md, tables.json and index.html to.", "metavar": "DIR"})
+    model: Path | None = field(
+        default=None, metadata={"help": "GILL repository; by default the picture book's checkpoint.", "metavar": "DIR"}
+    )
+    items: int = field(default=500, metadata={"help": "Test items; four times as many for the decision.", "min": 1})
+    seed: int = field(default=0, metadata={"help": "Seed of the test items and of the noise."})
+
+
+@dataclass
+class WorldArguments:
+    """Options of `gill picturebook world`."""
+
+    out: Path = field(metadata={"help": "Folder to write to.", "metavar": "DIR"})
+    sheet: bool = field(default=False, metadata={"help": "Write contact sheets and a page of stories and dialogues."})
+    pairs: int = field(
+        default=0,
+        metadata={"help": "Write a dataset of this many pairs of an image and a caption to train on.", "min": 0},
+    )
+    seed: int = field(default=0, metadata={"help": "Another seed shows other examples."})
+
+
+@dataclass
+class EmbedArguments:
+    """Options of `gill picturebook embed`."""
+
+    model: Path | None = field(
+        default=None,
+        metadata={
+            "help": "GILL repository that `gill picturebook train` wrote; by default code and card are refreshed.",
+            "metavar": "DIR",
+        },
+    )

@@ -1,0 +1,62 @@
+"""The trained checkpoint: where it is, and how it is replaced or refreshed."""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .arguments import EmbedArguments
+
+CHECKPOINT = Path(__file__).with_name("checkpoint")
+# The code is written anew, and the index is rebuilt from the embeddings when it is loaded.
+_NOT_COPIED = ("*.py", "*.faiss", "__pycache__")
+
+
+def find_checkpoint() -> Path:
+    """
+    The folder of the trained picture book: of this checkout, or of the distribution `gill-multimodal-picturebook`.
+
+    Raises:
+        FileNotFoundError: neither is there; the message says what to install.
+
+    Example:
+
+        >>> from picturebook import find_checkpoint
+        >>> (find_checkpoint() / "model_index.json").is_file()
+        True
+    """
+    if (CHECKPOINT / "model_index.json").is_file():
+        return CHECKPOINT
+    if find_spec("gill_picturebook") is not None:
+        from gill_picturebook import CHECKPOINT as INSTALLED
+
+        return Path(INSTALLED)
+    raise FileNotFoundError(
+        "The picture book's checkpoint is not installed; install it with: pip install 'gill-multimodal[picturebook]', "
+        "or name another repository with --model."
+    )
+
+
+def embed(arguments: "EmbedArguments") -> None:
+    """
+    Make a trained repository the checkpoint of this checkout, or refresh the code of the one that is there.
+
+    Raises:
+        FileNotFoundError: `arguments.model` is no repository of a pipeline; the checkpoint stays as it was.
+    """
+    embed_repository(Path(arguments.model or CHECKPOINT), CHECKPOINT)
+    size = sum(path.stat().st_size for path in CHECKPOINT.rglob("*") if path.is_file())
+    print(f"{CHECKPOINT}: {size / 1e6:.1f} MB")
+
+
+def embed_repository(source: Path, folder: Path) -> None:
+    """Copy a repository to `folder` with the current code; the card of `folder` is kept unless `source` has one."""
+    from modeling_gill.atomic_write_gill import replace_folder
+    from pipeline_gill.hub_layout_gill import write_code
+
+    if not (source / "model_index.json").is_file():
+        raise FileNotFoundError(f"{source} has no model_index.json; expected the repository of a pipeline.")
+    with replace_folder(folder, keep=("README.md",)) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+        write_code(new)
