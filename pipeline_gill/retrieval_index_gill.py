@@ -1,7 +1,7 @@
-"""Exact search for the nearest unit vectors: with faiss where it is installed, in blocks with numpy where not.
+"""Exact search for the nearest unit vectors, with faiss if it is installed, else in blocks with numpy.
 
-Either way the result is the same to the last bit: the search only proposes, and what it proposes is scored again in
-float64. Equal scores resolve to the lower index.
+Both give the same result to the last bit: candidates are scored again in float64. Of equal scores, the lower index
+comes first.
 """
 
 import os
@@ -18,7 +18,7 @@ except ImportError:
 
 # Rows read at once: 64 MiB of 256-vectors.
 _BLOCK_ROWS = 65536
-# How far a float32 product of two unit vectors may be off; only rows further below the k-th best are ruled out.
+# Error of a float32 product of two unit vectors. Only rows further below the k-th best are ruled out.
 _MARGIN = 1e-5
 _SPARE_ROWS = 32
 _LENGTH_SLACK = 1e-3
@@ -26,23 +26,19 @@ _ROWS_CHECKED = 256
 
 
 class ExactIndex:
-    """Search among unit vectors that may lie in memory-mapped pieces; they are never all copied without faiss.
+    """Search among unit vectors in arrays, which may be memory-mapped.
+
+    With faiss, the first search copies the vectors into a `faiss.IndexFlatIP` unless [`ExactIndex.use_faiss`] gave one.
 
     Args:
-        pieces (`Collection[numpy.ndarray]`): float32 arrays (rows, p) that follow one another, each row of length one.
-        faiss_index: A `faiss.IndexFlatIP` of the same rows; without one it is built, a copy of the rows, by the first
-            search, if faiss is installed.
-
-    Raises:
-        ValueError: If `faiss_index` holds other rows.
+        pieces (`Collection[numpy.ndarray]`):
+            float32 arrays of shape `(num_vectors, retrieval_dim)` that follow one another, each vector of length one.
     """
 
-    def __init__(self, pieces: Collection[np.ndarray], faiss_index: Any = None) -> None:
+    def __init__(self, pieces: Collection[np.ndarray]) -> None:
         self._pieces = [piece for piece in pieces if len(piece)]
         self._starts = np.cumsum([0, *map(len, self._pieces)])
-        self._faiss_index = faiss_index
-        if faiss_index is not None:
-            self._check_same_rows(faiss_index)
+        self._faiss_index: Any = None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -51,14 +47,16 @@ class ExactIndex:
         """Find the nearest rows.
 
         Args:
-            queries (`torch.Tensor` of shape `(n, p)`): Floating point, of any length but nought.
-            k (`int`): How many are wanted; no more come than there are.
+            queries (`torch.Tensor` of shape `(num_queries, retrieval_dim)`):
+                Non-zero vectors, normalized internally.
+            k (`int`): Number of neighbors; fewer are returned if there are fewer vectors.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: Cosines, float32 `(n, k)`, best first, and indices, int64 `(n, k)`.
+            `tuple[torch.Tensor, torch.Tensor]`: Cosines, float32, and indices, int64, both of shape
+            `(num_queries, k)`, best first.
 
         Raises:
-            ValueError: If `queries` has another shape, or a row that is zero, NaN or infinite; if `k` is not positive.
+            ValueError: `queries` has another shape, or a row that is zero, NaN or infinite; `k` is not positive.
         """
         units = self._unit_queries(queries)
         if k < 1:
@@ -71,14 +69,14 @@ class ExactIndex:
             if everything or proposed_scores[row, -1] < proposed_scores[row, k - 1] - 2 * _MARGIN:
                 candidates = np.sort(proposed[row])
                 exact = (self._rows(candidates).astype(np.float64) @ unit).astype(np.float32)
-            else:  # many near-equal rows, more of which may lie beyond those proposed
+            else:  # many nearly equal scores: there may be more than were proposed
                 candidates, exact = np.arange(len(self)), self._all_scores(unit)
             best = np.argsort(-exact, kind="stable")[:k]
             scores[row], indices[row] = exact[best], candidates[best]
         return torch.from_numpy(scores), torch.from_numpy(indices)
 
     def best_first(self, query: torch.Tensor) -> Iterator[tuple[int, float]]:
-        """Yield (index, cosine) of all rows for a query `(p,)`, best first; no more is searched than is asked for."""
+        """Yield the index and cosine of all vectors for a query `(retrieval_dim,)`, best first; searches as needed."""
         seen, k = 0, _SPARE_ROWS
         while seen < len(self):
             if k <= 16 * _SPARE_ROWS:
@@ -92,15 +90,28 @@ class ExactIndex:
                 seen = len(self)
             yield from ranked
 
+    def use_faiss(self, index: Any) -> None:
+        """Search with a `faiss.IndexFlatIP` of the same vectors; `None` changes nothing.
+
+        Raises:
+            ValueError: the index holds other vectors.
+        """
+        if index is None:
+            return
+        for row in {0, len(self) // 2, len(self) - 1}:
+            if not np.allclose(index.reconstruct(row), self._rows(np.array([row]))[0], atol=_MARGIN):
+                raise ValueError(f"row {row} of the faiss index differs from the embedding; it is of another set")
+        self._faiss_index = index
+
     def write_faiss(self, path: str | os.PathLike[str]) -> bool:
-        """Write the rows as a faiss index; False, and no file, without faiss."""
+        """Write the vectors as a faiss index. Returns `False`, and writes no file, without faiss."""
         if faiss is None:
             return False
         faiss.write_index(self._built(), os.fspath(path))
         return True
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All rows in order, in float32 arrays `(rows, p)` of some 65,536 rows."""
+        """All vectors in order, in float32 arrays of at least 65,536 vectors, except for the last array."""
         waiting: list[np.ndarray] = []
         for piece in self._pieces:
             for start in range(0, len(piece), _BLOCK_ROWS):
@@ -114,11 +125,6 @@ class ExactIndex:
     @property
     def _width(self) -> int:
         return int(self._pieces[0].shape[1])
-
-    def _check_same_rows(self, index: Any) -> None:
-        for row in {0, len(self) // 2, len(self) - 1}:
-            if not np.allclose(index.reconstruct(row), self._rows(np.array([row]))[0], atol=_MARGIN):
-                raise ValueError(f"row {row} of the faiss index differs from the embedding; it is of another set")
 
     def _unit_queries(self, queries: torch.Tensor) -> np.ndarray:
         if queries.ndim != 2 or queries.shape[1] != self._width:
@@ -164,10 +170,10 @@ class ExactIndex:
 
 
 def embedding_pieces(dataset: Any, retrieval_dim: int) -> list[np.ndarray]:
-    """The column `embedding` of a `datasets.Dataset` as float32 views `(rows, retrieval_dim)` of its memory map.
+    """The column `embedding` of a dataset as float32 views of its memory map, `(num_vectors, retrieval_dim)` each.
 
     Raises:
-        ValueError: If it holds something else than vectors of `retrieval_dim` and length one.
+        ValueError: it holds something else than vectors of `retrieval_dim` and length one.
     """
     feature = dataset.features["embedding"]
     if getattr(feature, "length", -1) != retrieval_dim or feature.feature.dtype != "float32":
@@ -183,19 +189,20 @@ def embedding_pieces(dataset: Any, retrieval_dim: int) -> list[np.ndarray]:
     return pieces
 
 
-def faiss_is_installed() -> bool:
-    """Whether searches use faiss."""
-    return faiss is not None
-
-
 def read_faiss(path: str | os.PathLike[str], rows: int, width: int) -> Any:
-    """Open the index file of `rows` vectors of `width`, memory-mapped where faiss can.
+    """Open a file with a `faiss.IndexFlatIP`, memory-mapped if faiss can.
+
+    No other index is accepted: the search promises the nearest images, and others (IVF, HNSW, PQ) may miss them.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        rows, width (`int`): Number and length of its vectors.
 
     Returns:
-        `faiss.IndexFlatIP`, or None without faiss.
+        `faiss.IndexFlatIP`, or `None` without faiss.
 
     Raises:
-        ValueError: If the file is no such index, naming the file, what was found and what was expected.
+        ValueError: the file is no such index; names the file, what was found and what was expected.
     """
     if faiss is None:
         return None
@@ -205,8 +212,11 @@ def read_faiss(path: str | os.PathLike[str], rows: int, width: int) -> Any:
         raise ValueError(f"{path} could not be read as a faiss index, truncated perhaps ({error})") from error
     found = f"{type(index).__name__} of {index.ntotal} x {index.d}"
     if found != f"IndexFlatIP of {rows} x {width}":
-        raise ValueError(f"{path} holds an {found}, expected an IndexFlatIP of {rows} x {width}")
+        raise ValueError(
+            f"{path} holds an {found}, expected an IndexFlatIP of {rows} x {width}, as no other index is exact; delete "
+            "the file to have the index made from the embeddings"
+        )
     return index
 
 
-__all__ = ["ExactIndex", "embedding_pieces", "faiss_is_installed", "read_faiss"]
+__all__ = ["ExactIndex", "embedding_pieces", "read_faiss"]

@@ -24,7 +24,7 @@ from modeling_gill.image_loading_gill import ImageError, is_url, load_image
 from .hub_push_gill import OneCommit, files_of
 from .image_cache_gill import ImageCache
 from .retrieval_build_gill import dataset_of_embeddings, dataset_of_images
-from .retrieval_index_gill import ExactIndex, embedding_pieces, faiss_is_installed, read_faiss
+from .retrieval_index_gill import ExactIndex, embedding_pieces, read_faiss
 from .retrieval_storage_gill import (
     DATA_FOLDER,
     INDEX_FILE,
@@ -96,7 +96,6 @@ class RetrievalSet:
             public are opened only if `info.signature` is this user's.
         allow_outside_files (`bool`, *optional*): Open them in any case, or in none.
         repo_id, revision (`str`, *optional*): The dataset repository of the Hub that the set is from, and its commit.
-        faiss_index (`faiss.IndexFlatIP`, *optional*): Of the embeddings.
         scratch (`Path`, *optional*): A folder that the dataset is mapped from, removed together with the set.
 
     Raises:
@@ -113,7 +112,6 @@ class RetrievalSet:
         allow_outside_files: bool | None = None,
         repo_id: str | None = None,
         revision: str | None = None,
-        faiss_index: Any = None,
         scratch: Path | None = None,
     ) -> None:
         library = require_datasets()
@@ -122,7 +120,7 @@ class RetrievalSet:
         self.info = replace(info, count=len(dataset))
         self.dataset = dataset
         self.repo_id, self.revision = repo_id, revision
-        self._index = ExactIndex(embedding_pieces(dataset, info.retrieval_dim), faiss_index)
+        self._index = ExactIndex(embedding_pieces(dataset, info.retrieval_dim))
         # Images are decoded by load_image, which has limits and never returns half an image.
         undecoded = dataset.select_columns(["image", "path", "caption"])
         self._rows = undecoded.cast_column("image", library.Image(decode=False))
@@ -328,9 +326,7 @@ class RetrievalSet:
         **hub_options: Any,
     ) -> "RetrievalSet":
         """As [`RetrievalSet.load`], but from the Hub even if there is a folder of this name."""
-        folder, commit = download_folder(
-            repo_id, repo_type=repo_type, subfolder=subfolder, with_index=faiss_is_installed(), **hub_options
-        )
+        folder, commit = download_folder(repo_id, repo_type=repo_type, subfolder=subfolder, **hub_options)
         return cls._read(
             _absolute(folder),
             from_hub=True,
@@ -343,12 +339,15 @@ class RetrievalSet:
     def _read(cls, folder: Path, *, from_hub: bool = False, **options: Any) -> "RetrievalSet":
         dataset, info = read_folder(folder)
         index_file = folder / INDEX_FILE
-        faiss_index = read_faiss(index_file, info.count, info.retrieval_dim) if index_file.is_file() else None
         base_dir = folder if from_hub else Path(os.path.normpath(folder / info.base_dir))
         try:
-            return cls(dataset, info, base_dir=base_dir, folder=folder, faiss_index=faiss_index, **options)
+            loaded = cls(dataset, info, base_dir=base_dir, folder=folder, **options)
+            # faiss does not check the files that it reads; a stranger's index is made again from the embeddings.
+            if index_file.is_file() and loaded._is_own:
+                loaded._index.use_faiss(read_faiss(index_file, info.count, info.retrieval_dim))
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
+        return loaded
 
     def push_to_hub(
         self,
@@ -493,8 +492,7 @@ class RetrievalSet:
 
     def _write(self, folder: Path, base_dir: str, *, overwrite: bool) -> None:
         # What a stranger's set may not open, a copy of it may not open either.
-        refers = self.dataset.data.column("image").null_count > 0
-        signature = sign_paths(base_dir, self._paths()) if refers and self._is_own else None
+        signature = sign_paths(base_dir, self._paths()) if self._is_own else None
         with retrieval_set_folder(folder, overwrite=overwrite) as new:
             write_folder(new, self.dataset, replace(self.info, base_dir=base_dir, signature=signature))
             self._index.write_faiss(new / INDEX_FILE)

@@ -126,7 +126,6 @@ def download_folder(
     *,
     repo_type: str = "dataset",
     subfolder: str | None = None,
-    with_index: bool = True,
     revision: str | None = None,
     **hub_options: Any,
 ) -> tuple[Path, str]:
@@ -136,7 +135,6 @@ def download_folder(
         repo_id (`str`), revision (`str`, *optional*): The repository.
         repo_type (`str`, defaults to `"dataset"`): `"dataset"` or `"model"`.
         subfolder (`str`, *optional*): Where in the repository the set is.
-        with_index (`bool`, defaults to `True`): Whether to download the faiss index too.
         hub_options: `token`, `cache_dir`, `force_download`, `local_files_only` as `snapshot_download` takes them.
 
     Returns:
@@ -154,7 +152,8 @@ def download_folder(
         repo_type=repo_type,
         revision=commit,
         allow_patterns=f"{prefix}*" if prefix else None,
-        ignore_patterns=None if with_index else f"*{INDEX_FILE}",
+        # Made again from the embeddings.
+        ignore_patterns=f"*{INDEX_FILE}",
         **hub_options,
     )
     return Path(snapshot) / prefix, commit

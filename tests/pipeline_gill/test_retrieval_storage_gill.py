@@ -296,6 +296,18 @@ def test_a_strangers_set_fetches_no_address_of_the_network_that_this_machine_is_
     del own
 
 
+def test_a_strangers_faiss_index_is_not_read(folder: Path, tmp_path: Path, home: Path) -> None:
+    """faiss does not check what it reads."""
+    faiss = pytest.importorskip("faiss")
+    build(folder).save(tmp_path / "set")
+    faiss.write_index(faiss.IndexFlatL2(3), str(tmp_path / "set/embeddings.faiss"))
+    with pytest.raises(ValueError, match=r"IndexFlatL2.*no other index is exact; delete the file"):
+        RetrievalSet.load(tmp_path / "set")
+    become_another_user(home)
+    found = RetrievalSet.load(tmp_path / "set").retrieve(RED)
+    assert found is not None and colour_of(found) == "red"
+
+
 @pytest.mark.usefixtures("home")
 def test_links_of_the_hubs_cache_are_followed(folder: Path, tmp_path: Path) -> None:
     repository = tmp_path / "datasets--org--set"
