@@ -128,8 +128,7 @@ class OneCommit:
         outdated = [
             CommitOperationDelete(path_in_repo=entry.rfilename)
             for entry in self._head.siblings or []
-            if entry.rfilename not in sent
-            and any(fnmatch.fnmatch(entry.rfilename, pattern) for pattern in self.outdated)
+            if entry.rfilename not in sent and any(_matches(entry.rfilename, pattern) for pattern in self.outdated)
         ]
         additions = [CommitOperationAdd(name, content) for name, content in more.items()]
         with clear_hub_errors(self.repo_id):
@@ -144,6 +143,11 @@ class OneCommit:
             )
         self._created = False
         return info
+
+
+def _matches(name: str, pattern: str) -> bool:
+    # A pattern without `/` is of a file in the root: `*.safetensors` is not `onnx/model.safetensors`.
+    return fnmatch.fnmatchcase(name, pattern) and ("/" in pattern or "/" not in name)
 
 
 def full_repo_id(repo_id: str, api: HfApi) -> str:

@@ -39,6 +39,7 @@ from .pipeline_output_gill import GillImage, GillPipelineOutput, as_pil
 from .pipeline_repository_gill import CALL_DEFAULTS, RepositoryPipeline
 from .repository_writer_gill import write_repository  # noqa: F401
 from .retrieval_build_gill import BuiltData  # noqa: F401
+from .retrieval_images_gill import RetrievalImages  # noqa: F401
 from .retrieval_index_gill import ExactIndex  # noqa: F401
 from .retrieval_set_gill import RetrievalSet  # noqa: F401
 from .retrieval_storage_gill import INFO_FILE  # noqa: F401

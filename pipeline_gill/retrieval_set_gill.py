@@ -1,6 +1,5 @@
 """A set of images that GILL can retrieve, with their embeddings and what made them."""
 
-import contextlib
 import logging
 import os
 import shutil
@@ -9,7 +8,6 @@ import time
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ from huggingface_hub.utils import HFValidationError
 from PIL import Image
 
 from modeling_gill.fingerprint_gill import fingerprint_name, fingerprints_match
-from modeling_gill.image_loading_gill import ImageError, is_url, load_image
+from modeling_gill.image_loading_gill import ImageError
 
 from .hub_push_gill import OneCommit, files_of
-from .image_cache_gill import ImageCache
 from .retrieval_build_gill import dataset_of_embeddings, dataset_of_images
+from .retrieval_images_gill import RetrievalImages
 from .retrieval_index_gill import ExactIndex, embedding_pieces, read_faiss
 from .retrieval_storage_gill import (
     DATA_FOLDER,
@@ -32,18 +30,14 @@ from .retrieval_storage_gill import (
     check_columns,
     download_folder,
     read_folder,
-    require_datasets,
     retrieval_set_folder,
     scratch_folder,
     without_indices,
     write_folder,
 )
-from .retrieval_trust_gill import is_signed, lies_within, sign_paths
+from .retrieval_trust_gill import sign_paths
 
 logger = logging.getLogger(__name__)
-
-# Shared by all sets of the process: different sets often name the same URLs.
-_opened_urls = ImageCache()
 
 
 @dataclass(frozen=True)
@@ -114,18 +108,14 @@ class RetrievalSet:
         revision: str | None = None,
         scratch: Path | None = None,
     ) -> None:
-        library = require_datasets()
         check_columns(dataset)
         dataset = without_indices(dataset)
         self.info = replace(info, count=len(dataset))
         self.dataset = dataset
         self.repo_id, self.revision = repo_id, revision
         self._index = ExactIndex(embedding_pieces(dataset, info.retrieval_dim))
-        # Images are decoded by load_image, which has limits and never returns half an image.
-        undecoded = dataset.select_columns(["image", "path", "caption"])
-        self._rows = undecoded.cast_column("image", library.Image(decode=False))
+        self._images = RetrievalImages(dataset, info, base_dir, folder, allow_outside_files)
         self._names = dataset.select_columns(["path", "caption"])
-        self._base_dir, self._folder, self._allow_outside_files = base_dir, folder, allow_outside_files
         if scratch is not None:
             weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
 
@@ -247,10 +237,7 @@ class RetrievalSet:
         Raises:
             FileExistsError: the folder is not empty, and no retrieval set that may be overwritten.
         """
-        base_dir = "."
-        if self._count_local_files():
-            with contextlib.suppress(ValueError):  # another drive
-                base_dir = Path(os.path.relpath(self._base_dir, _absolute(moves_to or folder))).as_posix()
+        base_dir = self._images.base_dir_for(_absolute(moves_to or folder))
         self._write(_absolute(folder), base_dir, overwrite=overwrite)
 
     @classmethod
@@ -343,7 +330,7 @@ class RetrievalSet:
         try:
             loaded = cls(dataset, info, base_dir=base_dir, folder=folder, **options)
             # faiss does not check the files that it reads; a stranger's index is made again from the embeddings.
-            if index_file.is_file() and loaded._is_own:
+            if index_file.is_file() and loaded._images.is_own:
                 loaded._index.use_faiss(read_faiss(index_file, info.count, info.retrieval_dim))
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
@@ -372,12 +359,14 @@ class RetrievalSet:
         Raises:
             PermissionError: the token is wrong or may not write to the repository.
         """
-        local = self._count_local_files()
-        if local:
-            logger.warning("%d of %d images are files on this machine, which others cannot open", local, len(self))
         with tempfile.TemporaryDirectory(prefix="gill-retrieval-") as scratch:
             folder = Path(scratch) / "set"
-            self._write(folder, ".", overwrite=False)
+            self._write(folder, self._images.base_dir_for(None), overwrite=False)
+            local = [path for path in self._images.local_files() if not (folder / path).is_file()]
+            if local:
+                logger.warning(
+                    "%d of %d images are files on this machine, which others cannot open", len(local), len(self)
+                )
             with OneCommit(
                 files_of(folder),
                 repo_id,
@@ -439,16 +428,7 @@ class RetrievalSet:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index}, expected 0 to {len(self) - 1}")
-        row = self._rows[index]
-        path = row["path"]
-        if row["image"] is not None and row["image"]["bytes"] is not None:
-            return load_image({"bytes": row["image"]["bytes"], "path": path})
-        if not path:
-            raise ImageError(f"Image could not be read: image {index} is neither embedded nor has it a path")
-        if is_url(path):
-            allowed = ("url", "public_url") if self._is_own else ("public_url",)
-            return _opened_urls.load(path, timeout=timeout, allowed_sources=allowed)
-        return load_image(self._file(path), timeout=timeout, allowed_sources=("file",))
+        return self._images.open(index, timeout=timeout)
 
     def retrieve(
         self,
@@ -492,41 +472,11 @@ class RetrievalSet:
 
     def _write(self, folder: Path, base_dir: str, *, overwrite: bool) -> None:
         # What a stranger's set may not open, a copy of it may not open either.
-        signature = sign_paths(base_dir, self._paths()) if self._is_own else None
+        signature = sign_paths(base_dir, self._images.paths()) if self._images.is_own else None
         with retrieval_set_folder(folder, overwrite=overwrite) as new:
             write_folder(new, self.dataset, replace(self.info, base_dir=base_dir, signature=signature))
             self._index.write_faiss(new / INDEX_FILE)
-
-    def _paths(self) -> list[str | None]:
-        return self.dataset.data.column("path").to_pylist()
-
-    def _count_local_files(self) -> int:
-        """Number of images that are files of this machine."""
-        not_embedded = self.dataset.data.column("image").is_null().to_pylist()
-        return sum(
-            outside and not is_url(path or "") for path, outside in zip(self._paths(), not_embedded, strict=True)
-        )
-
-    @cached_property
-    def _is_own(self) -> bool:
-        """Whether the set may open whatever it names."""
-        if self._folder is None:
-            return True
-        if self._allow_outside_files is not None:
-            return self._allow_outside_files
-        return is_signed(self.info.signature, self.info.base_dir, self._paths())
-
-    def _file(self, path: str) -> Path:
-        try:
-            place = Path(os.path.normpath(self._base_dir / path))
-            if self._folder is None or lies_within(place, self._folder) or self._is_own:
-                return place
-        except ValueError as error:
-            raise ImageError(f"Image could not be read: {path!r:.200}: no file has such a name") from error
-        raise ImageError(
-            f"Image could not be read: {path!r:.200}: it is outside the retrieval set's own folder, and you have not "
-            "built this set here; `RetrievalSet.load(..., allow_outside_files=True)` opens it if you trust its origin"
-        )
+            self._images.copy_own_files(new)
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> Path:

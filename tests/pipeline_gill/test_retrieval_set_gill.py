@@ -12,7 +12,7 @@ from PIL import Image
 
 from modeling_gill.fingerprint_gill import fingerprint_name
 from modeling_gill.image_loading_gill import ImageError
-from pipeline_gill import retrieval_index_gill, retrieval_set_gill
+from pipeline_gill import retrieval_images_gill, retrieval_index_gill
 from pipeline_gill.retrieval_set_gill import RetrievalSet
 from tests.tiny_retrieval import (
     COLOURS,
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("no_proxy", "*")
-    retrieval_set_gill._opened_urls.clear()
+    retrieval_images_gill.url_cache.clear()
     with image_server((folder / "red.png").read_bytes()) as running:
         yield running
 
@@ -266,7 +266,7 @@ def test_a_url_that_failed_for_want_of_time_is_tried_again_with_more(server: Any
 
 
 def test_the_memory_of_urls_is_bounded(server: Any) -> None:
-    cache = retrieval_set_gill.ImageCache(max_entries=2, max_bytes=3 * 6 * 4 * 2)
+    cache = retrieval_images_gill.ImageCache(max_entries=2, max_bytes=3 * 6 * 4 * 2)
     for number in (1, 2, 3, 3, 1):
         cache.load(f"{server.url}/red{number}.png", timeout=5)
     assert server.asked == ["/red1.png", "/red2.png", "/red3.png", "/red1.png"]

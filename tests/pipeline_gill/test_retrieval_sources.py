@@ -12,7 +12,7 @@ from modeling_gill.fingerprint_gill import fingerprint_name
 from pipeline_gill import (
     RetrievalSetOptions,
     build_retrieval_set,
-    retrieval_set_gill,
+    retrieval_images_gill,
     retrieval_sources,
     retrieval_storage_gill,
 )
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("no_proxy", "*")
-    retrieval_set_gill._opened_urls.clear()
+    retrieval_images_gill.url_cache.clear()
     with image_server((folder / "red.png").read_bytes()) as running:
         yield running
 

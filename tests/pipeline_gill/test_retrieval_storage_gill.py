@@ -308,6 +308,19 @@ def test_a_strangers_faiss_index_is_not_read(folder: Path, tmp_path: Path, home:
     assert found is not None and colour_of(found) == "red"
 
 
+def test_images_within_a_set_go_along_when_it_is_saved_elsewhere(folder: Path, tmp_path: Path, home: Path) -> None:
+    place = tmp_path / "set"
+    loaded = strangers_set(place, home, ["inside/red.png", str(folder / "green.png")])
+    (place / "inside").mkdir()
+    shutil.copy(folder / "red.png", place / "inside")
+    loaded.save(tmp_path / "far" / "away" / "copy")
+    shutil.rmtree(place)
+    copy = RetrievalSet.load(tmp_path / "far" / "away" / "copy")
+    assert copy.open_image(0).getpixel((0, 0)) == COLOURS["red"]
+    with pytest.raises(ImageError, match="outside"):
+        copy.open_image(1)
+
+
 @pytest.mark.usefixtures("home")
 def test_links_of_the_hubs_cache_are_followed(folder: Path, tmp_path: Path) -> None:
     repository = tmp_path / "datasets--org--set"
