@@ -1,6 +1,12 @@
-"""GILL as a transformers model: configuration, processor, model. Knows neither diffusers nor retrieval."""
+"""GILL as a transformers model: configuration, processor, model; without diffusers and retrieval."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
 
 from .configuration_gill import GillConfig
 from .modeling_gill import GillForConditionalGeneration
@@ -12,6 +18,7 @@ from .processing_gill import GillProcessor
 AutoConfig.register("gill", GillConfig)
 AutoModel.register(GillConfig, GillForConditionalGeneration)
 AutoModelForImageTextToText.register(GillConfig, GillForConditionalGeneration)
+AutoModelForMultimodalLM.register(GillConfig, GillForConditionalGeneration)
 AutoProcessor.register(GillConfig, GillProcessor)
 
 __all__ = [

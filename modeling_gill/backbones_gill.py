@@ -1,4 +1,4 @@
-"""The frozen language model and image encoder: how they are built, loaded and checked against the configuration."""
+"""The frozen language model and image encoder: building, loading and checking them against the configuration."""
 
 from typing import Any
 
@@ -8,9 +8,17 @@ from transformers import MODEL_MAPPING, AutoModel, AutoModelForCausalLM, PreTrai
 
 from .configuration_gill import GillConfig
 
-# What a caller says about the GILL repository is not true of the repositories of its backbones.
+# Options that hold for the repositories of the backbones as well. Others, such as `revision`, do not.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
-LANGUAGE_MODEL_OPTIONS = ("device_map", "quantization_config", "attn_implementation", "max_memory", "offload_folder")
+LANGUAGE_MODEL_OPTIONS = (
+    "device_map",
+    "quantization_config",
+    "attn_implementation",
+    "max_memory",
+    "offload_folder",
+    "offload_buffers",
+    "offload_state_dict",
+)
 
 
 def build_backbones(config: GillConfig) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -31,13 +39,18 @@ def load_backbones(
 
     Args:
         dtype (`torch.dtype`): Dtype to load in.
-        options: Those of `PreTrainedModel.from_pretrained`. `device_map`, `quantization_config`,
-            `attn_implementation`, `max_memory` and `offload_folder` reach the language model alone.
+        options: Those of `PreTrainedModel.from_pretrained`. `attn_implementation` is for both backbones;
+            `device_map`, `quantization_config`, `max_memory`, `offload_folder`, `offload_buffers` and
+            `offload_state_dict` are for the language model.
 
     Raises:
         OSError: a backbone that cannot be found, naming it and how to give another.
     """
     hub = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+    attention = options.get("attn_implementation")
+    if isinstance(attention, dict):
+        options["attn_implementation"] = attention.get("text_config", attention.get(""))
+        attention = attention.get("vision_config", attention.get(""))
     if language_model is None:
         chosen = {name: options[name] for name in LANGUAGE_MODEL_OPTIONS if options.get(name) is not None}
         language_model = _load(
@@ -52,6 +65,8 @@ def load_backbones(
     if vision_model is None:
         # Not `AutoModel`: of a whole CLIP repository that would be the two-tower CLIPModel.
         vision_class = MODEL_MAPPING[type(config.vision_config)]
+        if attention is not None:
+            hub["attn_implementation"] = attention
         vision_model = _load(
             vision_class, "vision_model", config.vision_model_id, config.vision_model_revision, dtype=dtype, **hub
         )
@@ -69,18 +84,20 @@ def check_backbones(config: GillConfig, language_model: PreTrainedModel, vision_
     rows, width = language_model.get_input_embeddings().weight.shape
     head = language_model.get_output_embeddings()
     if head is None:
-        raise ValueError(f"The language model {type(language_model).__name__} has no head to write tokens with.")
-    found = {
+        raise ValueError(f"The language model {type(language_model).__name__} has no output embeddings.")
+    sizes = {
         "width of the language model's embedding (d)": (config.embedding_dim, width),
         "rows of the language model's embedding": (config.num_language_model_rows, rows),
         "width that the language model's head reads (d)": (config.embedding_dim, getattr(head, "in_features", width)),
         "width of the image encoder's feature (v)": (config.vision_dim, vision_model.config.hidden_size),
     }
-    wrong = [
-        f"{what}: {said} in the configuration, {is_} in the model" for what, (said, is_) in found.items() if said != is_
+    differences = [
+        f"{size}: {expected} in the configuration, {actual} in the model"
+        for size, (expected, actual) in sizes.items()
+        if expected != actual
     ]
-    if wrong:
-        raise ValueError("The configuration contradicts its backbones. " + "; ".join(wrong) + ".")
+    if differences:
+        raise ValueError("The configuration contradicts its backbones. " + "; ".join(differences) + ".")
 
 
 def _load(model_class: Any, role: str, name: str | None, revision: str | None, **options: Any) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """Configuration of a GILL model: two frozen backbones by reference, and the sizes of the adapters between them."""
 
-import copy
+from functools import lru_cache
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
@@ -10,18 +10,19 @@ AUTO_MAP = {
     "AutoConfig": "configuration_gill.GillConfig",
     "AutoModel": "modeling_gill.GillForConditionalGeneration",
     "AutoModelForImageTextToText": "modeling_gill.GillForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_gill.GillForConditionalGeneration",
     "AutoProcessor": "processing_gill.GillProcessor",
 }
 MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder")
 IMG_LOGIT_SCALINGS = ("absolute", "signed")
 
-# Families that embed tokens narrower than they think (OPT-350m) say so under another name than `hidden_size`.
+# Models whose embedding width differs from `hidden_size` (OPT-350m) store it under another name, looked up first.
 _EMBEDDING_DIM_NAMES = ("word_embed_proj_dim", "embedding_size", "hidden_size", "n_embd", "d_model")
 
 
 class GillConfig(PretrainedConfig):
     r"""
-    Sizes and whereabouts of a [`GillForConditionalGeneration`]. Notation of the paper in brackets.
+    Configuration of a [`GillForConditionalGeneration`]. The paper's notation is in brackets.
 
     Args:
         text_config (`PretrainedConfig` or `dict`, *optional*, defaults to OPT-125m's):
@@ -29,19 +30,19 @@ class GillConfig(PretrainedConfig):
         vision_config (`PretrainedConfig` or `dict`, *optional*, defaults to CLIP ViT-B/32's vision part):
             Configuration of the image encoder; gives the width `v` of its pooled feature.
         language_model_id, language_model_revision (`str`, *optional*):
-            Hub repository or folder that the frozen language model is loaded from, and the revision of it.
+            Hub repository or folder of the frozen language model, and its revision.
         vision_model_id, vision_model_revision (`str`, *optional*):
-            The same for the frozen image encoder (a whole CLIP repository will do). With neither id the checkpoint is
-            self-contained: the backbones' weights lie in it.
+            The same for the frozen image encoder, which may be part of a whole CLIP repository. A checkpoint with
+            neither id is self-contained: it holds the weights of the backbones.
         image_generator_id, image_generator_revision (`str`, *optional*):
             The same for the frozen text-to-image generator, a diffusers repository. Only the pipeline reads it.
         vocab_size (`int`, *optional*): Number of token ids, the image placeholder and the `[IMG]` tokens included.
-        image_token_id (`int`, *optional*): Id of the placeholder that stands for one embedding of an image *read*.
+        image_token_id (`int`, *optional*): Id of the placeholder for one embedding of an image in the prompt.
         image_output_token_ids (`list[int]`, *optional*):
-            Ids of `[IMG0]`..`[IMG r-1]` (FROMAGe: of `[RET]`), which stand for an image *answered*. They may lie
-            anywhere, also over unused rows of a padded vocabulary.
-        num_visual_tokens (`int`, defaults to 4): Embeddings that an image read takes [`k`].
-        retrieval_dim (`int`, defaults to 256): Width of the space that retrieval compares in [`p`].
+            Ids of `[IMG0]`..`[IMG r-1]` (FROMAGe: of `[RET]`), which stand for an image in the answer. They may be
+            any ids, also those of unused rows of a padded vocabulary.
+        num_visual_tokens (`int`, defaults to 4): Number of embeddings of an image in the prompt [`k`].
+        retrieval_dim (`int`, defaults to 256): Width of the retrieval space [`p`].
         mapper_type (`str` or `None`, defaults to `"gill_mapper"`):
             Kind of the module from `[IMG]` states to the generator's conditioning: one of `"gill_mapper"`,
             `"linear"`, `"mlp"`, `"encoder"`; `None` for a model that only retrieves (FROMAGe).
@@ -51,17 +52,28 @@ class GillConfig(PretrainedConfig):
             Conditioning positions that each `[IMG]` state yields in the kinds without learnt queries; by default as
             many as it takes to fill `conditioning_length`.
         conditioning_length, conditioning_dim (`int`): Shape of the generator's conditioning [`L x c`].
-        use_decision_head (`bool`, defaults to `True`): Whether the model has learnt when to retrieve and when to
-            generate.
-        decision_dropout (`float`, defaults to 0.5): Dropout before the decision head.
+        use_decision_head (`bool`, defaults to `True`): Whether the model has a head that decides between retrieving
+            and generating an image.
+        decision_dropout (`float`, defaults to 0.5): Dropout probability before the decision head.
         img_logit_scaling (`str`, defaults to `"absolute"`):
-            What a scale factor `f` on the logit `l` of `[IMG0]` does: `"absolute"` makes it `|l| f` where `f > 1`
-            (GILL), `"signed"` makes it `l f` (FROMAGe).
+            How a factor `f` is applied to the logit `l` of `[IMG0]`: `"absolute"` gives `|l| f` where `f > 1` (GILL),
+            `"signed"` gives `l f` (FROMAGe).
         language_model_lora (`str`, *optional*):
-            Folder of the repository with LoRA for the language model, as peft saves it; `None` where there is none.
+            Folder of the repository with LoRA weights for the language model in peft's format, if there are any.
 
     Raises:
-        ValueError: a size, id or kind that cannot be, naming the field, what it is and what was expected.
+        ValueError: an invalid size, id or kind; the message names the field, its value and what was expected.
+
+    Example:
+
+    ```python
+    >>> from transformers import CLIPVisionConfig, OPTConfig
+    >>> from modeling_gill import GillConfig, GillForConditionalGeneration
+
+    >>> config = GillConfig(text_config=OPTConfig(), vision_config=CLIPVisionConfig(), num_visual_tokens=4)
+    >>> config.embedding_dim, config.vision_dim
+    (768, 768)
+    ```
     """
 
     model_type = "gill"
@@ -107,7 +119,7 @@ class GillConfig(PretrainedConfig):
         self.image_generator_id = image_generator_id
         self.image_generator_revision = image_generator_revision
 
-        # A tokenizer that is only as large as the language model gets the new tokens right behind its last row.
+        # By default the new ids follow the last row of the language model's embedding.
         rows = self.num_language_model_rows
         self.image_token_id = rows if image_token_id is None else image_token_id
         self.image_output_token_ids = (
@@ -137,7 +149,7 @@ class GillConfig(PretrainedConfig):
 
     @property
     def num_image_output_tokens(self) -> int:
-        """Number of tokens that an image answered takes [`r`]."""
+        """Number of `[IMG]` tokens of an image in the answer [`r`]."""
         return len(self.image_output_token_ids)
 
     @property
@@ -157,26 +169,28 @@ class GillConfig(PretrainedConfig):
 
     @property
     def max_position_embeddings(self) -> int | None:
-        """Longest sequence that the language model reads, in tokens, or `None` where it does not say."""
+        """Longest sequence of the language model in tokens, or `None` where it has no limit."""
         text = self.text_config.get_text_config()
         return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
 
     @property
     def is_self_contained(self) -> bool:
-        """Whether the backbones' weights lie in the checkpoint itself."""
+        """Whether the checkpoint holds the weights of the backbones."""
         return self.language_model_id is None and self.vision_model_id is None
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
-        """The language model's configuration as generation sees it: with all of `vocab_size` ids.
+        """The language model's configuration, with `vocab_size` as wide as the logits are.
 
-        transformers unravels beams by this `vocab_size`, and the logits are that wide.
+        transformers reads the number of logits here. Whatever is set on the returned configuration is set on
+        `text_config`, but for `vocab_size`, which is that of this configuration.
         """
         text_config = self.text_config.get_text_config()
         if text_config.vocab_size == self.vocab_size:
             return text_config
-        widened = copy.copy(text_config)
-        widened.vocab_size = self.vocab_size
-        return widened
+        view = object.__new__(_text_config_view(type(text_config)))  # type: ignore[arg-type]
+        view.__dict__ = text_config.__dict__
+        object.__setattr__(view, "gill_config", self)
+        return view
 
     def _check(self) -> None:
         for name in (
@@ -227,6 +241,20 @@ class GillConfig(PretrainedConfig):
             )
 
 
+@lru_cache
+def _text_config_view(text_config_class: type[PretrainedConfig]) -> type[PretrainedConfig]:
+    """A subclass whose instances share their fields with a text configuration, but for `vocab_size`."""
+
+    def get_vocab_size(view: Any) -> int:
+        return view.gill_config.vocab_size
+
+    def set_vocab_size(view: Any, vocab_size: int) -> None:
+        view.gill_config.vocab_size = vocab_size
+
+    fields = {"__slots__": ("gill_config",), "vocab_size": property(get_vocab_size, set_vocab_size)}
+    return type(text_config_class.__name__, (text_config_class,), fields)
+
+
 def _sub_config(name: str, value: PretrainedConfig | dict[str, Any] | None, default_type: str) -> PretrainedConfig:
     if isinstance(value, PretrainedConfig):
         return value
@@ -244,7 +272,7 @@ def _first_int(config: PretrainedConfig, names: tuple[str, ...], where: str) -> 
         value = getattr(config, name, None)
         if isinstance(value, int):
             return value
-    raise ValueError(f"`{where}` ({type(config).__name__}) has none of {names}: its width cannot be told.")
+    raise ValueError(f"`{where}` ({type(config).__name__}) needs an integer in one of the fields {names}.")
 
 
 GillConfig.register_for_auto_class()

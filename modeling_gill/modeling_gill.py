@@ -345,6 +345,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         image_token_scale: float = 1.0,
         output_images: bool | None = None,
@@ -369,6 +370,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Targets of the language modelling loss, -100 where nothing is to be predicted. Placeholders of images
                 never are.
+            use_cache (`bool`, *optional*): As in transformers.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0): As in transformers; ignored with `labels`.
             image_token_scale (`float`, defaults to 1.0):
                 Factor on the logit of `[IMG0]`, see `img_logit_scaling` in [`GillConfig`].
@@ -392,7 +394,9 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
                 else self.embed_prompt(input_ids, pixel_values, image_features)
             )
         self._check_length(inputs_embeds.shape[1])
-        outputs = self.run_language_model(inputs_embeds, attention_mask, position_ids, past_key_values, **kwargs)
+        outputs = self.run_language_model(
+            inputs_embeds, attention_mask, position_ids, past_key_values, use_cache=use_cache, **kwargs
+        )
         hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.compute_logits(hidden_states if labels is not None else hidden_states[:, kept], image_token_scale)

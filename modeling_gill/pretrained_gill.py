@@ -1,6 +1,7 @@
-"""Weights of a GILL model in and out of a Hub repository, those of its backbones from where they are."""
+"""Loading and saving of GILL models: adapters in a Hub repository, backbones there or in repositories of their own."""
 
 import contextlib
+import copy
 import math
 import os
 import re
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.quantizers.base import get_keys_to_not_convert
 
 from .atomic_write_gill import replace_folder
 from .backbones_gill import LANGUAGE_MODEL_OPTIONS, check_backbones, load_backbones
@@ -20,6 +22,15 @@ from .mapper_gill import GillMapper
 
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 BACKBONE_PREFIXES = ("language_model.", "vision_model.")
+ADAPTERS = (
+    "visual_projection",
+    "img_embeddings",
+    "text_retrieval_head",
+    "image_retrieval_head",
+    "logit_scale",
+    "mapper",
+    "decision_head",
+)
 
 
 class GillPreTrainedModel(PreTrainedModel):
@@ -72,12 +83,20 @@ class GillPreTrainedModel(PreTrainedModel):
             language_model, vision_model (`PreTrainedModel`, *optional*):
                 Backbones that are loaded already, used as they are; several models may share them.
             kwargs: Those of [`PreTrainedModel.from_pretrained`]. `dtype` holds for adapters and backbones;
-                `device_map`, `quantization_config`, `attn_implementation`, `max_memory` and `offload_folder` reach
-                the language model, and adapters and image encoder go to the device that its embedding is on.
+                `attn_implementation` is for both backbones, `quantization_config` for the language model. `device_map`,
+                `max_memory` and the options of offloading place the language model, and in a self-contained repository
+                the image encoder; the adapters are never offloaded.
 
         Raises:
             ValueError: a configuration that contradicts its backbones, with both numbers.
-            OSError: weights or a backbone that are not there or cannot be read.
+            OSError: weights or a backbone that are not there or cannot be read, adapters that are missing, or that
+                hold values that are not finite.
+
+        Example:
+
+        ```python
+        >>> model = GillForConditionalGeneration.from_pretrained("org/gill", dtype=torch.bfloat16, device_map="auto")
+        ```
         """
         if not hasattr(config, "image_output_token_ids"):
             hub = {
@@ -95,16 +114,24 @@ class GillPreTrainedModel(PreTrainedModel):
             }
             config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub)
         assert config is not None
+        # Pickles are for repositories that must be trusted; adapters are never saved as such.
+        kwargs.setdefault("use_safetensors", True)
         given = (language_model, vision_model)
         if config.is_self_contained and given == (None, None):
-            with _readable_weights(pretrained_model_name_or_path):
-                return super().from_pretrained(
-                    pretrained_model_name_or_path,
-                    *model_args,
-                    config=config,
-                    output_loading_info=output_loading_info,
-                    **kwargs,
+            if isinstance(kwargs.get("device_map"), dict):
+                kwargs["device_map"] = _keep_adapters_in_memory(kwargs["device_map"])
+            if kwargs.get("quantization_config") is not None:
+                kwargs["quantization_config"] = _quantize_language_model_only(
+                    kwargs["quantization_config"], cls, config
                 )
+            with _readable_weights(pretrained_model_name_or_path):
+                model, info = super().from_pretrained(
+                    pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
+                )
+            model.language_model.requires_grad_(False)
+            model.vision_model.requires_grad_(False)
+            _check_adapters(model, info, pretrained_model_name_or_path)
+            return (model, info) if output_loading_info else model
         backbone_options = dict(kwargs)
         for name in LANGUAGE_MODEL_OPTIONS:
             kwargs.pop(name, None)
@@ -117,7 +144,8 @@ class GillPreTrainedModel(PreTrainedModel):
                 defer_backbones=True,
                 **kwargs,
             )
-        # transformers takes every unknown argument for one of generation as well.
+        _check_adapters(model, info, pretrained_model_name_or_path)
+        # transformers stores every unknown argument as an option of generation as well.
         vars(model.generation_config).pop("defer_backbones", None)
         dtype = backbone_options.pop("dtype", None) or backbone_options.pop("torch_dtype", None)
         dtype = dtype if isinstance(dtype, torch.dtype) else model.dtype
@@ -159,10 +187,10 @@ class GillPreTrainedModel(PreTrainedModel):
         lora = has_lora(self.language_model)
         if self_contained and lora:
             raise ValueError(
-                "A language model that carries LoRA cannot be saved with `self_contained=True`: its weights stay "
-                "those of its own repository."
+                "A language model that carries LoRA cannot be saved with `self_contained=True`; expected a plain one, "
+                "or `self_contained=False`."
             )
-        # A model that was loaded from a repository remembers that its code was there; this one gets its own.
+        # A model that was loaded from the Hub refers to the code there; the saved one has its own code.
         self.config.auto_map = dict(AUTO_MAP)
         lora_folder = self.config.language_model_lora or LORA_FOLDER
         push_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if push_to_hub and name in kwargs}
@@ -184,18 +212,27 @@ class GillPreTrainedModel(PreTrainedModel):
             self.push_to_hub(**{"repo_id": os.path.basename(os.path.abspath(save_directory)), **push_options})
 
     def attach_backbones(self, language_model: PreTrainedModel, vision_model: PreTrainedModel) -> None:
-        """Take frozen backbones, checked against the configuration; adapters go to where tokens are embedded."""
+        """
+        Join backbones to the adapters. They are frozen, and the adapters go to the device of the token embedding.
+
+        Raises:
+            ValueError: backbones that contradict the configuration, with both numbers.
+        """
         check_backbones(self.config, language_model, vision_model)
         self.language_model = language_model.requires_grad_(False)
         self.vision_model = vision_model.requires_grad_(False)
         device = language_model.get_input_embeddings().weight.device
-        # A language model without weights, on the meta device, has nowhere for the adapters to be.
+        # Offloaded weights are on the meta device, which is no place for the adapters.
         if device.type != "meta":
             for name, child in self.named_children():
                 if f"{name}." not in BACKBONE_PREFIXES:
                     child.to(device)
             self.logit_scale.data = self.logit_scale.data.to(device)
-        # Whatever `post_init` finds here is loaded already.
+        # Masks are made by `text_config`.
+        for part, backbone in ((self.config.text_config, language_model), (self.config.vision_config, vision_model)):
+            part._attn_implementation = backbone.config._attn_implementation
+        self.config._attn_implementation_internal = language_model.config._attn_implementation
+        # All weights are loaded: `post_init` must not initialize any.
         for module in self.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]
         self.post_init()
@@ -203,7 +240,7 @@ class GillPreTrainedModel(PreTrainedModel):
         self.eval()
 
     def add_language_model_lora(self, lora_config: Any) -> None:
-        """Put new LoRA on the language model, to be trained, saved and loaded with the adapters.
+        """Add new LoRA weights to the language model, to be trained, saved and loaded with the adapters.
 
         Args:
             lora_config (`peft.LoraConfig`): Which modules, and of what rank.
@@ -212,13 +249,16 @@ class GillPreTrainedModel(PreTrainedModel):
             ValueError: a self-contained model, or a configuration that does not fit the language model.
         """
         if self.config.is_self_contained:
-            raise ValueError("A self-contained checkpoint holds its language model; LoRA needs one of its own name.")
+            raise ValueError(
+                "LoRA needs a language model with a repository of its own (`language_model_id`); this model is "
+                "self-contained."
+            )
         self.language_model.add_adapter(lora_config)
         self.config.language_model_lora = LORA_FOLDER
         self._leave_backbones_out()
 
     def _leave_backbones_out(self) -> None:
-        # transformers deletes exactly these names on saving, the Trainer's checkpoints included.
+        # transformers leaves these names out when it saves, also in checkpoints of the Trainer.
         if not self.config.is_self_contained:
             self._keys_to_ignore_on_save = {key for key in self.state_dict() if key.startswith(BACKBONE_PREFIXES)}
 
@@ -232,13 +272,58 @@ def _is_model_file(name: str, variant: str | None, lora_folder: str) -> bool:
 
 @contextlib.contextmanager
 def _readable_weights(name: Any) -> Iterator[None]:
-    """Say which repository it was whose weights are truncated or not what they claim."""
+    """Name the repository in errors about weights that are truncated or no safetensors."""
     try:
         yield
     except SafetensorError as error:
         raise OSError(
             f"The weights in {str(name)!r} cannot be read as safetensors, truncated perhaps: {error}"
         ) from error
+
+
+def _check_adapters(model: PreTrainedModel, info: dict[str, Any], name: Any) -> None:
+    """Refuse weights that would be wrong in silence: adapters that are missing or not finite."""
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(BACKBONE_PREFIXES))
+    if missing:
+        raise OSError(
+            f"The weights in {str(name)!r} lack {len(missing)} adapter tensors that its configuration asks for: "
+            f"{', '.join(missing)}."
+        )
+    bad = [
+        key
+        for key, weight in model.named_parameters()
+        if not key.startswith(BACKBONE_PREFIXES) and not weight.is_meta and not torch.isfinite(weight).all()
+    ]
+    if bad:
+        raise OSError(f"The weights in {str(name)!r} hold NaN or infinite values in {', '.join(bad)}.")
+
+
+def _keep_adapters_in_memory(device_map: dict[str, Any]) -> dict[str, Any]:
+    """Place the adapters where a map computes, and only the backbones where it offloads to."""
+    main = next((device for device in device_map.values() if device not in ("cpu", "disk")), "cpu")
+    # accelerate cannot offload a part of what a parent in the map places.
+    backbones = {name: device for name, device in device_map.items() if f"{name}.".startswith(BACKBONE_PREFIXES)}
+    for prefix in BACKBONE_PREFIXES:
+        if "" in device_map and not any(f"{name}.".startswith(prefix) for name in backbones):
+            backbones[prefix.removesuffix(".")] = device_map[""]
+    return {**dict.fromkeys(ADAPTERS, main), **backbones} if backbones else device_map
+
+
+def _quantize_language_model_only(quantization_config: Any, model_class: Any, config: GillConfig) -> Any:
+    """Add the adapters and the image encoder to the modules that a configuration of quantization leaves alone."""
+    quantization_config = copy.deepcopy(quantization_config)
+    for field in ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules"):
+        if hasattr(quantization_config, field):
+            skipped = getattr(quantization_config, field)
+            if skipped is None:
+                with torch.device("meta"):
+                    skipped = get_keys_to_not_convert(model_class(copy.deepcopy(config)))
+            setattr(quantization_config, field, [*skipped, *ADAPTERS, "vision_model"])
+            return quantization_config
+    raise ValueError(
+        f"{type(quantization_config).__name__} has no list of modules to leave alone, so it would quantize the "
+        "adapters; load the repository with backbones of its own, or quantize by another method."
+    )
 
 
 @contextlib.contextmanager
