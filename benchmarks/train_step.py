@@ -6,7 +6,7 @@ OPT-125m's and CLIP ViT-B/16's sizes with random weights, caption lengths like C
 language model over rows padded to 32 tokens (36 with the image) once for captioning, once for retrieval and once for
 generation, makes all logits, and encodes the images for captioning and for retrieval (`--encodings 3`: for generation
 too, which has no use for them). Ours is measured twice: with the images
-encoded in the step, and with their features given, as after `python -m training_gill.precompute --image-features`.
+encoded in the step, and with their features given, as after `gill precompute --image-features`.
 Both take the same batch; times are medians of interleaved runs. Gradients are compared in float64, on fewer examples:
 in float32 a unit of a ReLU that rounding pushes over zero makes more of a difference than is to be shown.
 """
@@ -29,7 +29,7 @@ from transformers import CLIPVisionConfig, OPTConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
 from training_gill.collator import CaptionedImageCollator
-from training_gill.losses import conditioning_loss, contrastive_loss
+from training_gill.losses import conditioning_loss, global_contrast
 from training_gill.training_step import AdapterTrainingStep
 
 MAX_LENGTH = 32
@@ -120,7 +120,8 @@ def three_passes(model: GillForConditionalGeneration, batch: dict[str, Any], enc
         if number == 1:
             text = model.text_retrieval_head(img_states[:, 0])
             image = model.get_image_retrieval_embeddings(image_features=features)
-            loss = loss + contrastive_loss(text, image, model.logit_scale.exp())
+            contrast = global_contrast(text, image, model.logit_scale)
+            loss = loss + contrast.loss_sum / contrast.pairs
         else:
             assert model.mapper is not None
             conditioning = model.mapper(img_states, model.img_embeddings.weight)

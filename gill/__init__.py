@@ -20,11 +20,25 @@ _PACKAGE_OF = {
     "GillPipelineOutput": "pipeline_gill",
     "RetrievalSet": "pipeline_gill",
     "build_retrieval_set": "pipeline_gill",
+    "DecisionHeadOptions": "training_gill",
+    "PrecomputeArguments": "training_gill",
+    "precompute": "training_gill",
+    "read_recipe": "training_gill",
+    "train": "training_gill",
+    "train_decision_head": "training_gill",
 }
 
 if TYPE_CHECKING:
     from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
     from pipeline_gill import GillImage, GillPipeline, GillPipelineOutput, RetrievalSet, build_retrieval_set
+    from training_gill import (
+        DecisionHeadOptions,
+        PrecomputeArguments,
+        precompute,
+        read_recipe,
+        train,
+        train_decision_head,
+    )
 
 
 def __getattr__(name: str) -> Any:
@@ -40,13 +54,19 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "DecisionHeadOptions",
     "GillConfig",
     "GillForConditionalGeneration",
     "GillImage",
     "GillPipeline",
     "GillPipelineOutput",
     "GillProcessor",
+    "PrecomputeArguments",
     "RetrievalSet",
     "__version__",
     "build_retrieval_set",
+    "precompute",
+    "read_recipe",
+    "train",
+    "train_decision_head",
 ]

@@ -78,6 +78,28 @@ COMMANDS: dict[str, Command] = {
         "picturebook.checkpoint_folder:embed",
         "Replace the checkpoint of this checkout, or refresh its code.",
     ),
+    "precompute": Command(
+        "training_gill.arguments:PrecomputeArguments",
+        "training_gill.precomputation:run_precompute",
+        "Compute what training reads: text-encoder targets of captions, features of images.",
+        "Run the same command to continue.",
+    ),
+    "train": Command(
+        "training_gill.arguments:TrainCommand",
+        "training_gill.training:run_train",
+        "Train the adapters as a recipe says; options after the recipe replace its entries.",
+        "Run the same command to continue from the last checkpoint.",
+    ),
+    "decision": Command(
+        "training_gill.arguments:DecisionCommand",
+        "training_gill.decision_head:run_decision",
+        "Train the decision head of a model on people's votes.",
+    ),
+    "small-data": Command(
+        "training_gill.arguments:SmallDataArguments",
+        "training_gill.small_data:write_small_world",
+        "Write a small drawn dataset with small models, to try training on.",
+    ),
     "evaluate vist": Command(
         "evaluation_gill.arguments:VistOptions",
         "evaluation_gill.tasks:evaluate_and_print",

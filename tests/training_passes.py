@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
-from training_gill.losses import conditioning_loss, contrastive_loss
+from training_gill.losses import conditioning_loss
 
 
 def both_passes(captions: Sequence[Any], config: GillConfig, packed: bool) -> dict[str, torch.Tensor]:
@@ -63,9 +63,15 @@ def plain_losses(
     return {
         "captioning": cross_entropy(reads),
         "language": cross_entropy(~reads),
-        "contrastive": contrastive_loss(output.retrieval_embeds, image_embeds, model.logit_scale.exp()),
+        "contrastive": _contrastive_loss(output.retrieval_embeds, image_embeds, model.logit_scale.exp()),
         "conditioning": conditioning_loss(output.conditioning, target_conditioning),
     }
+
+
+def _contrastive_loss(text: torch.Tensor, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    logits = scale * functional.normalize(image, dim=-1) @ functional.normalize(text, dim=-1).T
+    same = torch.arange(len(logits))
+    return (functional.cross_entropy(logits, same) + functional.cross_entropy(logits.T, same)) / 2
 
 
 def _until_first_image(row: list[int], first: int) -> list[int]:

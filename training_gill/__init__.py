@@ -1,1 +1,49 @@
-"""Training of GILL's adapters and of its decision head, on transformers' Trainer and accelerate."""
+"""Training of GILL's adapters and of its decision head; names are imported the first time they are used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .arguments import DataArguments, DecisionHeadOptions, LossArguments, ModelArguments, PrecomputeArguments
+
+if TYPE_CHECKING:
+    from .decision_head import train_decision_head
+    from .precomputation import precompute
+    from .recipe import Recipe, read_recipe
+    from .trainer import GillTrainer
+    from .training import train
+
+_MODULE_OF = {
+    "GillTrainer": "trainer",
+    "Recipe": "recipe",
+    "precompute": "precomputation",
+    "read_recipe": "recipe",
+    "train": "training",
+    "train_decision_head": "decision_head",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
+
+
+__all__ = [
+    "DataArguments",
+    "DecisionHeadOptions",
+    "GillTrainer",
+    "LossArguments",
+    "ModelArguments",
+    "PrecomputeArguments",
+    "Recipe",
+    "precompute",
+    "read_recipe",
+    "train",
+    "train_decision_head",
+]

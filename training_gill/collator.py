@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from modeling_gill import GillProcessor
-from modeling_gill.image_loading_gill import ImageError, load_image
+from modeling_gill.image_loading_gill import ImageError
 
-from .image_feature_cache import ImageFeatureCache
-from .text_targets_cache import TextTargetsCache
+from .caches import ImageFeatureCache, TextTargetsCache
+from .training_data import load_example_image
 
 # How often a caption is asked for.
 _REQUESTED = 0.5
@@ -149,8 +149,6 @@ class CaptionedImageCollator:
         name, caption = example["name"], example["caption"]
         if not isinstance(caption, str) or not caption.strip():
             raise UnreadableExample(f"{name}: the caption is {caption!r}; expected some text")
-        if "problem" in example:
-            raise UnreadableExample(f"{name}: {example['problem']}")
         ids = self.caption_ids(caption)
         special = {self.processor.image_token_id, *self.processor.image_output_token_ids}
         if special.intersection(ids[: -len(self.processor.image_output_token_ids)]):
@@ -164,7 +162,7 @@ class CaptionedImageCollator:
             fields["image_features"] = self.image_features[example["key"]]
         else:
             try:
-                image = load_image(example["image"])
+                image = load_example_image(example)
             except ImageError as error:
                 raise UnreadableExample(f"{name}: {error}") from error
             values = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
@@ -202,13 +200,13 @@ class CaptionedImageCollator:
         others = [other for other in range(len(read)) if other != number]
         before: list[int] = []
         shown: list[int] = []
-        for at in range(int(self._coin([index], "context") * (self.context + 1)) if others else 0):
-            other = others[int(self._coin([index, at], "whose context") * len(others))]
+        for at in range(int(self.coin([index], "context") * (self.context + 1)) if others else 0):
+            other = others[int(self.coin([index, at], "whose context") * len(others))]
             before += told(read[other][0])
-            if self._coin([index, at], "its image") < self.context_images:
+            if self.coin([index, at], "its image") < self.context_images:
                 before += [self.processor.image_token_id] * self.processor.num_visual_tokens
                 shown.append(other)
-        if self._request and self._coin([index], "request") < _REQUESTED:
+        if self._request and self.coin([index], "request") < _REQUESTED:
             before += told(own) + self._request
         return before, shown
 
@@ -219,7 +217,7 @@ class CaptionedImageCollator:
         for number in range(0, len(rows), 2):
             pair = rows[number : number + 2]
             indices = [fields["index"] for _, fields in read[number : number + 2]]
-            if len(pair) == 2 and self._coin(indices, which) < self.packing:
+            if len(pair) == 2 and self.coin(indices, which) < self.packing:
                 (ids, labels), (second, second_labels) = pair
                 at = self.processor.num_visual_tokens if which == "captioning" else 0
                 if second[at] == self.processor.tokenizer.bos_token_id:
@@ -231,7 +229,7 @@ class CaptionedImageCollator:
                 packed.extend(pair)
         return packed
 
-    def _coin(self, indices: Sequence[int], which: str) -> float:
+    def coin(self, indices: Sequence[int], which: str) -> float:
         """Uniform in [0, 1)."""
         said = f"{self.seed} {which} {' '.join(map(str, indices))}"
         return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big") / 2**64

@@ -1,74 +1,124 @@
-"""Parts of the frozen models by name and revision, without their weights where those are not needed."""
+"""Parts of frozen models by name and revision, without weights where those are not needed."""
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from safetensors import SafetensorError
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 from transformers.utils import cached_file
 
-from .recipe import RecipeError
+from pipeline_gill.caption_files import read_json
+
+# Default of `max_new_tokens` in the authors' code.
+MAX_NEW_TOKENS = 32
 
 
-def full_name(name: str) -> str:
-    """A folder by its full path, for a repository must not depend on where it is opened from; a Hub name as it is."""
+class FrozenModelError(ValueError):
+    """A frozen model that cannot be loaded; the message names it, the reason, and the option that names another."""
+
+
+@dataclass(frozen=True)
+class FrozenModel:
+    """
+    Where a frozen model is.
+
+    Attributes:
+        role (`str`): What it is to a reader, such as `"language model"`.
+        name (`str`): Hub repository, or a folder by its absolute path, see [`full_path`].
+        option (`str`): How the user named it and can name another, such as `"--language-model"`.
+        revision (`str`, *optional*): Of the repository.
+    """
+
+    role: str
+    name: str
+    option: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.name!r}"
+
+
+def full_path(name: str) -> str:
+    """A folder by its absolute path, so that it is the same wherever it is named from; a Hub name as it is."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
 
 
-def load_part(auto_class: Any, role: str, name: str, revision: str | None, **options: Any) -> Any:
+def load_part(auto_class: Any, model: FrozenModel, what: str, **options: Any) -> Any:
     """
-    `auto_class.from_pretrained`, with errors that name the entry of the recipe.
+    `auto_class.from_pretrained`, with errors that name the option.
 
     Args:
-        auto_class: Of transformers.
-        role (`str`): Entry of the recipe, `language_model` and so on.
-        name (`str`): Hub repository or folder.
-        revision (`str`, *optional*): Of it.
+        auto_class: A class of transformers.
+        model (`FrozenModel`): Where to load from.
+        what (`str`): What is loaded, for the error: `"tokenizer"`, `"configuration"` and so on.
 
     Raises:
-        RecipeError: it cannot be found or read.
+        FrozenModelError: it cannot be found or read.
     """
     try:
-        return auto_class.from_pretrained(name, revision=revision or "main", **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _not_found(role, name, revision, error) from error
+        return auto_class.from_pretrained(model.name, revision=model.revision or "main", **options)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise _not_found(model, what, error) from error
 
 
-def load_vision_config(name: str, revision: str | None) -> PretrainedConfig:
+def load_vision_config(model: FrozenModel) -> PretrainedConfig:
     """Configuration of the image encoder; of a whole CLIP, that of its vision tower.
 
     Raises:
-        RecipeError: it cannot be found.
+        FrozenModelError: it cannot be found.
     """
-    config = load_part(AutoConfig, "vision_model", name, revision)
+    config = load_part(AutoConfig, model, "configuration")
     return getattr(config, "vision_config", config)
 
 
-def conditioning_shape(name: str, revision: str | None) -> tuple[int, int]:
-    """(L, c) that the image generator is conditioned on: positions of its text encoder, width of its cross-attention.
+def conditioning_shape(model: FrozenModel) -> tuple[int, int]:
+    """
+    Shape `(sequence_length, hidden_size)` of the prompt embeddings that an image generator takes: positions of its text
+    encoder, width of its cross-attention.
 
     Raises:
-        RecipeError: it cannot be found or does not say.
+        FrozenModelError: it cannot be found or does not say.
     """
-    found = []
+    sizes = []
     for folder, key in (("text_encoder", "max_position_embeddings"), ("unet", "cross_attention_dim")):
         try:
-            path = cached_file(name, f"{folder}/config.json", revision=revision or "main")
-            value = json.loads(Path(str(path)).read_text(encoding="utf-8")).get(key)
-        except (OSError, ValueError) as error:
-            raise _not_found("image_generator", name, revision, error) from error
-        if not isinstance(value, int):
-            raise RecipeError(
-                f"`image_generator` {name!r} has {key} {value!r} in {folder}/config.json; expected one number."
-            )
-        found.append(value)
-    return found[0], found[1]
+            path = cached_file(model.name, f"{folder}/config.json", revision=model.revision or "main")
+            value = read_json(str(path)).get(key)
+        except (OSError, ValueError, AttributeError) as error:
+            raise _not_found(model, f"{folder}/config.json", error) from error
+        if type(value) is not int:
+            raise FrozenModelError(f"The {model} has {key} {value!r} in {folder}/config.json; expected one number.")
+        sizes.append(value)
+    return sizes[0], sizes[1]
 
 
-def _not_found(role: str, name: str, revision: str | None, error: BaseException) -> RecipeError:
+def generation_config(text_config: PretrainedConfig, tokenizer: Any) -> GenerationConfig:
+    """Greedy decoding as in the authors' code, which does not stop at the end-of-sequence token but at a newline."""
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=MAX_NEW_TOKENS,
+        bos_token_id=text_config.get_text_config().bos_token_id,
+        eos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _not_found(model: FrozenModel, what: str, error: BaseException) -> FrozenModelError:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return RecipeError(f"`{role}` {name!r} (revision {revision or 'main'}) could not be loaded: {reason}")
+    revision = f" (revision {model.revision})" if model.revision else ""
+    return FrozenModelError(
+        f"The {what} of the {model}{revision} could not be loaded: {reason}; {model.option} names another."
+    )
 
 
-__all__ = ["conditioning_shape", "full_name", "load_part", "load_vision_config"]
+__all__ = [
+    "FrozenModel",
+    "FrozenModelError",
+    "conditioning_shape",
+    "full_path",
+    "generation_config",
+    "load_part",
+    "load_vision_config",
+]

@@ -11,9 +11,9 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from modeling_gill import GillProcessor
-from modeling_gill.image_loading_gill import ImageError, load_image
+from modeling_gill.image_loading_gill import ImageError
 
-from .training_data import CaptionedImages
+from .training_data import CaptionedImages, load_example_image
 from .training_step import AdapterTrainingStep
 
 logger = logging.get_logger(__name__)
@@ -112,7 +112,7 @@ class ImagePanel(TrainerCallback):
                 return
             example = self.data[index]
             try:
-                self._examples.append((example["caption"], load_image(example["image"])))
+                self._examples.append((example["caption"], load_example_image(example)))
             except ImageError as error:
                 logger.info(f"Not on the image panel: {error}")
 

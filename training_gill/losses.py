@@ -1,28 +1,98 @@
-"""The losses that train the adapters (paper, section 3; their weights are all 1)."""
+"""The losses of the adapters (paper, section 3; their weights are all 1), over the images of all processes."""
+
+from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch.nn import functional
 
 
-def contrastive_loss(text_embeds: torch.Tensor, image_embeds: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE between texts and images of the same row, all other rows being the negatives.
+def conditioning_loss(conditioning: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean L2 distance, not squared, between the positions of two conditionings.
 
     Args:
-        text_embeds, image_embeds (`torch.Tensor` of shape `(pairs, p)`): Of any length; compared at unit length.
-        scale (`torch.Tensor`): Scalar that the cosines are multiplied by, exp of the model's `logit_scale`.
+        conditioning, target (`torch.Tensor` of shape `(num_images, sequence_length, hidden_size)`)
     """
-    precision = torch.promote_types(text_embeds.dtype, torch.float32)
-    text = functional.normalize(text_embeds.to(precision), dim=-1)
-    image = functional.normalize(image_embeds.to(precision), dim=-1)
-    logits = scale.to(precision) * image @ text.T
-    same = torch.arange(logits.shape[0], device=logits.device)
-    return (functional.cross_entropy(logits, same) + functional.cross_entropy(logits.T, same)) / 2
-
-
-def conditioning_loss(conditioning: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean over all positions of the L2 distance, not squared, between two conditionings `(images, L, c)`."""
     precision = torch.promote_types(conditioning.dtype, torch.float32)
     return torch.linalg.vector_norm(conditioning.to(precision) - target.to(precision), dim=-1).mean()
 
 
-__all__ = ["conditioning_loss", "contrastive_loss"]
+@dataclass
+class GlobalContrast:
+    """
+    What comparing all captions with all images gives.
+
+    Attributes:
+        loss_sum (`torch.Tensor`): Sum, not mean, over the pairs of all processes of the symmetric InfoNCE.
+        pairs (`int`): Pairs of all processes.
+        accuracy (`dict[str, torch.Tensor]`): Share of captions (images) whose own image (caption) is the first,
+            or among the first five, of all processes' ones.
+    """
+
+    loss_sum: torch.Tensor
+    pairs: int
+    accuracy: dict[str, torch.Tensor]
+
+
+def global_contrast(text: torch.Tensor, image: torch.Tensor, logit_scale: torch.Tensor) -> GlobalContrast:
+    """Compare the pairs of all processes with each other.
+
+    Every process computes the whole loss, in which its own pairs are differentiable. Its gradient is therefore its own
+    pairs' share of the gradient, and the *sum* over the processes is the gradient of one process that holds all pairs;
+    that of `logit_scale` is divided by the number of processes, so that the same holds for it.
+
+    Args:
+        text, image (`torch.Tensor` of shape `(pairs of this process, p)`): Of any length; may be none.
+        logit_scale (`torch.Tensor`): Scalar; the cosines are multiplied by its exponential.
+    """
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    precision = torch.promote_types(text.dtype, torch.float32)
+    logit_scale = logit_scale.to(precision)
+    shared = logit_scale / processes
+    scale = (logit_scale.detach() + (shared - shared.detach())).exp()
+    text, image = (
+        _of_all_processes(functional.normalize(own.to(precision), dim=-1), processes) for own in (text, image)
+    )
+    scores = scale * image @ text.T
+    pairs = scores.shape[0]
+    if not pairs:
+        return GlobalContrast(scores.sum(), 0, retrieval_accuracy(scores.detach()))
+    same = torch.arange(pairs, device=scores.device)
+    loss = (
+        functional.cross_entropy(scores, same, reduction="sum")
+        + functional.cross_entropy(scores.T, same, reduction="sum")
+    ) / 2
+    return GlobalContrast(loss, pairs, retrieval_accuracy(scores.detach()))
+
+
+@torch.no_grad()
+def retrieval_accuracy(scores: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Shares found among the first 1 and 5, both ways, of scores `(images, captions)` of which the diagonal is true.
+
+    A tie counts against the true one.
+    """
+    true = scores.diagonal()
+    found = {}
+    for name, rivals in (("caption_to_image", scores), ("image_to_caption", scores.T)):
+        # Along dimension 0 lie the candidates of each query.
+        better = (rivals >= true).sum(0) - 1
+        for first in (1, 5):
+            found[f"{name}_top{first}"] = (better < first).float().mean() if len(true) else true.new_zeros(())
+    return found
+
+
+def _of_all_processes(own: torch.Tensor, processes: int) -> torch.Tensor:
+    if processes == 1:
+        return own
+    counts = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(processes)]
+    dist.all_gather(counts, torch.tensor([own.shape[0]], device=own.device))
+    longest = int(max(counts))
+    padded = functional.pad(own.detach(), (0, 0, 0, longest - own.shape[0])).contiguous()
+    gathered = [torch.empty_like(padded) for _ in range(processes)]
+    dist.all_gather(gathered, padded)
+    parts = [part[: int(count)] for part, count in zip(gathered, counts, strict=True)]
+    parts[dist.get_rank()] = own  # with its graph
+    return torch.cat(parts)
+
+
+__all__ = ["GlobalContrast", "conditioning_loss", "global_contrast", "retrieval_accuracy"]

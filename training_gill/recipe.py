@@ -1,185 +1,158 @@
-"""Recipes: YAML files of what to train, on what and how; every entry is also an option of the command line."""
+"""Recipes: YAML files of what to train, on what and how; every entry can be overridden."""
 
 import dataclasses
 import difflib
+import functools
 import json
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
-from modeling_gill.configuration_gill import MAPPER_TYPES
-
+from .arguments import BACKBONE_DTYPES, MAPPERS, DataArguments, LossArguments, ModelArguments
 from .training_step import LossWeights
+
+RECIPES = Path(__file__).with_name("recipes")
+# Entry of a recipe that holds what is left out in it: another recipe, relative to its folder.
+_BASE = "base"
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_NOT_RECORDED = ("output_dir", "logging_dir", "hub_token", "local_rank", "run_name", "resume_from_checkpoint")
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be read or followed; the message names the entry, what it is and what was expected."""
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class ModelChoices:
-    """What is trained: frozen models by name, and the sizes of the adapters (the paper's by default)."""
-
-    start_from: str | None = _option(None, "GILL repository whose adapters are trained on, in place of new ones.")
-    language_model: str = _option("facebook/opt-6.7b", "Frozen causal language model: Hub name or folder.")
-    language_model_revision: str | None = _option(None, "Its revision.")
-    vision_model: str = _option("openai/clip-vit-large-patch14", "Frozen image encoder: Hub name or folder.")
-    vision_model_revision: str | None = _option(None, "Its revision.")
-    image_generator: str | None = _option(
-        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Frozen image generator: Hub name or folder."
-    )
-    image_generator_revision: str | None = _option(None, "Its revision.")
-    mapper_type: str = _option("gill_mapper", f"One of {', '.join(MAPPER_TYPES)}, or none to retrieve only.")
-    num_image_output_tokens: int = _option(8, "Number of [IMG] tokens (r).")
-    img_tokens: str | None = _option(None, "Their names, separated by commas; by default [IMG0],[IMG1],...")
-    initializer_token: str | None = _option(
-        None, "A token of the language model that all [IMG] rows begin as, e.g. image; by default they are random."
-    )
-    img_logit_scaling: str = _option("absolute", "What a scale on the logit of [IMG0] does: absolute, or signed.")
-    num_visual_tokens: int = _option(4, "Embeddings that an image read takes (k).")
-    retrieval_dim: int = _option(256, "Width of the space that retrieval compares in (p).")
-    mapper_hidden_size: int = _option(512, "Width inside the mapper.")
-    mapper_num_layers: int = _option(4, "Layers of the mapper's encoder, and of its decoder.")
-    mapper_num_heads: int = _option(4, "Attention heads of the mapper.")
-    mapper_ffn_dim: int = _option(2048, "Width of the mapper's feed-forward layers.")
-    backbone_dtype: str = _option(
-        "auto", "Dtype of the frozen models; auto: bfloat16 with --bf16, float16 with --fp16, else float32."
-    )
-    lora: str | None = _option(
-        None, "Fields of peft's LoraConfig as JSON, e.g. '{\"r\": 8}': LoRA on the language model, trained along."
-    )
-
-
-@dataclass
-class DataChoices:
-    """What is trained on."""
-
-    train_data: str | None = _option(None, "A .tsv, a folder, .tar shards or a data set of the Hub, see open_data.")
-    train_split: str = _option("train", "Split of the training data.")
-    train_image_folder: str | None = _option(None, "Where the images of a .tsv lie; by default beside it.")
-    validation_data: str | None = _option(None, "As train_data, to evaluate on.")
-    validation_split: str = _option("validation", "Split of the validation data.")
-    validation_image_folder: str | None = _option(None, "Where the images of a .tsv lie; by default beside it.")
-    image_column: str | None = _option(None, "Column of the images; by default image, jpg, png, ...")
-    caption_column: str | None = _option(None, "Column of the captions; by default caption, text or txt.")
-    streaming: bool = _option(False, "Read the training data as a stream.")
-    shuffle_buffer: int = _option(10_000, "Examples of a stream that are shuffled among each other.")
-    cache: str | None = _option(None, "Folder that training_gill.precompute wrote.")
-    max_length: int = _option(32, "Tokens of a caption with its [IMG] tokens.")
-    packing: float = _option(0.5, "Probability that two examples share a row.")
-    context: int = _option(0, "At most so many captions of other examples stand before a caption that [IMG] follows.")
-    context_separator: str = _option("\n", "What ends each of them.")
-    context_images: float = _option(0.0, "Probability that its image stands behind one of them.")
-    request: str = _option("", "What asks for a caption, which is then told before it too, half of the time.")
-    max_unreadable: int = _option(1000, "Examples that may be left out, as they cannot be read, before the run ends.")
-
-
-@dataclass
-class LossChoices:
-    """How much each loss counts, how the learning rate falls, and what is shown."""
-
-    captioning_weight: float = _option(1.0, "Weight of the captioning loss; 0 leaves it out.")
-    language_weight: float = _option(1.0, "Weight of the cross-entropy of caption and [IMG0]; 0 leaves it out.")
-    contrastive_weight: float = _option(1.0, "Weight of the retrieval loss; 0 leaves it out.")
-    conditioning_weight: float = _option(1.0, "Weight of the generation loss; 0 leaves it out.")
-    lr_decay_every: int = _option(0, "Steps after the warm-up between decays of the learning rate; 0: none.")
-    lr_decay_factor: float = _option(0.1, "What the learning rate is multiplied by then.")
-    panel_steps: int = _option(0, "Steps between image panels; 0: none.")
-    panel_images: int = _option(4, "Examples on a panel.")
-    panel_generate: bool = _option(True, "Whether panels show generated images too.")
-
-    def weights(self) -> LossWeights:
-        return LossWeights(
-            self.captioning_weight, self.language_weight, self.contrastive_weight, self.conditioning_weight
-        )
+    """A recipe that cannot be read or followed; the message names the entry, its value and what was expected."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe, read and with the command line's options applied."""
+    """
+    A recipe, read and with its overrides applied.
 
-    model: ModelChoices
-    data: DataChoices
-    losses: LossChoices
+    Attributes:
+        model, data, losses, training: Its entries, in four groups.
+        name (`str`, *optional*): Of its file.
+    """
+
+    model: ModelArguments
+    data: DataArguments
+    losses: LossArguments
     training: TrainingArguments
-    path: Path
+    name: str | None = None
+
+    def loss_weights(self) -> LossWeights:
+        """Weights of the four losses."""
+        losses = self.losses
+        return LossWeights(
+            losses.captioning_weight, losses.language_weight, losses.contrastive_weight, losses.conditioning_weight
+        )
 
     def record(self) -> dict[str, Any]:
-        """All of it as JSON can hold it, for the model card; without what is secret or of this machine."""
+        """All of it as JSON holds it, for the model card; without secrets and what depends on the machine."""
         training = self.training.to_sanitized_dict()
-        left_out = ("output_dir", "logging_dir", "hub_token", "local_rank", "run_name")
-        return {
-            "recipe": self.path.name,
+        record = {
+            "recipe": self.name,
             "model": dataclasses.asdict(self.model),
             "data": dataclasses.asdict(self.data),
             "losses": dataclasses.asdict(self.losses),
-            "training": {name: value for name, value in sorted(training.items()) if name not in left_out},
+            "training": {name: value for name, value in sorted(training.items()) if name not in _NOT_RECORDED},
         }
+        return json.loads(json.dumps(record, default=str))
 
 
-def read_recipe(argv: Sequence[str]) -> Recipe:
+def read_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], **overrides: Any) -> Recipe:
     """
-    Read `recipe.yaml [--option value ...]`; options overrule the recipe.
+    Read a recipe.
 
     Args:
-        argv (`Sequence[str]`): The command line, without the command.
+        recipe: A YAML file, the name of one that is shipped such as `"gill_cc3m"`, or its entries as a mapping.
+        overrides: Entries that replace those of the recipe.
 
     Raises:
-        RecipeError: no such file, no YAML, an entry that does not exist or has no such value.
-        SystemExit: options that do not exist or have no such value, or `--help`.
+        RecipeError: no such file, no YAML, an entry that does not exist or that has another type.
+
+    Example:
+
+        >>> from training_gill import read_recipe
+        >>> read_recipe("gill_cc3m", bf16=False, report_to="none", num_visual_tokens=2).model.num_visual_tokens
+        2
     """
-    parser = HfArgumentParser(
-        [ModelChoices, DataChoices, LossChoices, TrainingArguments], prog="python -m training_gill.train"
-    )
-    parser.add_argument("recipe", type=Path, help="YAML file; entries are the options below, without dashes")
-    if any(option in ("-h", "--help") for option in argv):
-        parser.parse_args(list(argv))
-    path = next((Path(word) for word in argv if word.endswith((".yaml", ".yml"))), None)
-    if path is None:
-        raise RecipeError("No recipe was given; expected a .yaml file, e.g. training_gill/recipes/gill_cc3m.yaml.")
-    entries = _read_yaml(path)
-    known = {action.dest for action in parser._actions}
-    for name in entries:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise RecipeError(
-                f"{path}: no entry is named {name!r}" + (f"; did you mean {close[0]!r}?" if close else ".")
-            )
-    # What argparse takes from a command line is text; so is what it is given here.
-    parser.set_defaults(**{name: _as_text(value) for name, value in entries.items()})
+    if isinstance(recipe, Mapping):
+        name, entries = None, dict(recipe)
+    else:
+        path = _find(recipe)
+        name, entries = path.name, _read_yaml(path)
+    where = f"The recipe {name}" if name else "The recipe"
+    values = _checked({**entries, **overrides}, where)
     try:
-        model, data, losses, training, _ = parser.parse_args_into_dataclasses(args=list(argv), look_for_args_file=False)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"{path}: {error}") from error
-    _check(model, data)
-    return Recipe(model, data, losses, training, path)
+        groups: list[Any] = [
+            group(**{field: value for field, value in values.items() if field in _fields_of(group)})
+            for group in _GROUPS
+        ]
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"{where}: {error}") from error
+    model, data, losses, training = groups
+    result = Recipe(model, data, losses, training, name)
+    _check(result.model, result.data)
+    return result
 
 
-def _check(model: ModelChoices, data: DataChoices) -> None:
-    if model.mapper_type not in (*MAPPER_TYPES, "none"):
-        raise RecipeError(f"`mapper_type` must be one of {MAPPER_TYPES} or none, got {model.mapper_type!r}.")
-    if model.img_tokens is not None and len(model.img_tokens.split(",")) != model.num_image_output_tokens:
-        raise RecipeError(
-            f"`img_tokens` names {model.img_tokens!r}; expected `num_image_output_tokens`, "
-            f"{model.num_image_output_tokens}."
-        )
-    if model.backbone_dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise RecipeError(f"`backbone_dtype` must be auto, float32, bfloat16 or float16, got {model.backbone_dtype!r}.")
-    if data.train_data is None:
-        raise RecipeError("`train_data` is not set: what to train on.")
+def parse_overrides(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """
+    A command line `[RECIPE] [--entry value ...]`.
+
+    Returns:
+        The recipe, if one is named, and the overrides.
+
+    Raises:
+        RecipeError: an entry that does not exist or has no value, or a second recipe.
+    """
+    recipe: str | None = None
+    overrides: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            if recipe is not None:
+                raise RecipeError(f"{word!r} is neither a recipe nor an entry; a recipe was named already: {recipe!r}.")
+            recipe = word
+            continue
+        name, has_value, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        kinds = _members(_entries()[name]) if name in _entries() else ()
+        if has_value:
+            overrides[name] = value
+        elif name not in _entries():
+            _refuse_unknown([name], "The command line")
+        elif bool in kinds and (not rest or rest[0].lower() not in _BOOLEANS):
+            overrides[name] = True
+        elif not rest or rest[0].startswith("--"):
+            raise RecipeError(f"`--{name}` has no value.")
+        else:
+            taken = [rest.pop(0)]
+            while any(kind is list or get_origin(kind) is list for kind in kinds) and rest and rest[0][:2] != "--":
+                taken.append(rest.pop(0))
+            overrides[name] = taken if len(taken) > 1 else taken[0]
+    return recipe, overrides
+
+
+def describe_entries() -> str:
+    """What a recipe can hold, a line for each entry."""
+    lines = []
+    for group in (ModelArguments, DataArguments, LossArguments):
+        lines.append(f"# {(group.__doc__ or '').strip()}")
+        lines += [f"{field.name}: {field.default!r}  # {field.metadata['help']}" for field in dataclasses.fields(group)]
+    lines.append("# All fields of transformers' TrainingArguments, e.g. output_dir, max_steps, learning_rate.")
+    return "\n".join(lines)
 
 
 def lora_fields(lora: str | None) -> dict[str, Any] | None:
-    """`ModelChoices.lora`, read.
+    """`ModelArguments.lora`, read.
 
     Raises:
         RecipeError: no JSON object.
@@ -195,37 +168,124 @@ def lora_fields(lora: str | None) -> dict[str, Any] | None:
     return fields
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _find(recipe: str | os.PathLike[str]) -> Path:
+    path = Path(recipe)
+    shipped = RECIPES / f"{path.stem}.yaml"
+    if not path.exists() and len(path.parts) == 1 and shipped.exists():
+        return shipped
+    return path
+
+
+def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"The recipe {str(path)!r} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"The recipe {str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(entries, dict):
         raise RecipeError(f"The recipe {str(path)!r} holds {type(entries).__name__}; expected entries `name: value`.")
-    return entries
+    base = entries.pop(_BASE, None)
+    if base is None:
+        return entries
+    base_path = path.parent / str(base)
+    if base_path.resolve() in (path.resolve(), *including):
+        raise RecipeError(f"The recipe {str(path)!r} has the base {base!r}, which is based on it.")
+    return {**_read_yaml(base_path, (*including, path.resolve())), **entries}
 
 
-def _as_text(value: Any) -> Any:
-    if isinstance(value, dict):
-        return json.dumps(value)
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+def _checked(entries: Mapping[str, Any], where: str) -> dict[str, Any]:
+    hints = _entries()
+    _refuse_unknown([name for name in entries if name not in hints], where)
+    return {name: _converted(value, hints[name], f"{where}: `{name}`") for name, value in entries.items()}
 
 
-def fail(error: BaseException) -> int:
-    """One line on stderr, whatever the error's text looks like; returns the exit code of wrong input."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+def _refuse_unknown(names: Sequence[str], where: str) -> None:
+    for name in names:
+        close = difflib.get_close_matches(str(name), _entries(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise RecipeError(f"{where}: no entry is named {name!r}{hint}")
 
 
-__all__ = [
-    "DataChoices",
-    "LossChoices",
-    "ModelChoices",
-    "Recipe",
-    "RecipeError",
-    "fail",
-    "lora_fields",
-    "read_recipe",
-]
+@functools.cache
+def _entries() -> dict[str, Any]:
+    """Types of all entries by their names."""
+    return {name: hint for group in _GROUPS for name, hint in _fields_of(group).items()}
+
+
+@functools.cache
+def _fields_of(group: type) -> dict[str, Any]:
+    hints = get_type_hints(group)
+    return {field.name: hints[field.name] for field in dataclasses.fields(group) if field.init}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _converted(value: Any, hint: Any, what: str) -> Any:
+    """A value of YAML, Python or a command line as a field of this type holds it.
+
+    Raises:
+        RecipeError: it is of another type.
+    """
+    kinds = _members(hint)
+    takes_text = str in kinds or any(isinstance(kind, type) and issubclass(kind, Enum) for kind in kinds)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if value is None or isinstance(value, Enum):
+        return value
+    if isinstance(value, bool):
+        if bool in kinds or takes_text:
+            return value
+    elif isinstance(value, str) and takes_text:
+        return value
+    elif isinstance(value, (int, float, str)):
+        converters = ((bool, _as_bool), (int, _as_int), (float, float), (str, str))
+        for kind, convert in converters:
+            if kind in kinds:
+                try:
+                    return convert(value)  # type: ignore[operator]
+                except ValueError:
+                    continue
+        if isinstance(value, str) and any(kind in (dict, list) or get_origin(kind) in (dict, list) for kind in kinds):
+            return yaml.safe_load(value)
+    elif isinstance(value, (dict, list)):
+        if any(type(value) in (kind, get_origin(kind)) for kind in kinds):
+            return value
+        if str in kinds:
+            return json.dumps(value) if isinstance(value, dict) else ",".join(map(str, value))
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds if kind is not NoneType)
+    raise RecipeError(f"{what} is {value!r}; expected {names}.")
+
+
+def _as_bool(value: Any) -> bool:
+    if str(value).lower() not in _BOOLEANS:
+        raise ValueError(value)
+    return _BOOLEANS[str(value).lower()]
+
+
+def _as_int(value: Any) -> int:
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError(value)
+    return int(value) if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit() else int(number)
+
+
+def _check(model: ModelArguments, data: DataArguments) -> None:
+    if model.mapper_type not in (*MAPPERS, "none"):
+        raise RecipeError(f"`mapper_type` must be one of {MAPPERS} or none, got {model.mapper_type!r}.")
+    if model.img_tokens is not None and len(model.img_tokens.split(",")) != model.num_image_output_tokens:
+        raise RecipeError(
+            f"`img_tokens` names {model.img_tokens!r}; expected `num_image_output_tokens`, "
+            f"{model.num_image_output_tokens}."
+        )
+    if model.backbone_dtype not in BACKBONE_DTYPES:
+        raise RecipeError(f"`backbone_dtype` must be one of {BACKBONE_DTYPES}, got {model.backbone_dtype!r}.")
+    if data.train_data is None:
+        raise RecipeError("`train_data` is not set: what to train on.")
+
+
+_GROUPS = (ModelArguments, DataArguments, LossArguments, TrainingArguments)
+
+__all__ = ["RECIPES", "Recipe", "RecipeError", "describe_entries", "lora_fields", "parse_overrides", "read_recipe"]

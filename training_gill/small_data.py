@@ -1,17 +1,12 @@
-"""A small world to try everything in: drawn images with captions, and small models that fit them.
+"""A small world to try training in: drawn images with captions, and small models that fit them.
 
-    python -m training_gill.small_data OUT
-
-Writes `images/`, `train.tsv` and `validation.tsv` in the layout of the authors' CC3M, `decisions.tsv` in that of
-their annotations, and under `models/` a language model, an image encoder and an image generator, all tiny. The language
-model and the image encoder are trained for some seconds, as frozen models should know something; the generator knows
-nothing.
+`gill small-data OUT` writes `images/`, `train.tsv` and `validation.tsv` in the layout of the authors' CC3M,
+`decisions.tsv` in that of their annotations, and under `models/` a language model, an image encoder and an image
+generator, all tiny. The language model and the image encoder are trained for some seconds, as frozen models should know
+something; the generator knows nothing.
 """
 
-import argparse
 import itertools
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +26,8 @@ from transformers import (
     OPTForCausalLM,
     PreTrainedTokenizerFast,
 )
+
+from .arguments import SmallDataArguments
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -279,25 +276,13 @@ def _write_image_generator(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training_gill.small_data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--train", type=int, default=2048, help="images to train on (default: %(default)s)")
-    parser.add_argument("--validation", type=int, default=128, help="images to validate on (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="of training the small models (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    write_images(args.out, args.train, args.validation, args.seed)
-    write_decisions(args.out, args.seed)
-    write_models(args.out, args.steps, args.seed)
-    print(f"wrote {args.train} + {args.validation} images with captions and three small models to {args.out}")
-    return 0
+def write_small_world(arguments: SmallDataArguments) -> None:
+    """Write images, captions, decisions and models, as `gill small-data` does."""
+    out = Path(arguments.out)
+    write_images(out, arguments.train, arguments.validation, arguments.seed)
+    write_decisions(out, arguments.seed)
+    write_models(out, arguments.steps, arguments.seed)
+    print(f"wrote {arguments.train} + {arguments.validation} images with captions and three small models to {out}")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+__all__ = ["caption_of", "draw", "scenes", "write_decisions", "write_images", "write_models", "write_small_world"]

@@ -1,4 +1,8 @@
-"""transformers' Trainer, with what GILL's adapters need: global means, whole checkpoints, and what is logged."""
+"""
+transformers' Trainer, with what GILL's adapters need: global means, whole checkpoints, and what is logged.
+
+It overrides hooks of the Trainer whose names begin with an underscore; a test names them.
+"""
 
 import os
 from collections.abc import Sequence
@@ -7,32 +11,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi
-from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
-from modeling_gill.pretrained_gill import BACKBONE_PREFIXES
-from pipeline_gill.hub_push_gill import OneCommit, files_of
 
-from .global_contrast import retrieval_accuracy
-from .img_row_scale import ImgRowScale, mean_frozen_norm
-from .seeded_order import SeededOrder, TellEpoch
+from .callbacks import ImgRowScale, SeededOrder, SetEpoch, mean_frozen_norm
+from .checkpoints import STAGING, clear_staging, load_adapters, put_in_place, read_state, staging_folder
+from .losses import retrieval_accuracy
 from .step_measurements import StepMeasurements
 from .training_step import AdapterTrainingStep, BatchTotals, captioning_rows
-from .whole_checkpoints import STAGING, clear_staging, put_in_place, staging_folder
 
 logger = logging.get_logger(__name__)
 
 _EVALUATED = ("captioning", "language", "contrastive", "conditioning")
 
 
-class TooManyUnreadable(RuntimeError):
+class TooManyUnreadable(ValueError):
     """More examples could not be read than the run allows."""
+
+    # Of the command: it ran, unlike after wrong options.
+    exit_code = 1
 
 
 class GillTrainer(Trainer):
@@ -89,7 +91,7 @@ class GillTrainer(Trainer):
         used_ids = sorted(set(processor.tokenizer.get_vocab().values()))
         self._img_row_scale = ImgRowScale(step.gill, mean_frozen_norm(step.gill, used_ids))
         if args.fsdp_plugin_args is not None:
-            # FSDP takes no scalars; `_save` gives it back its shape.
+            # FSDP takes no scalars; `own_weights` restores its shape.
             step.gill.logit_scale = torch.nn.Parameter(
                 step.gill.logit_scale.data.reshape(1), step.gill.logit_scale.requires_grad
             )
@@ -114,8 +116,8 @@ class GillTrainer(Trainer):
         if self.args.train_sampling_strategy != "random" or not hasattr(data, "__len__"):
             return super()._get_train_sampler(train_dataset)
         order = SeededOrder(data, self.args.data_seed if self.args.data_seed is not None else self.args.seed)
-        self.pop_callback(TellEpoch)
-        self.add_callback(TellEpoch(order))
+        self.pop_callback(SetEpoch)
+        self.add_callback(SetEpoch(order))
         return order
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -226,11 +228,29 @@ class GillTrainer(Trainer):
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> TrainOutput:
+        """As the Trainer's; from a checkpoint of the last step, that is loaded and no step is made.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or another recipe's.
+        """
         if self.args.should_save:
             clear_staging(self.args.output_dir)
         self.accelerator.wait_for_everyone()
+        if resume_from_checkpoint is not None:
+            state = read_state(resume_from_checkpoint)
+            if state.global_step >= self._max_steps():
+                load_adapters(self.gill, Path(resume_from_checkpoint))
+                self.state = state
+                losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+                return TrainOutput(state.global_step, losses[-1] if losses else float("nan"), {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _max_steps(self) -> int:
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+        return max_steps
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._save_to or super()._get_output_dir(trial)
@@ -266,72 +286,45 @@ class GillTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Adapters, configuration and processor as `from_pretrained` reads them; no backbone."""
-        if not self.args.should_save:
-            return
-        folder = output_dir or self.args.output_dir
-        if state_dict is not None:  # FSDP's, gathered; under the names of the step
-            state_dict = {name.removeprefix("gill."): value for name, value in state_dict.items()}
-            state_dict["logit_scale"] = state_dict["logit_scale"].reshape(())
-        self.gill.save_pretrained(folder, state_dict=state_dict)
+        if self.args.should_save:
+            self.save_adapters(output_dir or self.args.output_dir, state_dict)
+
+    def save_adapters(self, folder: str | os.PathLike[str], weights: dict[str, torch.Tensor] | None = None) -> None:
+        """
+        Write adapters, configuration and processor as `from_pretrained` reads them; no backbone.
+
+        Args:
+            weights (`dict[str, torch.Tensor]`, *optional*): Of [`gathered_state`].
+        """
+        self.gill.save_pretrained(folder, state_dict=self.own_weights(weights))
         self.processor.save_pretrained(folder)
-        torch.save(self.args, os.path.join(folder, "training_args.bin"))
+
+    def own_weights(self, weights: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+        """Weights of [`gathered_state`] by the model's names and in its shapes; `None` for those that it holds."""
+        if weights is None:
+            weights = self.gill.state_dict() if self.gill.logit_scale.ndim else None
+        if weights is not None:
+            weights = {name.removeprefix("gill."): value for name, value in weights.items()}
+            weights["logit_scale"] = weights["logit_scale"].reshape(())
+        return weights
 
     def gathered_state(self) -> dict[str, torch.Tensor] | None:
         """All weights by the step's names where FSDP has them in parts, else `None`. Called by all processes."""
-        return self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        is_sharded = self.is_fsdp_enabled and self.model_wrapped is not self.model
+        return self.accelerator.get_state_dict(self.model) if is_sharded else None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None of the Trainer's: a card is written from the repository's own record."""
+        """Disabled; `hub_card` writes the card."""
 
-    def push_repository(self) -> None:
-        """Upload the output folder, without checkpoints, to `hub_model_id`; in one commit.
-
-        Raises:
-            OSError: the Hub refuses it, or cannot be reached.
-        """
+    def wait_for_pushes(self) -> None:
+        """Wait for the uploads of checkpoints that are under way."""
         self._finish_current_push()
-        if not self.is_world_process_zero():
-            return
-        files = {
-            name: path
-            for name, path in files_of(self.args.output_dir).items()
-            if not name.startswith((f"{PREFIX_CHECKPOINT_DIR}-", STAGING)) and name != "training_args.bin"
-        }
-        api = HfApi(token=self.args.hub_token)
-        OneCommit(files, str(self.hub_model_id), api, revision=self.args.hub_revision).commit("Training finished")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         load_adapters(self.gill, Path(resume_from_checkpoint))
-
-
-def load_adapters(gill: GillForConditionalGeneration, folder: Path) -> None:
-    """Load the trained weights of a checkpoint into a model that has its backbones.
-
-    Raises:
-        ValueError: weights of other sizes or kinds, naming the first that differs.
-    """
-    tensors = load_file(folder / "model.safetensors")
-    own, kept = (
-        {name: value for name, value in some.items() if not name.startswith(BACKBONE_PREFIXES)}
-        for some in (gill.state_dict(), tensors)
-    )
-    for name in sorted({*own, *kept}):
-        found, expected = (tuple(some[name].shape) if name in some else None for some in (kept, own))
-        if found != expected:
-            raise ValueError(
-                f"The checkpoint {folder} has {name} of shape {found}, the recipe makes it {expected}; resume with the "
-                "recipe that the checkpoint was made with, or write to another folder."
-            )
-    gill.load_state_dict(tensors, strict=False)
-    if gill.config.language_model_lora is not None:
-        from peft import set_peft_model_state_dict
-
-        lora = folder / gill.config.language_model_lora / "adapter_model.safetensors"
-        set_peft_model_state_dict(gill.language_model, load_file(lora))
 
 
 def _whole(value: torch.Tensor) -> torch.Tensor:
@@ -355,4 +348,4 @@ def _evaluation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return found
 
 
-__all__ = ["GillTrainer", "TooManyUnreadable", "load_adapters"]
+__all__ = ["GillTrainer", "TooManyUnreadable"]

@@ -6,15 +6,17 @@ processes' shares of a stream, steps that a resumed run skips) does not decode i
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow
+from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from modeling_gill.image_loading_gill import ImageError, load_image
 from pipeline_gill.caption_files import CaptionFileError, find_image, read_captions
 
 _ROWS_A_CHUNK = 100_000
@@ -119,6 +121,18 @@ def open_data(
     if isinstance(feature, datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     return _wrap(rows, name, image_column, caption_column, image_folder, shuffle_seed, shuffle_buffer)
+
+
+def load_example_image(example: Mapping[str, Any]) -> Image.Image:
+    """
+    The image of an example, in RGB.
+
+    Raises:
+        ImageError: it cannot be read, or its name may be several files.
+    """
+    if "problem" in example:
+        raise ImageError(example["problem"])
+    return load_image(example["image"])
 
 
 def _load(source: str, split: str, streaming: bool) -> tuple[Any, str]:
@@ -234,4 +248,4 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-__all__ = ["CaptionedImageStream", "CaptionedImages", "DataError", "open_data"]
+__all__ = ["CaptionedImageStream", "CaptionedImages", "DataError", "load_example_image", "open_data"]

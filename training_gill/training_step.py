@@ -13,9 +13,9 @@ once for generation, and why the gradients stay the same:
 - What has a weight of 0 is not computed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,9 +24,10 @@ from torch import nn
 from modeling_gill import GillConfig, GillForConditionalGeneration
 
 from .frozen_head_loss import frozen_head_cross_entropy
-from .global_contrast import GlobalContrast, global_contrast
-from .length_groups import length_groups
-from .losses import conditioning_loss
+from .losses import conditioning_loss, global_contrast
+
+# What starting one more pass over a group of rows costs, in padded tokens that it has to save to be worth it.
+TOKENS_PER_GROUP = 48
 
 
 @dataclass(frozen=True)
@@ -126,31 +127,31 @@ class AdapterTrainingStep(nn.Module):
         """
         gill = self.gill
         if image_features is None:
-            with torch.no_grad():
-                assert pixel_values is not None
-                image_features = gill.get_image_features(pixel_values).pooler_output
+            # A batch of which nothing could be read has neither.
+            image_features = gill.img_embeddings.weight.new_zeros(0, gill.config.vision_dim)
+            if pixel_values is not None:
+                with torch.no_grad():
+                    image_features = gill.get_image_features(pixel_values).pooler_output
         reads = captioning_rows(input_ids, gill.config)
-        sums: dict[str, torch.Tensor] = {}
-        out: dict[str, torch.Tensor] = {}
+        measured = _Measured()
         if self.weights.captioning:
             rows = _Rows(input_ids[reads], attention_mask[reads], labels[reads])
-            self._captioning(rows, image_features, sums, out)
+            self._captioning(rows, image_features, measured)
         if self.weights.language or self.weights.contrastive or self.weights.conditioning:
             rows = _Rows(input_ids[~reads], attention_mask[~reads], labels[~reads])
             shown = None if context_images is None else self._read_images(image_features[context_images])
-            states = self._text(rows, shown, sums, out)
+            states = self._text(rows, shown, measured)
             if states is not None:
-                self._images(states, image_features, target_conditioning, sums, out)
-        total = self._weighted_total(sums, out, totals)
+                self._images(states, image_features, target_conditioning, measured)
+        total = self._weighted_total(measured, totals)
         # Whatever is trained must be reached from the loss, or DDP waits for its gradient: a batch may be empty.
         reached = torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum() * 0.0
-        return {"loss": total + reached, **out, **{f"{name}_sum": value.detach() for name, value in sums.items()}}
+        sums = {f"{name}_sum": value.detach() for name, value in measured.sums.items()}
+        return {"loss": total + reached, **measured.details, **sums}
 
     # --- the passes --------------------------------------------------------------------------------------------------
 
-    def _captioning(
-        self, rows: "_Rows", image_features: torch.Tensor, sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor]
-    ) -> None:
+    def _captioning(self, rows: "_Rows", image_features: torch.Tensor, measured: "_Measured") -> None:
         gill, config = self.gill, self.gill.config
         visual = self._read_images(image_features)
         per_row = (rows.ids == config.image_token_id).sum(1) // config.num_visual_tokens
@@ -164,11 +165,9 @@ class AdapterTrainingStep(nn.Module):
             # Padding on the right is never looked at from the left: no mask is needed.
             states = gill.run_language_model(embeds, None, use_cache=False).last_hidden_state
             targets = part.labels.masked_fill(part.labels == config.image_token_id, -100)[:, 1:]
-            self._add_cross_entropy("captioning", states[:, :-1], targets, sums, out)
+            self._add_cross_entropy("captioning", states[:, :-1], targets, measured)
 
-    def _text(
-        self, rows: "_Rows", shown: torch.Tensor | None, sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor]
-    ) -> torch.Tensor | None:
+    def _text(self, rows: "_Rows", shown: torch.Tensor | None, measured: "_Measured") -> torch.Tensor | None:
         """Cross-entropy of the captions, and the states `(images, r, d)` at all `[IMG]` runs in reading order.
 
         Args:
@@ -201,7 +200,7 @@ class AdapterTrainingStep(nn.Module):
                 # Position j predicts token j + 1, up to and with `[IMG0]`; a row may be longer than its prefix.
                 targets = part.labels.gather(1, after.clamp(max=part.labels.shape[1] - 1).expand(len(group), -1))
                 targets = targets.masked_fill(after > begin[:, None], -100)
-                self._add_cross_entropy("language", prefix.last_hidden_state, targets, sums, out)
+                self._add_cross_entropy("language", prefix.last_hidden_state, targets, measured)
             if not wants_states:
                 continue
             length = torch.tensor([rows.lengths[row] for row in group], device=begin.device)
@@ -222,8 +221,11 @@ class AdapterTrainingStep(nn.Module):
             found.append(states[row[:, None], start[:, None] + torch.arange(count, device=start.device)])
             where = torch.tensor(group, device=row.device)[row] * rows.ids.shape[1] + suffix_column[row, start]
             places.append(where)
-        if not found:
+        if not wants_states:
             return None
+        if not found:
+            # Other processes compare their pairs with this one's, be they none.
+            return gill.img_embeddings.weight.new_zeros(0, count, config.embedding_dim)
         return torch.cat(found)[torch.cat(places).argsort()]
 
     def _images(
@@ -231,28 +233,24 @@ class AdapterTrainingStep(nn.Module):
         states: torch.Tensor,
         image_features: torch.Tensor,
         target_conditioning: torch.Tensor | None,
-        sums: dict[str, torch.Tensor],
-        out: dict[str, torch.Tensor],
+        measured: "_Measured",
     ) -> None:
         gill = self.gill
         states = states.to(gill.text_retrieval_head.weight)
+        num_images = states.shape[0]
         if self.weights.contrastive:
             text = gill.text_retrieval_head(states[:, 0])
             image = gill.get_image_retrieval_embeddings(image_features=image_features)
-            contrast: GlobalContrast = global_contrast(text, image, gill.logit_scale)
-            sums["contrastive"] = contrast.loss_sum
-            out["contrastive_count"] = contrast.loss_sum.new_tensor(float(contrast.pairs))
-            out.update(contrast.accuracy)
-            out["text_embeds"], out["image_embeds"] = text.detach(), image.detach()
-        if self.weights.conditioning:
+            contrast = global_contrast(text, image, gill.logit_scale)
+            measured.add("contrastive", contrast.loss_sum, contrast.loss_sum.new_tensor(float(contrast.pairs)))
+            measured.details |= {**contrast.accuracy, "text_embeds": text.detach(), "image_embeds": image.detach()}
+        if self.weights.conditioning and num_images:
             if target_conditioning is None:
                 raise ValueError("The conditioning loss has a weight, but the batch has no `target_conditioning`.")
             assert gill.mapper is not None
-            made = gill.mapper(states, gill.img_embeddings.weight)
-            images = made.shape[0]
-            mean = conditioning_loss(made, target_conditioning.to(made.device)) if images else made.sum()
-            sums["conditioning"] = mean * images
-            out["conditioning_count"] = mean.new_tensor(float(images)).detach()
+            conditioning = gill.mapper(states, gill.img_embeddings.weight)
+            mean = conditioning_loss(conditioning, target_conditioning.to(conditioning.device))
+            measured.add("conditioning", mean * num_images, mean.new_tensor(float(num_images)))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -262,14 +260,7 @@ class AdapterTrainingStep(nn.Module):
         visual = projection(image_features.to(projection.weight.device, projection.weight.dtype))
         return visual.reshape(-1, config.num_visual_tokens, config.embedding_dim)
 
-    def _add_cross_entropy(
-        self,
-        name: str,
-        states: torch.Tensor,
-        targets: torch.Tensor,
-        sums: dict[str, torch.Tensor],
-        out: dict[str, torch.Tensor],
-    ) -> None:
+    def _add_cross_entropy(self, name: str, states: torch.Tensor, targets: torch.Tensor, measured: "_Measured") -> None:
         targets = targets.to(states.device)
         kept = targets != -100
         loss, correct = frozen_head_cross_entropy(
@@ -280,16 +271,11 @@ class AdapterTrainingStep(nn.Module):
             self.gill.config.image_output_token_ids,
             self.gill.config.vocab_size,
         )
-        counted = {f"{name}_correct": correct, f"{name}_count": kept.sum().float()}
-        sums[name] = loss + sums[name] if name in sums else loss
-        for key, value in counted.items():
-            out[key] = value + out[key] if key in out else value
+        measured.add(name, loss, kept.sum().float(), correct)
 
-    def _weighted_total(
-        self, sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor], totals: BatchTotals | None
-    ) -> torch.Tensor:
+    def _weighted_total(self, measured: "_Measured", totals: BatchTotals | None) -> torch.Tensor:
         if totals is None:
-            counts: dict[str, Any] = {name: out[f"{name}_count"].clamp(min=1) for name in sums}
+            counts: dict[str, Any] = {name: measured.details[f"{name}_count"].clamp(min=1) for name in measured.sums}
         else:
             counts = {
                 "captioning": totals.captioning_tokens,
@@ -299,7 +285,7 @@ class AdapterTrainingStep(nn.Module):
             }
         # The first parameter stands in where a batch holds nothing at all.
         total = self.gill.img_embeddings.weight.new_zeros((), dtype=torch.float32)
-        for name, value in sums.items():
+        for name, value in measured.sums.items():
             weight = getattr(self.weights, name)
             if weight:
                 total = total + (weight * value / counts[name]).to(total.device)
@@ -325,6 +311,27 @@ class AdapterTrainingStep(nn.Module):
             weight.requires_grad_("lora_" in name)
 
 
+@dataclass
+class _Measured:
+    """
+    Adds up the losses of the groups of rows that a batch is run in.
+
+    Attributes:
+        sums: Each loss, summed over tokens or images, with its graph.
+        details: `<loss>_count`, `<loss>_correct` and whatever else is reported, without a graph.
+    """
+
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    details: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def add(self, loss: str, value: torch.Tensor, count: torch.Tensor, correct: torch.Tensor | None = None) -> None:
+        """Add a group's sum of a loss, and how many tokens or images it is a sum over."""
+        self.sums[loss] = value + self.sums[loss] if loss in self.sums else value
+        for name, number in ((f"{loss}_count", count), (f"{loss}_correct", correct)):
+            if number is not None:
+                self.details[name] = number + self.details[name] if name in self.details else number
+
+
 class _Rows:
     """Rows padded on the right, with their lengths at hand."""
 
@@ -340,6 +347,35 @@ class _Rows:
 def captioning_rows(input_ids: torch.Tensor, config: GillConfig) -> torch.Tensor:
     """Which rows are those of the captioning pass, bool `(rows,)`: the ones without `[IMG]`."""
     return ~(input_ids == config.image_output_token_ids[0]).any(1)
+
+
+def length_groups(lengths: Sequence[int], overhead: int = TOKENS_PER_GROUP) -> list[list[int]]:
+    """Split rows into groups so that the padded tokens, plus `overhead` a group, are as few as possible.
+
+    Args:
+        lengths (`Sequence[int]`): Tokens of each row.
+        overhead (`int`): Tokens that a group costs beyond its own.
+
+    Returns:
+        `list[list[int]]`: Indices of the rows of each group, shorter groups first; every row is in one group.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    # Groups only ever end where the length changes.
+    ends = [i + 1 for i in range(len(order)) if i + 1 == len(order) or lengths[order[i]] != lengths[order[i + 1]]]
+    starts = [0, *ends]
+    best: list[tuple[int, int]] = [(0, 0)]  # cost up to a boundary, and the boundary that its last group starts at
+    for number, end in enumerate(ends, start=1):
+        longest = lengths[order[end - 1]]
+        best.append(
+            min((best[first][0] + (end - starts[first]) * longest + overhead, first) for first in range(number))
+        )
+    groups = []
+    boundary = len(ends)
+    while boundary:
+        first = best[boundary][1]
+        groups.append(order[starts[first] : starts[boundary]])
+        boundary = first
+    return groups[::-1]
 
 
 def _show(embeds: torch.Tensor, numbers: torch.Tensor, visual: torch.Tensor) -> None:
@@ -359,4 +395,4 @@ def _groups_of_text(lengths: list[int], begins: list[int], count: int) -> Iterat
             yield [rows[number] for number in group]
 
 
-__all__ = ["AdapterTrainingStep", "BatchTotals", "LossWeights", "captioning_rows"]
+__all__ = ["AdapterTrainingStep", "BatchTotals", "LossWeights", "captioning_rows", "length_groups"]

@@ -11,10 +11,8 @@ import torch
 
 from modeling_gill.atomic_write_gill import replace_folder
 from pipeline_gill import GillPipeline
-from training_gill import precompute
-from training_gill.fresh_model import build_model
-from training_gill.recipe import read_recipe
-from training_gill.train import train
+from training_gill import PrecomputeArguments, precompute, read_recipe, train
+from training_gill.model_building import build_model
 
 from ..models.gill_answers import generate_images, load_pipeline, share_with_image, write_captions
 from ..models.image_generator import plain_captions
@@ -64,14 +62,16 @@ def _train(folder: Path, run: RunFolder, settings: Settings, seed: int) -> None:
         with replace_folder(pairs) as new:
             save_pairs(new, counts, seed, settings.pair_mixture, _GROUP_SIZE)
     for split in (TRAIN, VALIDATION):
-        failed = precompute.main(
-            [
-                *("--dataset", str(pairs), "--split", split, "--out", str(cache), "--image-features"),
-                *("--image-generator", names["image_generator"], "--vision-model", names["vision_model"]),
-            ]
+        precompute(
+            PrecomputeArguments(
+                [str(pairs)],
+                str(cache),
+                split=split,
+                image_generator=names["image_generator"],
+                image_features=True,
+                vision_model=names["vision_model"],
+            )
         )
-        if failed:
-            raise RuntimeError("What is computed once for the adapters could not be.")
     entries = {
         **names,
         "train_data": str(pairs),
@@ -81,14 +81,13 @@ def _train(folder: Path, run: RunFolder, settings: Settings, seed: int) -> None:
         "seed": seed,
         **settings.adapters,
     }
-    options = [word for name, value in entries.items() for word in (f"--{name}", str(value))]
     if not initial.exists():
-        model, processor = build_model(read_recipe([str(_RECIPE), *options]).model, torch.float32, seed)
+        model, processor = build_model(read_recipe(_RECIPE, **entries).model, torch.float32, seed)
         fit_visual_projection(model, processor, seed)
         with replace_folder(initial) as new:
             model.save_pretrained(new)
             processor.save_pretrained(new)
-    train(read_recipe([str(_RECIPE), *options, "--start_from", str(initial)]))
+    train(_RECIPE, **entries, start_from=str(initial))
 
 
 def measure_adapters(pipe: GillPipeline, run: RunFolder, number: int, seed: int) -> dict[str, object]:

@@ -4,17 +4,14 @@ The reader replaces the human annotators. It votes for the image that is right w
 where both are or neither is.
 """
 
-import argparse
 import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from evaluation_gill.decisions import VOTE_OF_LABEL, read_annotations
 from modeling_gill.atomic_write_gill import replace_file, replace_folder
-from training_gill import decision as decision_training
+from training_gill import DecisionHeadOptions, train_decision_head
 
 from ..models.gill_answers import SOURCES, AnsweredBothWays, answer_both_ways, load_pipeline
 from ..world.prompts import sample_prompts
@@ -55,20 +52,8 @@ def train_decision(run: RunFolder, settings: Settings, seed: int = 0) -> None:
 
     with replace_folder(run.folder(REPOSITORY)) as folder:
         shutil.copytree(run.folder(REPOSITORY), folder, dirs_exist_ok=True)
-        result = decision_training.run(
-            argparse.Namespace(
-                model=folder,
-                annotations=annotations,
-                train_prompts=len(trained_on),
-                split_seed=None,
-                steps=2_000,
-                learning_rate=1e-2,
-                seed=seed,
-                batch_size=64,
-                dtype="float32",
-                device="cuda" if torch.cuda.is_available() else "cpu",
-            )
-        )
+        options = DecisionHeadOptions(train_prompts=len(trained_on), learning_rate=1e-2, seed=seed, batch_size=64)
+        result = train_decision_head(folder, annotations, options)
         halve_weights(folder)
         metrics.update(
             {name: result[name] for name in ("macro_f1", "macro_f1_interval_95", "train_prompts", "validation_prompts")}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from training_gill import precompute, small_data
-from training_gill.recipe import Recipe, read_recipe
+from training_gill import PrecomputeArguments, Recipe, precompute, read_recipe, small_data
+from training_gill.recipe import RECIPES
 
 
 @pytest.fixture(autouse=True)
@@ -29,20 +29,30 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_data.write_images(out, train=256, validation=64)
     small_data.write_decisions(out)
     small_data.write_models(out, steps=200)
-    arguments = ["--dataset", str(out / "train.tsv"), "--dataset", str(out / "validation.tsv"), "--image-features"]
-    arguments += ["--image-generator", str(out / "models" / "image_generator"), "--out", str(out / "cache")]
-    assert precompute.main([*arguments, "--vision-model", str(out / "models" / "vision_model"), "--device", "cpu"]) == 0
+    precompute(
+        PrecomputeArguments(
+            [str(out / "train.tsv"), str(out / "validation.tsv")],
+            str(out / "cache"),
+            image_generator=str(out / "models" / "image_generator"),
+            image_features=True,
+            vision_model=str(out / "models" / "vision_model"),
+            device="cpu",
+        )
+    )
     return out
+
+
+def write_recipe(world: Path, out: Path, place: Path) -> Path:
+    """The shipped small recipe over a small world, with its output in `out`."""
+    shipped = (RECIPES / "small.yaml").read_text()
+    place.write_text(shipped.replace("small/gill", str(out)).replace("small/", f"{world}/"))
+    return place
 
 
 @pytest.fixture
 def recipe_file(small_world: Path, tmp_path: Path) -> Path:
     """The shipped small recipe, over the small world, without what takes time."""
-    shipped = Path(small_data.__file__).parent / "recipes" / "small.yaml"
-    text = shipped.read_text().replace("small/gill", str(tmp_path / "out")).replace("small/", f"{small_world}/")
-    place = tmp_path / "recipe.yaml"
-    place.write_text(text)
-    return place
+    return write_recipe(small_world, tmp_path / "out", tmp_path / "recipe.yaml")
 
 
 @pytest.fixture
@@ -60,9 +70,7 @@ def recipe_with(recipe_file: Path) -> Callable[..., Recipe]:
             "save_steps": 1000,
             **options,
         }
-        return read_recipe(
-            [str(recipe_file), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-        )
+        return read_recipe(recipe_file, **options)
 
     return read
 

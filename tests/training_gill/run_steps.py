@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from training_gill import train as train_command
-from training_gill.recipe import read_recipe
+from training_gill import training
+from training_gill.recipe import parse_overrides
 from training_gill.trainer import GillTrainer
 
 GRADIENTS: dict[str, torch.Tensor] = {}
@@ -53,17 +53,17 @@ class WatchedTrainer(GillTrainer):
 def main() -> None:
     torch.set_num_threads(1)
     recipe_path, result, *options = sys.argv[1:]
-    train_command.GillTrainer = WatchedTrainer  # type: ignore[misc]
+    training.GillTrainer = WatchedTrainer  # type: ignore[misc]
     trained: list[Any] = []
-    build_model = train_command.build_model
+    build_model = training.build_model
 
     def build_and_keep(*args: Any) -> Any:
         gill, processor = build_model(*args)
         trained.append((gill.double() if "FLOAT64" in os.environ else gill, processor))
         return trained[-1]
 
-    train_command.build_model = build_and_keep
-    train_command.train(read_recipe([recipe_path, *options]))
+    training.build_model = build_and_keep
+    training.train(recipe_path, **parse_overrides(options)[1])
     if os.environ.get("RANK", "0") == "0":
         gill = trained[0][0]
         weights = {n: w.detach().clone() for n, w in gill.named_parameters() if w.requires_grad}

@@ -122,7 +122,7 @@ def test_an_odd_example_keeps_a_row_to_itself(golden_processor, golden_cases, im
 def test_the_packing_coin_depends_on_the_examples_and_the_seed_alone(golden_processor, images):
     def packed(seed, order):
         collator = CaptionedImageCollator(golden_processor, 32, 0.5, seed)
-        return [collator._coin((i, i + 1), "text") < 0.5 for i in order]
+        return [collator.coin((i, i + 1), "text") < 0.5 for i in order]
 
     forward = packed(3, range(0, 2000, 2))
     assert packed(3, reversed(range(0, 2000, 2))) == forward[::-1]
@@ -133,7 +133,7 @@ def test_the_packing_coin_depends_on_the_examples_and_the_seed_alone(golden_proc
 def test_each_pass_has_a_coin_of_its_own(golden_processor):
     collator = CaptionedImageCollator(golden_processor, 32, 0.5)
     coins = [
-        (collator._coin((i, i + 1), "text") < 0.5, collator._coin((i, i + 1), "captioning") < 0.5) for i in range(200)
+        (collator.coin((i, i + 1), "text") < 0.5, collator.coin((i, i + 1), "captioning") < 0.5) for i in range(200)
     ]
     assert len(set(coins)) == 4
 

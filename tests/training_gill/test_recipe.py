@@ -1,24 +1,21 @@
 """Recipes are read, their mistakes are named, and the shipped ones hold the paper's numbers."""
 
-from pathlib import Path
-
 import pytest
 
-from training_gill import recipe as recipes
-from training_gill.recipe import RecipeError, lora_fields, read_recipe
+from training_gill.recipe import RECIPES, RecipeError, describe_entries, lora_fields, parse_overrides, read_recipe
 
-SHIPPED = sorted((Path(recipes.__file__).parent / "recipes").glob("*.yaml"))
+SHIPPED = sorted(RECIPES.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_read(path):
-    read = read_recipe([str(path), "--bf16", "false", "--report_to", "none"])
+    read = read_recipe(path, bf16=False, report_to="none")
     assert read.data.train_data
-    assert any(vars(read.losses.weights()).values())
+    assert any(vars(read.loss_weights()).values())
 
 
 def test_the_recipe_of_the_paper_has_its_numbers():
-    read = read_recipe([str(SHIPPED[0].parent / "gill_cc3m.yaml"), "--bf16", "false", "--report_to", "none"])
+    read = read_recipe("gill_cc3m", bf16=False, report_to="none")
     args, model = read.training, read.model
     assert (model.language_model, model.vision_model) == ("facebook/opt-6.7b", "openai/clip-vit-large-patch14")
     assert (model.num_image_output_tokens, model.num_visual_tokens, model.retrieval_dim) == (8, 4, 256)
@@ -27,20 +24,69 @@ def test_the_recipe_of_the_paper_has_its_numbers():
     assert (read.losses.lr_decay_every, read.losses.lr_decay_factor) == (10_000, 0.1)
     assert 2 * args.per_device_train_batch_size == 200
     assert (read.data.max_length, read.data.packing) == (32, 0.5)
-    assert set(vars(read.losses.weights()).values()) == {1.0}
+    assert set(vars(read.loss_weights()).values()) == {1.0}
 
 
 def test_ablations_differ_from_the_paper_in_one_thing():
-    paper = (SHIPPED[0].parent / "gill_cc3m.yaml").read_text().splitlines()
+    paper = read_recipe("gill_cc3m", bf16=False, report_to="none")
     for path in SHIPPED:
         if path.stem.startswith("ablation"):
-            entries = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-            assert len([line for line in entries if line not in paper]) == 2, path  # what is ablated, and where to
+            read = read_recipe(path, bf16=False, report_to="none")
+            assert (read.data, read.losses) == (paper.data, paper.losses)
+            differing = [name for name in vars(paper.model) if vars(read.model)[name] != vars(paper.model)[name]]
+            assert len(differing) == 1, path
+            assert read.training.output_dir != paper.training.output_dir
 
 
 def test_options_overrule_the_recipe(recipe_file):
-    read = read_recipe([str(recipe_file), "--learning_rate", "0.5", "--packing", "1", "--contrastive_weight", "0"])
+    read = read_recipe(recipe_file, learning_rate=0.5, packing=1, contrastive_weight=0)
     assert (read.training.learning_rate, read.data.packing, read.losses.contrastive_weight) == (0.5, 1.0, 0.0)
+
+
+def test_a_command_line_overrules_the_recipe(recipe_file):
+    words = [str(recipe_file), "--learning_rate", "1e-3", "--streaming", "--max-steps=2e1", "--context_separator", " ."]
+    with pytest.raises(RecipeError, match="`--request` has no value"):
+        parse_overrides([*words, "--request", "--panel_generate", "false"])
+    recipe, overrides = parse_overrides([*words, "--panel_generate", "false", "--request="])
+    read = read_recipe(recipe, **overrides)
+    assert (read.training.learning_rate, read.training.max_steps, read.data.streaming) == (1e-3, 20, True)
+    assert (read.data.context_separator, read.losses.panel_generate, read.data.request) == (" .", False, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lerning_rate", "1"], "did you mean 'learning_rate'"),
+        (["a.yaml", "b.yaml"], "'b.yaml' is neither"),
+        (["--seed"], "`--seed` has no value"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(words, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_overrides(words)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("max_steps", 2.5), ("max_steps", "many"), ("packing", True), ("streaming", "perhaps"), ("cache", object())],
+)
+def test_an_entry_of_another_type_is_named(entry, value, recipe_file):
+    with pytest.raises(RecipeError, match=f"`{entry}` is .*expected"):
+        read_recipe(recipe_file, **{entry: value})
+
+
+def test_a_recipe_may_be_based_on_another(tmp_path, recipe_file):
+    (tmp_path / "mine.yaml").write_text(f"base: {recipe_file.name}\nmax_steps: 7\n")
+    read = read_recipe(tmp_path / "mine.yaml")
+    assert (read.training.max_steps, read.model.retrieval_dim) == (7, 64)
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(RecipeError, match="based on it"):
+        read_recipe(tmp_path / "a.yaml")
+
+
+def test_all_entries_can_be_listed():
+    assert "num_visual_tokens: 4" in describe_entries() and "TrainingArguments" in describe_entries()
 
 
 @pytest.mark.parametrize(
@@ -57,13 +103,12 @@ def test_options_overrule_the_recipe(recipe_file):
 def test_a_mistake_in_a_recipe_is_named(added, said, recipe_file):
     recipe_file.write_text(f"{recipe_file.read_text()}\n{added}\n")
     with pytest.raises(RecipeError, match=said):
-        read_recipe([str(recipe_file)])
+        read_recipe(recipe_file)
 
 
-@pytest.mark.parametrize("argv", ([], ["/no/such/recipe.yaml"]))
-def test_no_recipe_is_named(argv):
-    with pytest.raises(RecipeError, match=r"\.yaml"):
-        read_recipe(argv)
+def test_a_recipe_that_is_not_there_is_named():
+    with pytest.raises(RecipeError, match=r"such/recipe\.yaml"):
+        read_recipe("/no/such/recipe.yaml")
 
 
 @pytest.mark.parametrize("text", ("no json", "[1]"))
@@ -73,7 +118,7 @@ def test_lora_that_is_no_json_object_is_named(text):
 
 
 def test_the_record_has_everything_but_secrets_and_places(recipe_file):
-    record = read_recipe([str(recipe_file), "--hub_token", "secret"]).record()
+    record = read_recipe(recipe_file, hub_token="secret").record()
     assert record["model"]["num_image_output_tokens"] == 4
     assert record["training"]["learning_rate"] == 3e-3
     assert "secret" not in str(record)

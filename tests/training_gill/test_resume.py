@@ -1,5 +1,6 @@
 """A run that is killed and started again ends with the weights of one that never was."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,8 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from training_gill.whole_checkpoints import clear_staging, last_checkpoint, put_in_place, staging_folder
+from modeling_gill import GillForConditionalGeneration
+from training_gill import train, training
+from training_gill.checkpoints import clear_staging, last_checkpoint, only_writer, put_in_place, staging_folder
+from training_gill.recipe import RecipeError
+from training_gill.trainer import GillTrainer
 
 # 20 examples in batches of 4: five steps an epoch, so that steps 3, 6 and 8 lie in two epochs.
 OPTIONS = {
@@ -86,3 +92,88 @@ def test_a_whole_checkpoint_takes_the_place_of_an_older_one_of_the_same_step(tmp
 
 def test_no_folder_has_no_checkpoint(tmp_path):
     assert last_checkpoint(tmp_path / "none") is None
+
+
+def weights_of(out):
+    return load_file(out / "model.safetensors")
+
+
+def test_a_finished_training_started_again_trains_nothing(recipe_with, tmp_path, capsys, monkeypatch):
+    options = {"max_steps": 2, "save_steps": 1}
+    metrics = train(recipe_with(**options))
+    before = weights_of(tmp_path / "out")
+    capsys.readouterr()
+    monkeypatch.setattr(training, "build_model", lambda *_: pytest.fail("the model was loaded"))
+    assert train(recipe_with(**options)) == metrics
+    assert "is finished" in capsys.readouterr().out
+    after = weights_of(tmp_path / "out")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_without_checkpoints_a_finished_training_started_again_trains_nothing(recipe_with, monkeypatch):
+    metrics = train(recipe_with(max_steps=1, save_strategy="no"))
+    monkeypatch.setattr(training, "build_model", lambda *_: pytest.fail("the model was loaded"))
+    assert train(recipe_with(max_steps=1, save_strategy="no")) == metrics
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 3}, {"max_steps": -1, "num_train_epochs": 0.1}])
+def test_killed_before_the_repository_is_written_it_is_only_written(length, recipe_with, tmp_path, monkeypatch):
+    options = {**length, "save_steps": 1, "per_device_train_batch_size": 8}
+    steps = []
+    compute = GillTrainer.compute_loss
+
+    def counted(self, *args, **kwargs):
+        steps.append(None)
+        return compute(self, *args, **kwargs)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GillTrainer, "compute_loss", counted)
+    write = training.write_repository
+    monkeypatch.setattr(training, "write_repository", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe_with(**options))
+    out = tmp_path / "out"
+    trained = len(steps)
+    assert trained >= 3 and not (out / "config.json").exists()
+    monkeypatch.setattr(training, "write_repository", write)
+    train(recipe_with(**options))
+    assert len(steps) == trained
+    before, after = weights_of(Path(last_checkpoint(out))), weights_of(out)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert GillForConditionalGeneration.from_pretrained(out).config.num_visual_tokens == 2
+    record = json.loads((out / "training.json").read_text())
+    assert record["steps"] == trained
+    assert not (out / ".training.lock").exists()
+
+
+def test_a_training_with_more_steps_goes_on_from_the_last_checkpoint(recipe_with, tmp_path):
+    train(recipe_with(max_steps=1, save_steps=1))
+    train(recipe_with(max_steps=3, save_steps=1))
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["steps"] == 3
+
+
+def test_of_two_trainings_into_one_folder_the_second_is_refused(recipe_with, tmp_path):
+    with only_writer(tmp_path / "out"), pytest.raises(BlockingIOError, match="Another process"):
+        train(recipe_with(max_steps=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("model.safetensors", b"broken"), ("trainer_state.json", b"{"), ("trainer_state.json", b"[]")]
+)
+def test_a_damaged_checkpoint_is_named(name, content, recipe_with, tmp_path):
+    train(recipe_with(max_steps=1, save_steps=1))
+    (tmp_path / "out" / "checkpoint-1" / name).write_bytes(content)
+    with pytest.raises(RecipeError, match="checkpoint-1"):
+        train(recipe_with(max_steps=2, save_steps=1))
+
+
+def test_what_a_person_put_into_the_folder_stays(recipe_with, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    (tmp_path / "out" / "model-00001-of-00002.safetensors").write_bytes(b"of an older model")
+    train(recipe_with(max_steps=1, save_steps=1))
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
+    assert (tmp_path / "out" / "checkpoint-1").is_dir()
+    assert not (tmp_path / "out" / "model-00001-of-00002.safetensors").exists()

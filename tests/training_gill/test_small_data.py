@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from training_gill.small_data import COLOURS, caption_of, draw, main, scenes, write_images
+from gill import cli
+from training_gill.small_data import COLOURS, caption_of, draw, scenes, write_images
 
 
 def test_every_scene_has_a_caption_of_its_own():
@@ -25,7 +26,7 @@ def test_the_same_seed_draws_the_same_images(tmp_path):
 
 
 def test_the_command_writes_data_and_models(tmp_path, capsys):
-    assert main([str(tmp_path / "small"), "--train", "4", "--validation", "2", "--steps", "1"]) == 0
+    assert cli.main(["small-data", str(tmp_path / "small"), "--train", "4", "--validation", "2", "--steps", "1"]) == 0
     assert "wrote 4 + 2 images" in capsys.readouterr().out
     assert {"language_model", "vision_model", "image_generator"} == {
         path.name for path in (tmp_path / "small" / "models").iterdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training_gill.global_contrast import global_contrast, retrieval_accuracy
+from training_gill.losses import global_contrast, retrieval_accuracy
 
 
 def run_processes(command: list[str], processes: int) -> None:

@@ -1,8 +1,9 @@
-"""`python -m training_gill.train`: what it learns, what it writes, what it says, what it refuses."""
+"""`train`: what it learns, what it writes, what it prints, what it refuses."""
 
 import contextlib
 import io
 import json
+import math
 import shutil
 import tarfile
 from pathlib import Path
@@ -12,19 +13,21 @@ import torch
 import yaml
 from PIL import Image
 from safetensors import safe_open
+from transformers import Trainer
 
+from gill import cli
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 from pipeline_gill import GillPipeline
 from tests.hub_fixtures import run_python
-from training_gill import precompute, small_data
-from training_gill.fresh_model import build_model
-from training_gill.img_row_scale import mean_frozen_norm
-from training_gill.keyed_arrays import CacheError
+from tests.training_gill.conftest import write_recipe
+from training_gill import train
+from training_gill.caches import CacheError
+from training_gill.callbacks import mean_frozen_norm
+from training_gill.checkpoints import last_checkpoint
+from training_gill.model_building import build_model
 from training_gill.recipe import RecipeError
-from training_gill.train import main, train
-from training_gill.trainer import TooManyUnreadable
+from training_gill.trainer import GillTrainer, TooManyUnreadable
 from training_gill.training_data import DataError
-from training_gill.whole_checkpoints import last_checkpoint
 
 LOSSES = ("captioning_loss", "language_loss", "contrastive_loss", "conditioning_loss")
 
@@ -70,25 +73,12 @@ def test_some_hundred_steps_bring_every_loss_down_and_retrieval_far_above_chance
 def trained(small_world, tmp_path_factory):
     """A run of three steps, its output folder and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
-    shipped = Path(small_data.__file__).parent / "recipes" / "small.yaml"
-    text = shipped.read_text().replace("small/gill", str(folder / "out")).replace("small/", f"{small_world}/")
-    (folder / "recipe.yaml").write_text(text)
-    options = [
-        "--max_steps",
-        "3",
-        "--save_steps",
-        "3",
-        "--logging_steps",
-        "1",
-        "--eval_steps",
-        "3",
-        "--panel_steps",
-        "3",
-    ]
-    options += ["--use_cpu", "true", "--gradient_accumulation_steps", "2", "--report_to", "tensorboard"]
+    recipe = write_recipe(small_world, folder / "out", folder / "recipe.yaml")
+    options = {"max_steps": 3, "save_steps": 3, "logging_steps": 1, "eval_steps": 3, "panel_steps": 3, "use_cpu": True}
+    options |= {"gradient_accumulation_steps": 2, "report_to": "tensorboard"}
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        assert main([str(folder / "recipe.yaml"), *options]) == 0
+        train(recipe, **options)
     return folder / "out", said.getvalue()
 
 
@@ -226,6 +216,51 @@ def test_unreadable_examples_are_left_out_counted_and_named(own_world, recipe_fi
     assert json.loads((Path(recipe.training.output_dir) / "training.json").read_text())["unreadable_examples"] == 3
 
 
+@pytest.mark.parametrize("accumulated", (1, 2))
+def test_a_batch_of_which_nothing_can_be_read_ends_nothing(accumulated, own_world, recipe_file, recipe_with):
+    entries = yaml.safe_load(recipe_file.read_text())
+    cache = own_world / "cache"
+    shutil.copytree(f"{entries['cache']}/text_targets", cache / "text_targets")  # no features: images are opened
+    for number in range(8):
+        (own_world / "images" / f"train-{number:05d}.png").write_bytes(b"broken")
+    spoil(own_world, recipe_file, lambda lines: lines[:9])
+    options = {"cache": cache, "max_steps": 1, "per_device_train_batch_size": 4}
+    recipe = recipe_with(**options, gradient_accumulation_steps=accumulated, logging_steps=1)
+    train(recipe)
+    record = json.loads((Path(recipe.training.output_dir) / "training.json").read_text())
+    assert record["unreadable_examples"] == 4 * accumulated
+    assert all(torch.isfinite(weight).all() for weight in weights_of(recipe).values())
+
+
+def test_an_evaluation_batch_of_which_nothing_can_be_read_ends_nothing(own_world, recipe_file, recipe_with):
+    entries = yaml.safe_load(recipe_file.read_text())
+    cache = own_world / "cache"
+    shutil.copytree(f"{entries['cache']}/text_targets", cache / "text_targets")
+    for number in range(4):
+        (own_world / "images" / f"validation-{number:05d}.png").write_bytes(b"broken")
+    entries["validation_data"] = str(own_world / "validation.tsv")
+    recipe_file.write_text(yaml.safe_dump(entries))
+    metrics = train(recipe_with(cache=cache, max_steps=1, per_device_eval_batch_size=4))
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["eval_caption_to_image_top5"] > 0
+
+
+HOOKS = {
+    "_get_train_sampler",
+    "_get_num_items_in_batch",
+    "_get_output_dir",
+    "_save_checkpoint",
+    "_save",
+    "_load_from_checkpoint",
+}
+
+
+def test_the_hooks_of_transformers_that_the_trainer_overrides_or_calls_are_there():
+    own = {name for name in vars(GillTrainer) if name.startswith("_") and hasattr(Trainer, name) and name[1] != "_"}
+    assert own == HOOKS
+    assert all(hasattr(Trainer, name) for name in ("_push_from_checkpoint", "_finish_current_push"))
+
+
 def test_too_many_unreadable_examples_end_the_run(own_world, recipe_file, recipe_with):
     spoil(own_world, recipe_file, lambda lines: [lines[0], *(f"\t{line.split(chr(9))[1]}" for line in lines[1:20])])
     with pytest.raises(TooManyUnreadable, match="max_unreadable` 5"):
@@ -235,15 +270,16 @@ def test_too_many_unreadable_examples_end_the_run(own_world, recipe_file, recipe
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda lines: ["text\tfile", *lines[1:]], "text | file"),
-        (lambda lines: lines[:1], "no examples"),
+        (lambda lines: ["what\tfile", *lines[1:]], "['what', 'file']"),
+        (lambda lines: lines[:1], "only a header"),
+        (lambda lines: [*lines[:3], f"{lines[3]}\tmore", *lines[4:]], "line 4: 3 fields"),
     ],
 )
 def test_a_tsv_with_a_wrong_header_or_nothing_in_it_is_refused(
     change, said, own_world, recipe_file, recipe_with, capsys
 ):
     spoil(own_world, recipe_file, change)
-    assert main([str(recipe_file), "--use_cpu", "true", "--eval_strategy", "no"]) == 2
+    assert cli.main(["train", str(recipe_file), "--use_cpu", "true", "--eval_strategy", "no"]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1
@@ -337,10 +373,8 @@ def test_precompute_refuses_a_folder_of_another_generator(small_world, tmp_path,
     cache = tmp_path / "cache"
     shutil.copytree(small_world / "cache", cache)
     shutil.copytree(small_world / "models" / "image_generator", tmp_path / "other")
-    code = precompute.main(
-        ["--dataset", str(small_world / "train.tsv"), "--image-generator", str(tmp_path / "other"), "--out", str(cache)]
-    )
-    assert code == 2
+    words = ["--dataset", str(small_world / "train.tsv"), "--image-generator", str(tmp_path / "other")]
+    assert cli.main(["precompute", *words, "--out", str(cache)]) == 2
     assert "expected an empty folder" in capsys.readouterr().err
 
 
@@ -373,7 +407,7 @@ def test_in_mixed_precision_trained_weights_stay_float32(recipe_with):
 
 def logged_loss_is_finite(recipe):
     record = json.loads((Path(recipe.training.output_dir) / "training.json").read_text())
-    return all(value == value for value in record["measured"].values())
+    return all(math.isfinite(value) for value in record["measured"].values())
 
 
 def test_an_evaluation_without_data_is_refused(recipe_file, recipe_with):
@@ -386,10 +420,10 @@ def test_an_evaluation_without_data_is_refused(recipe_file, recipe_with):
 @pytest.mark.slow
 def test_what_was_trained_is_pushed_to_the_hub_without_checkpoints(recipe_file, hub_server):
     code = f"""
-        from training_gill.train import main
+        from gill.cli import main
         options = ["--max_steps", "2", "--save_steps", "1", "--eval_strategy", "no", "--panel_steps", "0"]
         options += ["--use_cpu", "true", "--push_to_hub", "true", "--hub_model_id", "writer/gill-small"]
-        assert main([{str(recipe_file)!r}, *options]) == 0
+        assert main(["train", {str(recipe_file)!r}, *options]) == 0
         from huggingface_hub import list_repo_files
         print("\\nfiles:", *list_repo_files("writer/gill-small"))
         from pipeline_gill import GillPipeline
@@ -405,9 +439,9 @@ def test_what_was_trained_is_pushed_to_the_hub_without_checkpoints(recipe_file, 
 @pytest.mark.slow
 def test_a_repository_of_somebody_else_is_refused_before_the_first_step(recipe_file, hub_server):
     code = f"""
-        from training_gill.train import main
+        from gill.cli import main
         options = ["--eval_strategy", "no", "--use_cpu", "true", "--push_to_hub", "true"]
-        assert main([{str(recipe_file)!r}, *options, "--hub_model_id", "somebody/gill"]) == 2
+        assert main(["train", {str(recipe_file)!r}, *options, "--hub_model_id", "somebody/gill"]) == 2
     """
     said = run_python(code, hub_server.environment, package=True).stderr
     assert "no write access to 'somebody/gill'" in said

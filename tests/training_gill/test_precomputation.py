@@ -1,0 +1,134 @@
+"""What is computed once: the generator's own text embeddings, and features of images."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from gill import cli
+from modeling_gill import GillForConditionalGeneration
+from training_gill import PrecomputeArguments, caches, precomputation, precompute
+from training_gill.caches import CacheError, ImageFeatureCache, TextTargetsCache
+from training_gill.training_data import open_data
+
+
+@pytest.fixture
+def arguments(small_world, tmp_path):
+    return PrecomputeArguments(
+        [str(small_world / "train.tsv")],
+        str(tmp_path / "cache"),
+        image_generator=str(small_world / "models" / "image_generator"),
+        dtype="float32",
+        device="cpu",
+    )
+
+
+def test_targets_are_what_the_generator_conditions_on(arguments, small_world, tmp_path):
+    assert precompute(arguments).targets == 256
+    generator = StableDiffusionPipeline.from_pretrained(
+        small_world / "models" / "image_generator", safety_checker=None, requires_safety_checker=False
+    )
+    targets = TextTargetsCache(tmp_path / "cache")
+    for caption in ("a small red circle on a white background", "a large blue cross on a grey background"):
+        expected, _ = generator.encode_prompt(caption, "cpu", 1, False)
+        torch.testing.assert_close(targets[caption], expected[0], rtol=1e-5, atol=1e-6)
+    assert len(targets) == 256
+
+
+def test_stored_in_float16_targets_are_off_by_its_rounding_alone(small_world, tmp_path, arguments):
+    precompute(arguments)
+    exact, rounded = TextTargetsCache(tmp_path / "cache"), TextTargetsCache(small_world / "cache")
+    caption = "a small red circle on a white background"
+    torch.testing.assert_close(rounded[caption], exact[caption], rtol=1e-3, atol=1e-3)
+
+
+def test_features_are_those_of_the_model(small_world, recipe_with, tmp_path):
+    from training_gill.collator import CaptionedImageCollator
+    from training_gill.model_building import build_model
+
+    model, processor = build_model(recipe_with().model, torch.float32, 0)
+    assert isinstance(model, GillForConditionalGeneration)
+    data = open_data(str(small_world / "train.tsv"))
+    examples = [data[i] for i in range(5)]
+    features = ImageFeatureCache(small_world / "cache")
+    batch = CaptionedImageCollator(processor)(examples)
+    expected = model.get_image_features(batch["pixel_values"]).pooler_output
+    found = torch.stack([features[example["key"]] for example in examples])
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_an_interrupted_run_continues_where_it_was(arguments, tmp_path, monkeypatch):
+    encode, calls = precomputation.TextEncoder.__call__, []
+
+    def interrupted(self, captions):
+        calls.append(len(captions))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(self, captions)
+
+    monkeypatch.setattr(precomputation.TextEncoder, "__call__", interrupted)
+    monkeypatch.setattr(caches, "SHARD_SIZE", 16)
+    with pytest.raises(KeyboardInterrupt):
+        precompute(replace(arguments, batch_size=32))
+    with pytest.raises(CacheError, match="interrupted"):
+        TextTargetsCache(tmp_path / "cache")
+    monkeypatch.setattr(precomputation.TextEncoder, "__call__", encode)
+    assert precompute(arguments).targets == 192
+    assert len(TextTargetsCache(tmp_path / "cache")) == 256
+    assert precompute(arguments).targets == 0
+
+
+def test_of_two_runs_over_one_cache_the_second_is_refused_and_spoils_nothing(arguments, tmp_path, monkeypatch):
+    encode, refused = precomputation.TextEncoder.__call__, []
+
+    def encode_beside_another(self, captions):
+        if not refused:
+            refused.append(None)
+            with pytest.raises(CacheError, match="another process") as error:
+                precompute(replace(arguments, batch_size=16))
+            refused.append(str(error.value))
+        return encode(self, captions)
+
+    monkeypatch.setattr(precomputation.TextEncoder, "__call__", encode_beside_another)
+    assert precompute(arguments).targets == 256
+    assert str(tmp_path / "cache") in refused[1]
+    assert len(TextTargetsCache(tmp_path / "cache")) == 256
+
+
+def test_an_image_that_cannot_be_read_is_named_and_remembered_until_it_can(own_world, small_world, tmp_path, capsys):
+    whole = (own_world / "images" / "train-00001.png").read_bytes()
+    (own_world / "images" / "train-00001.png").write_bytes(b"broken")
+    words = ["precompute", "--dataset", str(own_world / "train.tsv"), "--out", str(tmp_path / "cache")]
+    words += ["--image-features", "--vision-model", str(small_world / "models" / "vision_model")]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr()
+    assert "train-00001.png" in printed.err
+    assert "1 images could not be read" in printed.out
+    features = ImageFeatureCache(tmp_path / "cache")
+    assert len(features) == 255
+    data = open_data(str(own_world / "train.tsv"))
+    assert data[1]["key"] in features.unreadable
+    with pytest.raises(CacheError, match="no image"):
+        features["another"]
+    (own_world / "images" / "train-00001.png").write_bytes(whole)
+    assert cli.main(words) == 0
+    assert not ImageFeatureCache(tmp_path / "cache").unreadable
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"image_generator": "/no/such/generator"}, "such/generator"),
+        ({"dataset": ["/no/such.tsv"]}, "such.tsv"),
+        ({"image_generator": None}, "Nothing to do"),
+        ({"image_features": True}, "`vision_model`"),
+        ({"image_features": True, "vision_model": "/no/such/model"}, "such/model"),
+        ({"dtype": "int8"}, "`dtype`"),
+        ({"image_folder": ["a", "b"]}, "`image_folder`"),
+    ],
+)
+def test_what_is_missing_is_named_before_anything_is_computed(replaced, message, arguments, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        precompute(replace(arguments, **replaced))
+    assert not (tmp_path / "cache").exists()

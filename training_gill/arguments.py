@@ -1,0 +1,185 @@
+"""Options of training, precomputation and the decision head; importing this module imports no library."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MAPPERS = ("gill_mapper", "linear", "mlp", "encoder")
+BACKBONE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    """What is trained: frozen models by name, and the sizes of the adapters (the paper's by default)."""
+
+    start_from: str | None = _option(None, "GILL repository whose adapters are trained on, in place of new ones.")
+    language_model: str = _option("facebook/opt-6.7b", "Frozen causal language model: Hub name or folder.")
+    language_model_revision: str | None = _option(None, "Its revision.")
+    vision_model: str = _option("openai/clip-vit-large-patch14", "Frozen image encoder: Hub name or folder.")
+    vision_model_revision: str | None = _option(None, "Its revision.")
+    image_generator: str | None = _option(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "Frozen image generator: Hub name or folder."
+    )
+    image_generator_revision: str | None = _option(None, "Its revision.")
+    mapper_type: str = _option("gill_mapper", f"One of {', '.join(MAPPERS)}, or none to retrieve only.")
+    num_image_output_tokens: int = _option(8, "Number of [IMG] tokens (r).")
+    img_tokens: str | None = _option(None, "Their names, separated by commas; by default [IMG0],[IMG1],...")
+    initializer_token: str | None = _option(
+        None, "Token of the language model whose embedding all [IMG] rows start from, e.g. image; random by default."
+    )
+    img_logit_scaling: str = _option("absolute", "What a scale on the logit of [IMG0] does: absolute, or signed.")
+    num_visual_tokens: int = _option(4, "Embeddings per image read (k).")
+    retrieval_dim: int = _option(256, "Width of the retrieval space (p).")
+    mapper_hidden_size: int = _option(512, "Width of the mapper.")
+    mapper_num_layers: int = _option(4, "Layers of the mapper's encoder, and of its decoder.")
+    mapper_num_heads: int = _option(4, "Attention heads of the mapper.")
+    mapper_ffn_dim: int = _option(2048, "Width of the mapper's feed-forward layers.")
+    backbone_dtype: str = _option(
+        "auto", "Dtype of the frozen models; auto: bfloat16 with bf16, float16 with fp16, else float32."
+    )
+    lora: str | None = _option(
+        None, "Fields of peft's LoraConfig as JSON, e.g. '{\"r\": 8}': LoRA on the language model, trained too."
+    )
+
+
+@dataclass
+class DataArguments:
+    """What is trained on."""
+
+    train_data: str | None = _option(None, "A .tsv, a folder, .tar shards or a dataset of the Hub, see open_data.")
+    train_split: str = _option("train", "Split of the training data.")
+    train_image_folder: str | None = _option(None, "Folder of the images of a .tsv; by default the folder it is in.")
+    validation_data: str | None = _option(None, "As train_data, to evaluate on.")
+    validation_split: str = _option("validation", "Split of the validation data.")
+    validation_image_folder: str | None = _option(None, "As train_image_folder.")
+    image_column: str | None = _option(None, "Column of the images; by default image, jpg, png, ...")
+    caption_column: str | None = _option(None, "Column of the captions; by default caption, text or txt.")
+    streaming: bool = _option(False, "Read the training data as a stream.")
+    shuffle_buffer: int = _option(10_000, "Examples of a stream that are shuffled among each other.")
+    cache: str | None = _option(None, "Folder that `gill precompute` wrote.")
+    max_length: int = _option(32, "Tokens of a caption with its [IMG] tokens.")
+    packing: float = _option(0.5, "Probability that two examples share a row.")
+    context: int = _option(0, "Maximum number of other examples' captions before a caption that [IMG] follows.")
+    context_separator: str = _option("\n", "Text after each of these captions.")
+    context_images: float = _option(0.0, "Probability that the image of such a caption follows it.")
+    request: str = _option(
+        "", "Text that asks for an image; half of the time it follows a caption, which is then repeated as an answer."
+    )
+    max_unreadable: int = _option(1000, "Unreadable examples to leave out before the run ends.")
+
+
+@dataclass
+class LossArguments:
+    """How much each loss counts, how the learning rate decays, and what is shown."""
+
+    captioning_weight: float = _option(1.0, "Weight of the captioning loss; 0 leaves it out.")
+    language_weight: float = _option(1.0, "Weight of the cross-entropy of caption and [IMG0]; 0 leaves it out.")
+    contrastive_weight: float = _option(1.0, "Weight of the retrieval loss; 0 leaves it out.")
+    conditioning_weight: float = _option(1.0, "Weight of the generation loss; 0 leaves it out.")
+    lr_decay_every: int = _option(0, "Steps after the warm-up between decays of the learning rate; 0: none.")
+    lr_decay_factor: float = _option(0.1, "Factor of each decay.")
+    panel_steps: int = _option(0, "Steps between image panels; 0: none.")
+    panel_images: int = _option(4, "Examples on a panel.")
+    panel_generate: bool = _option(True, "Whether panels show generated images too.")
+
+
+@dataclass
+class TrainCommand:
+    """Options of `gill train`."""
+
+    recipe: str | None = _option(None, "YAML file, e.g. training_gill/recipes/gill_cc3m.yaml.", positional=True)
+    list_entries: bool = _option(False, "Print what a recipe can hold, and stop.")
+    overrides: list[str] = field(
+        default_factory=list, metadata={"help": "Any entry of the recipe, as --learning_rate 1e-3.", "extra": True}
+    )
+
+
+@dataclass
+class PrecomputeArguments:
+    """
+    What to compute once: text-encoder targets of all captions and, on demand, features of all images.
+
+    Example:
+
+        >>> from training_gill import PrecomputeArguments
+        >>> PrecomputeArguments(dataset=["cc3m.tsv"], out="cache", image_generator="org/generator").dtype
+        'float16'
+    """
+
+    dataset: list[str] = field(
+        metadata={"help": "As train_data of a recipe; may be given several times.", "metavar": "DATA"}
+    )
+    out: str = field(metadata={"help": "Folder to write.", "metavar": "CACHE"})
+    image_generator: str | None = _option(None, "Diffusers repository whose text encoder makes the targets.")
+    image_generator_revision: str | None = _option(None, "Its revision.")
+    image_features: bool = _option(False, "Write features of the images, too.")
+    vision_model: str | None = _option(None, "Image encoder for the features.")
+    vision_model_revision: str | None = _option(None, "Its revision.")
+    split: str = _option("train", "Split of a dataset.")
+    image_folder: list[str] = field(
+        default_factory=list, metadata={"help": "Folder of the images of a .tsv, one for each --dataset."}
+    )
+    image_column: str | None = _option(None, "Column of the images; by default image, jpg, png, ...")
+    caption_column: str | None = _option(None, "Column of the captions; by default caption, text or txt.")
+    streaming: bool = _option(False, "Read as a stream.")
+    batch_size: int = _option(64, "Captions or images at once.", min=1)
+    dtype: str = _option("float16", "Dtype to store: float16 or float32.")
+    device: str | None = _option(None, "Device to run on; by default cuda where there is one, else cpu.")
+
+
+@dataclass
+class DecisionHeadOptions:
+    """
+    How the decision head is trained; the paper's numbers by default.
+
+    Example:
+
+        >>> from training_gill import DecisionHeadOptions
+        >>> DecisionHeadOptions(steps=100).train_prompts
+        600
+    """
+
+    train_prompts: int = _option(600, "Prompts that train, of those that annotators agree on.", min=1)
+    split_seed: int | None = _option(None, "Seed to draw these prompts with; by default the first ones train.")
+    steps: int = _option(2000, "Steps of the optimizer.", min=1)
+    learning_rate: float = _option(1e-3, "Learning rate.")
+    seed: int = _option(0, "Seed of the head's weights and dropout.")
+    batch_size: int = _option(16, "Prompts read at once.", min=1)
+    dtype: str = _option("float32", "Dtype of the model: float32, bfloat16 or float16.")
+    device: str | None = _option(None, "Device to run on; by default cuda where there is one, else cpu.")
+
+
+@dataclass(kw_only=True)
+class DecisionCommand(DecisionHeadOptions):
+    """Options of `gill decision`."""
+
+    model: str = field(metadata={"help": "Folder of a GILL repository.", "metavar": "DIR"})
+    annotations: str = field(metadata={"help": "TSV of votes or of labels.", "metavar": "FILE"})
+
+
+@dataclass
+class SmallDataArguments:
+    """Options of `gill small-data`."""
+
+    out: str = field(metadata={"help": "Folder to write.", "positional": True})
+    train: int = _option(2048, "Images to train on.", min=1)
+    validation: int = _option(128, "Images to validate on.", min=1)
+    steps: int = _option(300, "Steps of training the small models.", min=0)
+    seed: int = _option(0, "Seed of all of it.")
+
+
+__all__ = [
+    "BACKBONE_DTYPES",
+    "MAPPERS",
+    "DataArguments",
+    "DecisionCommand",
+    "DecisionHeadOptions",
+    "LossArguments",
+    "ModelArguments",
+    "PrecomputeArguments",
+    "SmallDataArguments",
+    "TrainCommand",
+]

@@ -1,0 +1,171 @@
+"""The model of a recipe: new adapters over frozen models, or those of a GILL repository."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+
+from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
+from modeling_gill.backbones_gill import load_backbones
+from modeling_gill.language_model_lora_gill import has_lora
+
+from .arguments import ModelArguments
+from .frozen_models import (
+    FrozenModel,
+    conditioning_shape,
+    full_path,
+    generation_config,
+    load_part,
+    load_vision_config,
+)
+from .recipe import RecipeError, lora_fields
+
+
+def build_model(
+    arguments: ModelArguments, dtype: torch.dtype, seed: int
+) -> tuple[GillForConditionalGeneration, GillProcessor]:
+    """
+    Load the frozen models and put adapters between them.
+
+    Args:
+        arguments (`ModelArguments`): Of the recipe.
+        dtype (`torch.dtype`): Of the frozen models; adapters are float32.
+        seed (`int`): Of the new adapters.
+
+    Returns:
+        Model, on the CPU, and processor.
+
+    Raises:
+        RecipeError: a model that cannot be found, or sizes that do not fit.
+    """
+    try:
+        model, processor = _loaded(arguments, dtype) if arguments.start_from else _new(arguments, dtype, seed)
+        lora = lora_fields(arguments.lora)
+        if lora is not None and not has_lora(model.language_model):
+            add_lora(model, lora, seed)
+    except RecipeError:
+        raise
+    except (OSError, ImportError, ValueError) as error:
+        raise RecipeError(str(error)) from error
+    return model, processor
+
+
+@torch.no_grad()
+def begin_img_rows_as(model: GillForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, token: str) -> None:
+    """Initialize every `[IMG]` row with the row of a known token, as textual inversion does.
+
+    Args:
+        model ([`GillForConditionalGeneration`]): With its language model.
+        tokenizer: Of the language model.
+        token (`str`): Text of one token.
+
+    Raises:
+        RecipeError: the text is not one token.
+    """
+    ids = tokenizer(token, add_special_tokens=False).input_ids
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids[0] in model.config.image_output_token_ids:
+        raise RecipeError(
+            f"`initializer_token` must be one token of the language model, got {token!r}, which is "
+            f"{tokenizer.convert_ids_to_tokens(ids)}."
+        )
+    assert model.language_model is not None
+    row = model.language_model.get_input_embeddings().weight[ids[0]]
+    model.img_embeddings.weight.copy_(row.expand_as(model.img_embeddings.weight))
+
+
+def add_lora(model: GillForConditionalGeneration, fields: dict[str, Any], seed: int) -> None:
+    """Put peft's LoRA on the language model; in float32, as all that is trained.
+
+    Raises:
+        RecipeError: fields that LoraConfig does not take, or that do not fit the model.
+    """
+    from peft import LoraConfig
+
+    torch.manual_seed(seed)
+    try:
+        model.add_language_model_lora(LoraConfig(task_type="CAUSAL_LM", **fields))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"`lora` {fields}: {error}") from error
+    for name, weight in model.language_model.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.float()
+
+
+def _loaded(arguments: ModelArguments, dtype: torch.dtype) -> tuple[GillForConditionalGeneration, GillProcessor]:
+    assert arguments.start_from is not None
+    config = GillConfig.from_pretrained(arguments.start_from)
+    if config.is_self_contained:
+        model = GillForConditionalGeneration.from_pretrained(arguments.start_from, dtype=torch.float32)
+        model.language_model.to(dtype)
+        model.vision_model.to(dtype)
+    else:
+        backbones = load_backbones(config, dtype)
+        model = GillForConditionalGeneration.from_pretrained(
+            arguments.start_from, dtype=torch.float32, language_model=backbones[0], vision_model=backbones[1]
+        )
+    return model, GillProcessor.from_pretrained(arguments.start_from)
+
+
+def _new(
+    arguments: ModelArguments, dtype: torch.dtype, seed: int
+) -> tuple[GillForConditionalGeneration, GillProcessor]:
+    language = FrozenModel(
+        "language model", full_path(arguments.language_model), "`language_model`", arguments.language_model_revision
+    )
+    vision = FrozenModel(
+        "image encoder", full_path(arguments.vision_model), "`vision_model`", arguments.vision_model_revision
+    )
+    img_tokens = (
+        arguments.img_tokens.split(",")
+        if arguments.img_tokens
+        else [f"[IMG{i}]" for i in range(arguments.num_image_output_tokens)]
+    )
+    tokenizer = load_part(AutoTokenizer, language, "tokenizer", padding_side="left")
+    GillProcessor.extend_tokenizer(tokenizer, img_tokens)
+    text_config = load_part(AutoConfig, language, "configuration")
+    config = GillConfig(
+        text_config=text_config,
+        vision_config=load_vision_config(vision),
+        language_model_id=language.name,
+        language_model_revision=language.revision,
+        vision_model_id=vision.name,
+        vision_model_revision=vision.revision,
+        image_token_id=tokenizer.cls_token_id,
+        image_output_token_ids=tokenizer.convert_tokens_to_ids(img_tokens),
+        num_visual_tokens=arguments.num_visual_tokens,
+        retrieval_dim=arguments.retrieval_dim,
+        mapper_hidden_size=arguments.mapper_hidden_size,
+        mapper_num_layers=arguments.mapper_num_layers,
+        mapper_num_heads=arguments.mapper_num_heads,
+        mapper_ffn_dim=arguments.mapper_ffn_dim,
+        img_logit_scaling=arguments.img_logit_scaling,
+        use_decision_head=False,  # `train_decision_head` adds one
+        **_generator_fields(arguments),
+    )
+    torch.manual_seed(seed)
+    model = GillForConditionalGeneration(config, defer_backbones=True)
+    model.attach_backbones(*load_backbones(config, dtype))
+    if arguments.initializer_token is not None:
+        begin_img_rows_as(model, tokenizer, arguments.initializer_token)
+    model.generation_config = generation_config(text_config, tokenizer)
+    image_processor = load_part(AutoImageProcessor, vision, "image processor")
+    return model, GillProcessor(image_processor, tokenizer, config.num_visual_tokens, img_tokens)
+
+
+def _generator_fields(arguments: ModelArguments) -> dict[str, Any]:
+    if arguments.mapper_type == "none":
+        return {"mapper_type": None}
+    if arguments.image_generator is None:
+        raise RecipeError(f"`mapper_type` is {arguments.mapper_type!r}, but `image_generator` is not set.")
+    name, revision = full_path(arguments.image_generator), arguments.image_generator_revision
+    length, width = conditioning_shape(FrozenModel("image generator", name, "`image_generator`", revision))
+    return {
+        "mapper_type": arguments.mapper_type,
+        "image_generator_id": name,
+        "image_generator_revision": revision,
+        "conditioning_length": length,
+        "conditioning_dim": width,
+    }
+
+
+__all__ = ["add_lora", "build_model"]
