@@ -205,6 +205,7 @@ class GillPreTrainedModel(PreTrainedModel):
                 )
             else:
                 folder = save_directory
+            stack.enter_context(_writable_weights(save_directory))
             super().save_pretrained(folder, is_main_process, state_dict, False, *args, **kwargs)
             if lora and is_main_process:
                 save_lora(self.language_model, folder, lora_folder)
@@ -279,6 +280,15 @@ def _readable_weights(name: Any) -> Iterator[None]:
         raise OSError(
             f"The weights in {str(name)!r} cannot be read as safetensors, truncated perhaps: {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def _writable_weights(folder: Any) -> Iterator[None]:
+    """Turn errors of safetensors, such as no space left, into those that Python raises for other files."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"The weights cannot be written to {str(folder)!r}: {error}") from error
 
 
 def _check_adapters(model: PreTrainedModel, info: dict[str, Any], name: Any) -> None:

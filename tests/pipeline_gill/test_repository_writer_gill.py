@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from modeling_gill import GillForConditionalGeneration
@@ -97,16 +98,28 @@ def test_files_have_the_mode_that_the_umask_asks_for(
         assert not path.is_dir() or stat.S_IMODE(path.stat().st_mode) & 0o500 == 0o500
 
 
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("modeling_gill.processing_gill.GillProcessor.save_pretrained", OSError(28, "No space left on device")),
+        ("transformers.modeling_utils.safe_save_file", SafetensorError("I/O error: No space left on device")),
+    ],
+)
 def test_no_space_in_the_middle_leaves_the_old_repository(
-    model: GillForConditionalGeneration, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: GillForConditionalGeneration,
+    processor: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    error: Exception,
 ) -> None:
     write_repository(tmp_path / "out", model, processor)
     before = content(tmp_path / "out")
 
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
-    monkeypatch.setattr(type(processor), "save_pretrained", full)
+    monkeypatch.setattr(where, full)
     model.img_embeddings.weight.data.mul_(2)
     with pytest.raises(OSError, match="No space"):
         write_repository(tmp_path / "out", model, processor)
