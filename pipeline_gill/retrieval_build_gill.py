@@ -67,8 +67,12 @@ def dataset_of_images(
         source, caption = entry
         if isinstance(source, ImageError):
             return source
-        path = _stored_path(source, base_dir)
-        if not keep_images and not _can_be_opened_again(source, path, base_dir):
+        try:
+            path = _stored_path(source, base_dir)
+            can_be_opened_again = keep_images or _can_be_opened_again(source, path, base_dir)
+        except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have
+            return ImageError(f"Image could not be read: {describe_source(source)}: {error}")
+        if not can_be_opened_again:
             raise ValueError(
                 f"{describe_source(source)} cannot be opened again, expected a file or URL; embed the images"
             )
@@ -80,17 +84,11 @@ def dataset_of_images(
             image, file = load_image_and_file(place, timeout=timeout)
         except ImageError as error:
             return error
-        stored = None
-        if keep_images:
-            if file is None:
-                buffer = io.BytesIO()
-                image.save(buffer, "PNG")
-                file = buffer.getvalue()
-            stored = {"bytes": file, "path": None}
-        # Here, so that no more than `workers` decoded images are held at a time.
+        stored = {"bytes": file or _png(image), "path": None} if keep_images else None
+        # In this thread, so that no more than `workers` decoded images are in memory.
         try:
             pixel_values = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
-        except Exception as error:  # whatever an image processor makes of an image of one pixel by ten thousand
+        except Exception as error:  # image processors raise all kinds of errors for an image of one pixel by thousands
             return ImageError(f"Image could not be processed: {describe_source(source)}: {error}")
         return _Loaded(pixel_values, stored, path, caption)
 
@@ -186,8 +184,14 @@ def _embed(model: Any, loaded: list[_Loaded]) -> tuple[dict[str, Any] | None, li
     return rows, errors
 
 
+def _png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _stored_path(source: Any, base_dir: Path) -> str | None:
-    """What to write down so that the image can be found again: a URL, or a path, relative where it can be."""
+    """The URL or path to store in the set; paths are relative to `base_dir` if they can be."""
     if isinstance(source, Mapping):
         source = source.get("path")
     if isinstance(source, str):
@@ -198,14 +202,14 @@ def _stored_path(source: Any, base_dir: Path) -> str | None:
     if not isinstance(source, str | os.PathLike):
         return None
     path = Path(os.fsdecode(source)).expanduser()
-    # Relative, so that the set does not tell how its maker's machine is laid out and can move with its images.
+    # Relative, so that the set names no folders of this machine and can be moved together with its images.
     return path.relative_to(base_dir).as_posix() if path.is_relative_to(base_dir) else path.as_posix()
 
 
 def _can_be_opened_again(source: Any, path: str | None, base_dir: Path) -> bool:
     if path is None:
         return False
-    # A row of a dataset may have both the image and the name of a file that is nowhere here.
+    # A row of a dataset may have both an image and the name of a file that is not on this machine.
     has_bytes = isinstance(source, Mapping) and source.get("bytes") is not None
     return not has_bytes or is_url(path) or (base_dir / path).is_file()
 
@@ -256,7 +260,7 @@ def _write(batches: Iterator[dict[str, Any]], path: Path) -> Any:
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Switch dropout off while images are embedded."""
+    """Switch dropout off."""
     was_training = bool(getattr(model, "training", False))
     if was_training:
         model.eval()

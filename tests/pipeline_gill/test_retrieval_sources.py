@@ -113,9 +113,10 @@ def test_bad_images_of_every_kind_are_left_out(folder: Path, tmp_path: Path, cap
     (folder / "cafe\u0301 .png").write_bytes(b"no image")
     Image.new("RGB", (2, 2)).save(folder / "black.png")
     rows = ["red.png", "gone.png", "", "black.png", "caf\u00e9 .png", "http://127.0.0.1:1/dead.png", "file:///x.png"]
+    rows += ["x" * 5000 + ".png", "~nobody/x.png", "https://[x.png"]
     (tmp_path / "all.tsv").write_text("".join(f"caption {row}\t{row}\n" for row in ["green.png", *rows]))
     built = build_retrieval_set(model="tiny", tsv=tmp_path / "all.tsv", image_root=folder, out=str(tmp_path / "set"))
-    assert (len(built), built.info.skipped) == (2, 6)
+    assert (len(built), built.info.skipped) == (2, 9)
     assert built.dataset["path"][:] == ["green.png", "red.png"]
     assert "zero, NaN or infinite: black.png" in caplog.text and "gone.png" in caplog.text
     with pytest.raises(ValueError, match=r"more than 2 images \(max_errors\)"):
@@ -152,3 +153,17 @@ def test_the_language_model_is_not_loaded_to_embed_images(golden_repository, gol
     pipe = GillPipeline.from_pretrained(golden_repository)
     pipe.load_retrieval_set(tmp_path / "set")
     assert len(pipe.retrieval_set) == 24
+
+
+@pytest.mark.usefixtures("tiny_command")
+@pytest.mark.parametrize("name", ["x" * 5000 + ".png", "~nobody/x.png", "a\0b.png", "", "\ud800.png"])
+def test_names_that_no_file_can_have_are_left_out(folder: Path, tmp_path: Path, name: str) -> None:
+    for embed_images in (True, False):
+        built = RetrievalSet.build(
+            TinyModel(),
+            TINY_PROCESSOR,
+            [(name, None), (folder / "red.png", None)],
+            embed_images=embed_images,
+            progress=False,
+        )
+        assert (len(built), built.info.skipped) == (1, 1)
