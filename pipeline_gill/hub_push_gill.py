@@ -56,6 +56,7 @@ class OneCommit:
 
     >>> with OneCommit(files_of("my_gill"), "org/gill", HfApi()) as push:
     ...     print(push.commit("Upload GILL").commit_url)
+    http.../org/gill/commit/...
     ```
     """
 

@@ -14,6 +14,7 @@ import pytest
 
 from modeling_gill import atomic_write_gill
 from modeling_gill.atomic_write_gill import replace_file, replace_folder
+from tests.examples import run_example
 from tests.killing import killed_at_every_file_operation
 
 KEPT = {"README.md": "mine", "checkpoint-5/state": "5", "checkpoint-5/deep/weights": "w"}
@@ -219,6 +220,13 @@ def test_targets_of_the_other_kind_are_refused(folder: Path) -> None:
     with pytest.raises(IsADirectoryError, match="out"), replace_file(folder):
         pass
     assert content(folder) == OLD
+
+
+@pytest.mark.parametrize("function", [replace_folder, replace_file])
+def test_the_examples_run(function: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_example(function)
+    assert len(os.listdir(tmp_path)) == 1
 
 
 # --- modes -----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
-from tests.hub_fixtures import TestHub, run_python
+from pipeline_gill import hub_push_gill
+from tests.examples import run_example
+from tests.hub_fixtures import WRITER_TOKEN, TestHub, run_python
 
 _SMALL = """
 from tests.small_model import small_model, small_processor
@@ -62,3 +65,15 @@ def test_card_and_samples_of_the_pipelines_folder_go_along_where_the_hub_has_no_
     pushed = repository.history("main")[0].files
     assert {"README.md", "samples/grid.png", "model.safetensors", "pipeline_gill.py"} <= set(pushed)
     assert hub_server.repositories.content(pushed["README.md"].sha256).read_bytes() == b"# Card"
+
+
+def test_the_example_of_one_commit_runs(
+    hub_in_this_process: TestHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_gill").mkdir()
+    (tmp_path / "my_gill/config.json").write_text("{}")
+    api = HfApi(endpoint=hub_in_this_process.url, token=WRITER_TOKEN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
+    run_example(hub_push_gill.OneCommit)
+    assert "config.json" in hub_in_this_process.repositories.get("models", "org/gill").commit("main").files

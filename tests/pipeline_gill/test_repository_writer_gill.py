@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from modeling_gill import GillForConditionalGeneration
 from pipeline_gill import GillPipeline, RetrievalSet
 from pipeline_gill.repository_writer_gill import repository_folder, write_repository
+from tests.examples import run_example
 from tests.killing import killed_at_every_file_operation
 from tests.small_model import small_model, small_processor
 
@@ -84,6 +86,14 @@ def test_saving_the_model_alone_replaces_its_weights_and_nothing_else(
     }
     assert found.keys() - before.keys() == {"model.safetensors"}
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_the_example_runs(
+    model: GillForConditionalGeneration, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_example(write_repository, pipe=SimpleNamespace(model=model, processor=processor))
+    assert (tmp_path / "my_gill/results/vist.json").is_file()
 
 
 def test_files_have_the_mode_that_the_umask_asks_for(

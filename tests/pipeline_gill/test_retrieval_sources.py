@@ -17,6 +17,7 @@ from pipeline_gill import (
     retrieval_storage_gill,
 )
 from pipeline_gill.retrieval_set_gill import RetrievalSet
+from tests.examples import run_example
 from tests.tiny_retrieval import COLOURS, FINGERPRINT, RED, TINY_PROCESSOR, TinyModel, colour_of, image_server, paint
 
 
@@ -78,6 +79,14 @@ def test_the_command_builds_from_folder_urls_tsv_and_data_set(
         said = capsys.readouterr().out
         assert f"{expected[name][0]} images, {int(name in ('urls', 'plain'))} skipped" in said
         assert str(tmp_path / name) in said and fingerprint_name(FINGERPRINT) in said
+
+
+@pytest.mark.usefixtures("tiny_command")
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint(tmp_path / "photographs")
+    monkeypatch.chdir(tmp_path)
+    run_example(build_retrieval_set)
+    assert len(RetrievalSet.load("my_set")) == 4
 
 
 @pytest.mark.usefixtures("tiny_command")

@@ -14,7 +14,8 @@ from huggingface_hub import HfApi
 from modeling_gill.image_loading_gill import ImageError
 from pipeline_gill import retrieval_index_gill, retrieval_set_gill, retrieval_storage_gill
 from pipeline_gill.retrieval_set_gill import RetrievalSet
-from tests.hub_fixtures import WRITER_TOKEN, TestHub
+from tests.examples import run_example
+from tests.hub_fixtures import ROOT, WRITER_TOKEN, TestHub
 from tests.killing import killed_at_every_file_operation
 from tests.tiny_retrieval import (
     COLOURS,
@@ -131,6 +132,11 @@ def test_a_damaged_set_is_refused_with_the_file_and_what_was_expected(
     damage(tmp_path / "set", what)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         RetrievalSet.load(tmp_path / "set")
+
+
+def test_the_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run_example(RetrievalSet.load)
 
 
 def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path) -> None:
