@@ -29,16 +29,16 @@ def train(folder: Path, stop_at: int | None = None, **more: float) -> nn.Linear:
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_it_goes_on_where_it_was_stopped(
+def test_a_stopped_training_resumes_and_ends_like_one_that_was_not_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ema: float
 ) -> None:
-    monkeypatch.setattr(training_loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(training_loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     whole = train(tmp_path / "whole", ema=ema)
     with pytest.raises(Stopped):
         train(tmp_path / "stopped", stop_at=17, ema=ema)
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["step-17"]
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint-17"]
     resumed = train(tmp_path / "stopped", ema=ema)
-    assert "goes on from step 17 of 40" in capsys.readouterr().out
+    assert "resumes from step 17 of 40" in capsys.readouterr().out
     torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
 
 
@@ -48,13 +48,18 @@ def test_it_learns_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
     torch.testing.assert_close(module.weight.detach(), torch.ones(1, 3), rtol=0, atol=0.2)
 
 
-def test_a_half_written_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    (tmp_path / "partial").mkdir(parents=True)
-    (tmp_path / "partial" / "model.safetensors").write_bytes(b"half")
-    with pytest.raises(Stopped):
-        train(tmp_path, stop_at=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-2"]
+def test_a_half_written_checkpoint_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training_loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    for state in (None, "{"):
+        (tmp_path / "checkpoint-9").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "checkpoint-9" / "model.safetensors").write_bytes(b"half")
+        if state is not None:
+            (tmp_path / "checkpoint-9" / "trainer_state.json").write_text(state)
+        with pytest.raises(Stopped):
+            train(tmp_path, stop_at=2)
+        assert "resumes from step 9" not in capsys.readouterr().out
 
 
 def test_parts_that_are_done_are_not_done_again_and_what_is_frozen_stays(tmp_path: Path) -> None:
