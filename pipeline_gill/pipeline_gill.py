@@ -135,6 +135,8 @@ class GillPipeline(RepositoryPipeline):
         force_image: bool,
         output_type: str,
         num_images_per_prompt: int,
+        height: int | None,
+        width: int | None,
         guidance_scale: float,
         integers: dict[str, tuple[Any, int]],
         generator: torch.Generator | list[torch.Generator] | None,
@@ -165,6 +167,9 @@ class GillPipeline(RepositoryPipeline):
         for name, (value, least) in integers.items():
             check_integer(name, value, least)
         check_number("guidance_scale", guidance_scale)
+        for name, size in (("height", height), ("width", width)):
+            if size is not None and (not isinstance(size, int) or size < 8 or size % 8):
+                raise ValueError(f"`{name}` must be a positive multiple of 8, got {size!r}.")
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}.")
         if output_type == "latent" and decision != "generate":
@@ -463,6 +468,8 @@ class GillPipeline(RepositoryPipeline):
             force_image=force_image,
             output_type=output_type,
             num_images_per_prompt=num_images_per_prompt,
+            height=height,
+            width=width,
             guidance_scale=guidance_scale,
             integers={
                 "num_images_per_prompt": (num_images_per_prompt, 1),

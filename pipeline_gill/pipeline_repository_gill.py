@@ -14,7 +14,14 @@ from diffusers.utils import logging
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from .components_gill import COMPONENT_CLASSES, GENERATOR_COMPONENTS, is_unchanged
+from .components_gill import (
+    COMPONENT_CLASSES,
+    GENERATOR_COMPONENTS,
+    HUB_OPTIONS,
+    LoadOptions,
+    is_unchanged,
+    load_options,
+)
 from .components_gill import __name__ as components_module
 from .hub_push_gill import OneCommit, clear_hub_errors, files_of, full_repo_id
 from .image_generator_gill import ImageGeneratorMixin
@@ -24,6 +31,7 @@ from .retrieval_storage_gill import INFO_FILE
 
 logger = logging.get_logger(__name__)
 
+_RETRIEVAL_SET_OPTIONS = ("token", "cache_dir", "local_files_only")
 _PUSH_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message")
 # What a call takes that does not say, and `model_index.json` neither: Stable Diffusion's own.
 CALL_DEFAULTS: dict[str, Any] = {"num_inference_steps": 50, "guidance_scale": 7.5}
@@ -44,20 +52,56 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        """Load a pipeline from a folder or from the Hub, without running code of the repository.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id of the GILL repository.
+            kwargs: Those of [`DiffusionPipeline.from_pretrained`]. `token`, `cache_dir`, `force_download`, `proxies`
+                and `local_files_only` hold for every repository: the model's, its backbones', the image generator's
+                and the retrieval set's. `variant` is used wherever there are weights of it. Without `dtype`, all
+                components have the one that the model was saved in.
+
+        Raises:
+            ValueError: weights of a `variant` that no repository has.
+            OSError: a repository or file that cannot be found or read.
+
+        Example:
+
+        ```python
+        >>> from pipeline_gill import GillPipeline
+
+        >>> pipe = GillPipeline.from_pretrained("picturebook/checkpoint")
+        >>> pipe("a red house on the left at night . then it turns blue . picture :").texts
+        [' a blue house on the left at night .']
+        ```
+        """
+        options = LoadOptions(
+            {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name)}, kwargs.pop("variant", None)
+        )
+        kwargs.setdefault("use_safetensors", True)
+        name = os.fspath(pretrained_model_name_or_path)
+        folder = name
+        # diffusers' own check for the variant knows nothing of components in the root or in other repositories.
+        if not os.path.isdir(name) and name.count("/") <= 1:
+            folder = cls.download(name, variant=options.variant, **kwargs)
+        with load_options(options):
+            pipeline = super().from_pretrained(folder, **kwargs)
+        if options.variant is not None and not options.variant_found:
+            raise ValueError(f"No component of {name!r} has weights of the variant {options.variant!r}.")
+        pipeline.register_to_config(_name_or_path=name)
         # For the retrieval set, which is loaded when it is first needed.
-        names = ("token", "cache_dir", "local_files_only")
-        pipeline._hub_options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        pipeline._hub_options = {key: options.hub[key] for key in _RETRIEVAL_SET_OPTIONS if key in options.hub}
         return pipeline
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        # `model_index.json` names only components that lie in the repository itself.
+        # `model_index.json` names only components that are in the repository, and those that the pipeline is without.
         init, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
-        elsewhere = {
-            name: (components_module, loader) for name, loader in COMPONENT_CLASSES.items() if name not in init
+        absent = {name for name, entry in init.items() if isinstance(entry, (list, tuple)) and entry[0] is None}
+        loaders = {
+            name: (components_module, loader) for name, loader in COMPONENT_CLASSES.items() if name not in absent
         }
-        return {**init, **elsewhere}, unused, hidden
+        return {**init, **loaders}, unused, hidden
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:

@@ -116,7 +116,7 @@ def write_repository(
             their own `save_pretrained` takes.
 
     Raises:
-        ValueError: a component that carries LoRA, which no repository can hold.
+        ValueError: a component that carries LoRA or an IP-Adapter, which no repository can hold.
         OSError: the folder cannot be written; it stays as it was.
 
     Example:
@@ -164,7 +164,7 @@ def write_repository_files(
             As for [`write_repository`].
     """
     components = _components(model.config, generator)
-    _check_no_lora(components)
+    _check_no_adapters(components)
     model.save_pretrained(new, self_contained=self_contained, **save_options)
     if all(name in components for name in GENERATOR_COMPONENTS):
         _set_keys_to_null(new / "config.json", "image_generator_id", "image_generator_revision")
@@ -194,12 +194,17 @@ def _components(config: Any, generator: Mapping[str, Any] | None) -> dict[str, A
     return {**absent, **(generator or {})}
 
 
-def _check_no_lora(components: Mapping[str, Any]) -> None:
+def _check_no_adapters(components: Mapping[str, Any]) -> None:
     for name, component in components.items():
         if getattr(component, "peft_config", None):
             raise ValueError(
                 f"The {name!r} carries LoRA, which a repository of a pipeline cannot hold. Merge it first: "
                 "`fuse_lora()`, then `unload_lora_weights()`; or unload it and load it again each time."
+            )
+        if getattr(getattr(component, "config", None), "encoder_hid_dim_type", None) == "ip_image_proj":
+            raise ValueError(
+                f"The {name!r} carries an IP-Adapter, which a repository of a pipeline cannot hold. Unload it first, "
+                "`unload_ip_adapter()`, and load it again each time."
             )
 
 
