@@ -1,9 +1,9 @@
-"""A fingerprint of weights that survives a change of dtype and device, and nothing else.
+"""A fingerprint of weights that does not depend on their dtype and device.
 
-A retrieval set is worth nothing with other weights than those that embedded it, but weights are stored in one dtype
-and loaded in another, so their bytes cannot be hashed. A *sketch* can be compared instead: the weights' scalar
-products with fixed vectors of random signs, divided by the weights' norm. Rounding to bfloat16 moves each by about
-0.001, other weights by about 1, and a change of one per cent by about 0.01.
+A retrieval set can only be searched with the weights that embedded it. Since weights are stored in one dtype and
+loaded in another, their bytes cannot be hashed. A *sketch* is compared instead: the scalar products of the weights
+with fixed vectors of random signs, divided by the norm of the weights. Rounding to bfloat16 changes each by about
+0.001, a change of the weights by one per cent by about 0.01, and other weights by about 1.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import torch
 
 _SKETCH_SIZE = 32
 _TOLERANCE = 0.008
-# Enough of each tensor to tell two encoders apart without reading gigabytes.
+# Enough of each tensor to distinguish two encoders without reading gigabytes.
 _VALUES_PER_TENSOR = 4096
 
 
@@ -22,11 +22,11 @@ def fingerprint_weights(parts: Mapping[str, Iterable[torch.Tensor]]) -> dict[str
     """Sketch named groups of tensors.
 
     Args:
-        parts (`Mapping[str, Iterable[torch.Tensor]]`): Groups to keep apart, e.g. `{"image_encoder": ...}`.
+        parts (`Mapping[str, Iterable[torch.Tensor]]`): Tensors by group, e.g. `{"image_encoder": ...}`.
 
     Returns:
-        `dict`: `digest`, eight hexadecimal digits a part, for people to read, and `sketch`, 32 numbers a part, for
-        [`fingerprints_match`]. JSON can hold it.
+        `dict` that JSON can hold: `digest`, eight hexadecimal digits per group for messages, and `sketch`, 32 numbers
+        per group for [`fingerprints_match`].
     """
     sketches = {name: _sketch(tensors) for name, tensors in parts.items()}
     digests = []
@@ -37,7 +37,7 @@ def fingerprint_weights(parts: Mapping[str, Iterable[torch.Tensor]]) -> dict[str
 
 
 def fingerprints_match(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two fingerprints are those of the same weights, however rounded."""
+    """Whether two fingerprints are of the same weights, up to rounding."""
     if not (first.get("sketch") and second.get("sketch")):
         return False
     return not differing_parts(first, second)
@@ -45,12 +45,13 @@ def fingerprints_match(first: Mapping[str, Any], second: Mapping[str, Any]) -> b
 
 def differing_parts(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Names of the groups of weights that differ between two fingerprints."""
-    one, other = first.get("sketch") or {}, second.get("sketch") or {}
-    return [name for name in sorted({*one, *other}) if not _close(one.get(name), other.get(name))]
+    sketches = [fingerprint.get("sketch") or {} for fingerprint in (first, second)]
+    names = sorted({name for sketch in sketches for name in sketch})
+    return [name for name in names if not _close(*(sketch.get(name) for sketch in sketches))]
 
 
 def fingerprint_name(fingerprint: Mapping[str, Any]) -> str:
-    """What to call a fingerprint in a message."""
+    """Name of a fingerprint in messages."""
     return str(fingerprint.get("digest", "none"))
 
 
@@ -60,7 +61,7 @@ def _sketch(tensors: Iterable[torch.Tensor]) -> list[float]:
     norm = torch.zeros((), dtype=torch.float64)
     for tensor in tensors:
         values = tensor.detach().flatten()
-        # Evenly spread over the tensor, so that no part of it goes unseen.
+        # Spread evenly over the tensor.
         values = values[:: max(1, values.numel() // _VALUES_PER_TENSOR)].to("cpu", torch.float64)
         signs = torch.randint(0, 2, (_SKETCH_SIZE, values.numel()), generator=generator, dtype=torch.int8)
         total += (signs.to(torch.float64) * 2 - 1) @ values
@@ -69,10 +70,10 @@ def _sketch(tensors: Iterable[torch.Tensor]) -> list[float]:
     return [round(value, 6) for value in (total / scale if scale > 0 else total).tolist()]
 
 
-def _close(one: list[float] | None, other: list[float] | None) -> bool:
-    if one is None or other is None or len(one) != len(other):
+def _close(first: list[float] | None, second: list[float] | None) -> bool:
+    if first is None or second is None or len(first) != len(second):
         return False
-    return all(abs(a - b) <= _TOLERANCE for a, b in zip(one, other, strict=True))
+    return all(abs(a - b) <= _TOLERANCE for a, b in zip(first, second, strict=True))
 
 
 __all__ = ["differing_parts", "fingerprint_name", "fingerprint_weights", "fingerprints_match"]

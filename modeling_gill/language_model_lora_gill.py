@@ -1,6 +1,6 @@
-"""LoRA on the language model, as peft saves it, in a folder of its own beside the adapters.
+"""LoRA weights of the language model, in peft's format, in a folder of the repository.
 
-In a folder of its own because `adapter_config.json` in the root would make the whole repository one of peft's.
+They are in a folder because transformers takes a repository with `adapter_config.json` in its root for peft weights.
 """
 
 import os
@@ -14,26 +14,26 @@ _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "r
 
 
 def has_lora(language_model: PreTrainedModel | None) -> bool:
-    """Whether adapters of peft are on a language model."""
+    """Whether a language model carries adapters of peft."""
     return bool(getattr(language_model, "_hf_peft_config_loaded", False))
 
 
 def load_lora(language_model: PreTrainedModel, name_or_path: Any, folder: str, **options: Any) -> None:
-    """Put the LoRA of a GILL repository on the frozen language model, which is changed in place.
+    """Load the LoRA weights of a GILL repository into the frozen language model, in place.
 
     Args:
-        name_or_path (`str` or `os.PathLike`): The GILL repository, on the Hub or a folder.
-        folder (`str`): Within it, `language_model_lora` in its configuration.
-        options: Those of `from_pretrained` that say how to reach the Hub; others are ignored.
+        name_or_path (`str` or `os.PathLike`): The GILL repository, a Hub id or a folder.
+        folder (`str`): Folder in the repository, `language_model_lora` of its configuration.
+        options: Those of `from_pretrained` for access to the Hub; others are ignored.
 
     Raises:
-        OSError: the LoRA is not there.
-        ValueError: the language model carries another already.
+        OSError: the weights are not there.
+        ValueError: the language model carries LoRA already.
     """
     if has_lora(language_model):
         raise ValueError(
-            f"{str(name_or_path)!r} brings LoRA for its language model, but the one that was given carries LoRA "
-            "already; expected the plain language model."
+            f"{str(name_or_path)!r} has LoRA weights for its language model, but the given one carries LoRA already; "
+            "expected the plain language model."
         )
     hub = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
     files = [cached_file(name_or_path, f"{folder}/{name}", **hub) for name in _FILES]
@@ -42,7 +42,7 @@ def load_lora(language_model: PreTrainedModel, name_or_path: Any, folder: str, *
 
 
 def save_lora(language_model: PreTrainedModel, repository: Any, folder: str) -> None:
-    """Write the LoRA of a language model into a GILL repository."""
+    """Write the LoRA weights of a language model into a GILL repository."""
     language_model.save_pretrained(os.path.join(repository, folder))
 
 

@@ -20,22 +20,23 @@ class GillMapper(nn.Module):
     def forward(self, img_states: torch.Tensor, img_embeddings: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            img_states (`torch.Tensor` of shape `(images, r, d)`): Last hidden states at the `[IMG]` tokens.
-            img_embeddings (`torch.Tensor` of shape `(r, d)`): Input embeddings of the same tokens.
+            img_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`):
+                Last hidden states at the `[IMG]` tokens.
+            img_embeddings (`torch.FloatTensor` of shape `(num_image_output_tokens, embedding_dim)`):
+                Input embeddings of the same tokens.
 
         Returns:
-            `torch.Tensor` of shape `(images, L, c)`.
+            `torch.FloatTensor` of shape `(num_images, conditioning_length, conditioning_dim)`.
         """
-        read = self.input_projection(img_states + img_embeddings)
-        return self.output_projection(self.transformer(read, self.queries.expand(read.shape[0], -1, -1)))
+        inputs = self.input_projection(img_states + img_embeddings)
+        return self.output_projection(self.transformer(inputs, self.queries.expand(inputs.shape[0], -1, -1)))
 
 
 class TokenwiseMapper(nn.Module):
-    """The mappers of the paper's ablation: every `[IMG]` state yields a few positions of the conditioning by itself.
+    """The mappers of the paper's ablation: each `[IMG]` state gives `mapper_tokens_per_img_token` positions.
 
-    `linear` and `mlp` read the states alone, `encoder` lets them read each other and adds the embeddings as
-    [`GillMapper`] does. `r` times `mapper_tokens_per_img_token` positions are cut, or filled up with zeros as in the
-    authors' code, to `conditioning_length`.
+    `linear` and `mlp` read the states one by one; `encoder` attends over all of them and adds the embeddings as
+    [`GillMapper`] does. As in the authors' code, the positions are cut to `conditioning_length`, or padded with zeros.
     """
 
     def __init__(self, config: GillConfig) -> None:
@@ -54,11 +55,10 @@ class TokenwiseMapper(nn.Module):
 
     def forward(self, img_states: torch.Tensor, img_embeddings: torch.Tensor) -> torch.Tensor:
         """Shapes as in [`GillMapper.forward`]."""
-        read = img_states + img_embeddings if self.adds_embeddings else img_states
-        positions = self.output_projection(self.body(read)).reshape(read.shape[0], -1, self.conditioning_dim)
-        missing = self.conditioning_length - positions.shape[1]
-        # `pad` with a negative count cuts.
-        return nn.functional.pad(positions, (0, 0, 0, missing))
+        inputs = img_states + img_embeddings if self.adds_embeddings else img_states
+        positions = self.output_projection(self.body(inputs)).reshape(inputs.shape[0], -1, self.conditioning_dim)
+        # A negative padding cuts.
+        return nn.functional.pad(positions, (0, 0, 0, self.conditioning_length - positions.shape[1]))
 
 
 def build_mapper(config: GillConfig) -> nn.Module | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .backbones_gill import build_backbones, check_backbones
@@ -17,24 +18,32 @@ from .mapper_gill import build_mapper
 from .outputs_gill import CACHE_NAME, GillOutput
 from .pretrained_gill import GillPreTrainedModel
 
-try:
-    from transformers.processing_utils import Unpack
-except ImportError:
-    from typing_extensions import Unpack
-
 
 class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
     """
     A frozen causal language model and a frozen image encoder with GILL's adapters between them.
 
     Args:
-        config ([`GillConfig`]): Sizes; the weights are fresh, use [`~GillPreTrainedModel.from_pretrained`] for others.
-        defer_backbones (`bool`, defaults to `False`): Leave the backbones to [`~GillPreTrainedModel.attach_backbones`].
+        config ([`GillConfig`]): The configuration. The weights are initialized, see
+            [`~GillPreTrainedModel.from_pretrained`] to load them.
+        defer_backbones (`bool`, defaults to `False`): Build the adapters alone; the backbones are joined later by
+            [`~GillPreTrainedModel.attach_backbones`].
+
+    Example:
+
+    ```python
+    >>> from modeling_gill import GillForConditionalGeneration, GillProcessor
+
+    >>> processor = GillProcessor.from_pretrained("org/gill")
+    >>> model = GillForConditionalGeneration.from_pretrained("org/gill")
+    >>> batch = processor([[image, "Where was this taken?"]])
+    >>> processor.batch_decode(model.generate(**batch, max_new_tokens=24))
+    ```
     """
 
     def __init__(self, config: GillConfig, defer_backbones: bool = False) -> None:
         super().__init__(config)
-        # Before the backbones: transformers takes the dtype of the first parameter for that of the checkpoint.
+        # The adapters come first, as transformers stores the dtype of the first parameter in the configuration.
         self.visual_projection = nn.Linear(config.vision_dim, config.num_visual_tokens * config.embedding_dim)
         self.img_embeddings = nn.Embedding(config.num_image_output_tokens, config.embedding_dim)
         self.text_retrieval_head = nn.Linear(config.embedding_dim, config.retrieval_dim)

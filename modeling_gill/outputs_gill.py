@@ -1,4 +1,4 @@
-"""What the model returns: from a forward pass, and from generating."""
+"""Outputs of the model: of a forward pass, and of `generate`."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,23 @@ CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ e
 @dataclass
 class GillOutput(CausalLMOutputWithPast):
     r"""
-    What [`GillForConditionalGeneration`] makes of a batch. `images` counts the whole `[IMG]` runs of all rows.
+    Output of [`GillForConditionalGeneration`]. `num_images` counts the complete `[IMG]` runs of all rows.
 
     Args:
         loss (`torch.FloatTensor`, *optional*): Language modelling loss, where `labels` were given.
-        logits (`torch.FloatTensor` of shape `(rows, tokens, ids)`): `-inf` for ids that have no embedding.
-        past_key_values (`Cache`, *optional*), hidden_states, attentions: The language model's own.
-        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(images,)`):
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, config.vocab_size)`):
+            `-inf` for ids that have no embedding.
+        past_key_values (`Cache`, *optional*), hidden_states, attentions:
+            Those of the language model. The cache is called `cache` since transformers 5.24.
+        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(num_images,)`):
             Row and column of each `[IMG0]`, in reading order.
-        img_hidden_states (`torch.FloatTensor` of shape `(images, r, d)`): Last hidden states at the `[IMG]` tokens.
-        retrieval_embeds (`torch.FloatTensor` of shape `(images, p)`): Of any length, not normalised.
-        conditioning (`torch.FloatTensor` of shape `(images, L, c)`, *optional*): For the image generator.
-        decision_logits (`torch.FloatTensor` of shape `(images, 2)`, *optional*): Generate, retrieve.
+        img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`):
+            Last hidden states at the `[IMG]` tokens.
+        retrieval_embeds (`torch.FloatTensor` of shape `(num_images, retrieval_dim)`):
+            Embeddings in the retrieval space, not normalized.
+        conditioning (`torch.FloatTensor` of shape `(num_images, conditioning_length, conditioning_dim)`, *optional*):
+            The `prompt_embeds` of the image generator.
+        decision_logits (`torch.FloatTensor` of shape `(num_images, 2)`, *optional*): Generate, retrieve.
     """
 
     img_batch_indices: torch.Tensor | None = None
@@ -37,16 +42,14 @@ class GillOutput(CausalLMOutputWithPast):
 
 @dataclass
 class GillGenerateOutput(GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput):
-    r"""What `generate(..., return_dict_in_generate=True)` returns: transformers' fields, then those of the images.
+    r"""
+    Output of `generate(..., return_dict_in_generate=True)`: the fields of transformers, then those of the images.
 
     Args:
-        sequences (`torch.Tensor` of shape `(rows, tokens)`): Prompts and answers.
-        img_batch_indices, img_start_positions (`torch.Tensor` of shape `(images,)`):
-            Row of `sequences` that each image lies in, and column of its `[IMG0]`, in reading order.
-        img_hidden_states (`torch.Tensor` of shape `(images, r, d)`): The last hidden states at its tokens.
-        retrieval_embeds (`torch.Tensor` of shape `(images, p)`): What retrieval looks for; of any length.
-        conditioning (`torch.Tensor` of shape `(images, L, c)`, *optional*): What the generator draws from.
-        decision_logits (`torch.Tensor` of shape `(images, 2)`, *optional*): Generate, retrieve.
+        sequences (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Prompts and answers.
+        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(num_images,)`):
+            Row of `sequences` that each image is in, and column of its `[IMG0]`, in reading order.
+        img_hidden_states, retrieval_embeds, conditioning, decision_logits: As in [`GillOutput`].
     """
 
     img_batch_indices: torch.Tensor = None  # type: ignore[assignment]

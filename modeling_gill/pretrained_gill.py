@@ -34,7 +34,7 @@ ADAPTERS = (
 
 
 class GillPreTrainedModel(PreTrainedModel):
-    """Loads, saves and initialises the adapters, and takes the backbones."""
+    """Loading, saving and initialization of the adapters, and loading of the backbones."""
 
     config_class = GillConfig
     base_model_prefix = ""
@@ -48,7 +48,7 @@ class GillPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values", "cache"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        # What the authors' adapters start from: torch's own defaults, and Xavier throughout a transformer.
+        # As in the authors' code: torch's defaults, and Xavier for all matrices of a transformer.
         if isinstance(module, (nn.Linear, nn.LayerNorm)):
             module.reset_parameters()
         elif isinstance(module, nn.MultiheadAttention):
@@ -81,7 +81,7 @@ class GillPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Hub repository or folder.
             language_model, vision_model (`PreTrainedModel`, *optional*):
-                Backbones that are loaded already, used as they are; several models may share them.
+                Backbones that are loaded already; several models may share them. They are frozen.
             kwargs: Those of [`PreTrainedModel.from_pretrained`]. `dtype` holds for adapters and backbones;
                 `attn_implementation` is for both backbones, `quantization_config` for the language model. `device_map`,
                 `max_memory` and the options of offloading place the language model, and in a self-contained repository

@@ -189,6 +189,25 @@ def test_the_plain_trainer_accumulates_gradients_as_one_large_batch(processor, t
         torch.testing.assert_close(weight, weights[0], atol=1e-6, rtol=1e-5)
 
 
+def test_the_any_to_any_pipeline_of_transformers_runs_the_model(model, processor, tmp_path, monkeypatch):
+    from transformers import pipeline
+    from transformers.pipelines import any_to_any
+
+    # The pipeline asks for torchvision, which only its other processors need.
+    monkeypatch.setattr(any_to_any, "requires_backends", lambda *_: None)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    pipe = pipeline("any-to-any", model=str(tmp_path))
+    assert type(pipe.model) is GillForConditionalGeneration
+    message = {"role": "user", "content": [{"type": "image", "image": PHOTO}, {"type": "text", "text": "a cat"}]}
+    for inputs in (
+        {"text": "the dog"},
+        {"images": PHOTO, "text": processor.image_token + " a cat"},
+        {"text": [message]},
+    ):
+        assert pipe(**inputs, max_new_tokens=3)[0]["generated_text"]
+
+
 def test_a_fresh_model_has_finite_weights_of_its_own(processor):
     torch.manual_seed(0)
     model = GillForConditionalGeneration(small_config(processor))
