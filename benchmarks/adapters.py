@@ -51,9 +51,9 @@ def peak_of_loading(folder: Path) -> tuple[int, int]:
     for weight in (*language_model.parameters(), *vision_model.parameters()):
         weight.data.zero_()
     config.language_model_id = config.vision_model_id = "given"
-    # One load warms up what any load needs, imports above all.
+    # A first load imports what every load needs.
     GillForConditionalGeneration(make_config(THIN, SHALLOW, mapper_hidden_size=4), defer_backbones=True)
-    # What lies about unused would hide the growth; then Linux starts its high-water mark anew.
+    # Unused memory would hide the growth. Writing 5 resets the high-water mark (Linux).
     del whole
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -92,7 +92,7 @@ def main() -> None:
             f"1. repository {size / 1e6:.2f} MB for {parameters:,} trained parameters: "
             f"{size / (2 * parameters):.4f} x two bytes each"
         )
-        # A fresh process: the high-water mark of this one is behind it.
+        # In a fresh process, whose high-water mark is low.
         subprocess.run([sys.executable, "-m", "benchmarks.adapters", "--load", folder], check=True)
 
 

@@ -18,9 +18,8 @@ from PIL import Image
 
 from modeling_gill import GillForConditionalGeneration
 from pipeline_gill import GillPipeline
-from tests.golden.make_checkpoint import bpe
 
-from .random_models import CLIP_B_32, OPT_125M, make_config, make_generator, make_model, make_processor
+from .random_models import CLIP_B_32, OPT_125M, make_config, make_generator, make_model, make_processor, make_tokenizer
 
 SENTENCE = "what colour is the car in this photo near the sea ?"
 TOKENS = 32
@@ -43,7 +42,7 @@ def recompute_everything(model: GillForConditionalGeneration, batch: dict[str, A
 
 
 def seconds(run: Callable[[], Any], other: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Medians of two ways, measured in turns so that a change of the machine's mood meets both."""
+    """Medians of two functions, measured in turns, so that a change of the machine's load affects both."""
     times: tuple[list[float], list[float]] = ([], [])
     run(), other()
     for _ in range(repeats):
@@ -99,8 +98,6 @@ def measure_decoding(repeats: int) -> None:
 
 def measure_pipeline(steps: int, size: int, repeats: int) -> None:
     """Print the third ratio."""
-    from transformers import PreTrainedTokenizerFast
-
     processor = make_processor()
     config = make_config(OPT_125M, CLIP_B_32)
     model = make_model(config)
@@ -110,13 +107,8 @@ def measure_pipeline(steps: int, size: int, repeats: int) -> None:
     )
     model.config.vocab_size = len(processor.tokenizer)
     parts = make_generator()
-    parts["tokenizer"] = PreTrainedTokenizerFast(
-        tokenizer_object=bpe(400, ["<|startoftext|>", "<|endoftext|>"]),
-        bos_token="<|startoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        model_max_length=77,
-    )
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    parts["tokenizer"] = make_tokenizer(start, end, bos=start, eos=end, pad=end, model_max_length=77)
     gill = GillPipeline(model, processor, **parts)
     bare = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     for pipe in (gill, bare):

@@ -1,13 +1,20 @@
-"""Models at published sizes with random weights: speed and memory do not ask what the weights mean."""
+"""Models at published sizes with random weights: speed and memory do not depend on the values of the weights."""
 
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, OPTConfig
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+)
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
-from tests.small_model import small_tokenizer
 
 OPT_125M: dict[str, Any] = {}
 OPT_6_7B = {
@@ -55,8 +62,22 @@ def make_model(config: GillConfig) -> GillForConditionalGeneration:
 
 
 def make_processor() -> GillProcessor:
-    """A small tokenizer of its own, with CLIP's preprocessing at 224 pixels."""
-    return GillProcessor(CLIPImageProcessorPil(), small_tokenizer(IMG_TOKENS), 4, IMG_TOKENS)
+    """A small tokenizer, with CLIP's preprocessing at 224 pixels."""
+    tokenizer = make_tokenizer("<s>", "<pad>", "</s>", "<unk>", bos="</s>", eos="</s>", pad="<pad>")
+    return GillProcessor(CLIPImageProcessorPil(), GillProcessor.extend_tokenizer(tokenizer, IMG_TOKENS), 4, IMG_TOKENS)
+
+
+def make_tokenizer(*special: str, bos: str, eos: str, pad: str, **options: Any) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 300 tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=list(special), initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["what colour is the car in this photo near the sea ?"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad, unk_token=special[-1], **options
+    )
 
 
 def make_generator() -> dict[str, Any]:

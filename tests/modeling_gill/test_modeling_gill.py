@@ -3,9 +3,18 @@
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForCausalLM, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LogitsProcessorList,
+    OPTConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextStreamer,
+)
 
-from modeling_gill import GillForConditionalGeneration
+from modeling_gill import GillConfig, GillForConditionalGeneration
+from pipeline_gill.hub_layout_gill import write_code
 from tests.small_model import LANGUAGE_MODELS, small_config, small_model, small_processor
 
 PHOTO = Image.linear_gradient("L").resize((20, 30)).convert("RGB")
@@ -301,9 +310,20 @@ def test_truncated_weights_of_a_backbone_are_named(referring):
 
 
 def test_a_repository_at_the_published_sizes_is_no_larger_than_its_trained_parameters(tmp_path):
-    from benchmarks.adapters import write_repository
-
-    parameters = write_repository(tmp_path)
+    opt = {"hidden_size": 4096, "word_embed_proj_dim": 4096, "ffn_dim": 16384, "num_hidden_layers": 32}
+    clip = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    config = GillConfig(
+        text_config=OPTConfig(**opt, num_attention_heads=32),
+        vision_config=CLIPVisionConfig(image_size=224, patch_size=14, **clip),
+        image_token_id=50265,
+        image_output_token_ids=list(range(50266, 50274)),
+        language_model_id="facebook/opt-6.7b",
+        vision_model_id="openai/clip-vit-large-patch14",
+    )
+    model = GillForConditionalGeneration(config, defer_backbones=True).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    write_code(tmp_path)
+    parameters = sum(weight.numel() for weight in model.parameters())
     size = sum(path.stat().st_size for path in tmp_path.rglob("*"))
     assert 50_000_000 < parameters < 51_000_000
     assert size <= 1.02 * 2 * parameters
