@@ -1,6 +1,7 @@
 """Two processes have the gradients of one that holds the whole batch."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from training_gill.callbacks import SeededOrder
 from training_gill.losses import global_contrast, retrieval_accuracy
 
 
@@ -70,6 +73,23 @@ def test_two_processes_give_the_gradients_of_one_with_the_whole_batch(recipe_fil
     options = {"gradient_accumulation_steps": accumulated, "learning_rate": 1e-3}
     one = launch(recipe_file, tmp_path / "one", 1, per_device_train_batch_size=8, **options)
     two = launch(recipe_file, tmp_path / "two", 2, per_device_train_batch_size=4, **options)
+    assert_same_gradients(two, one)
+
+
+@pytest.mark.slow
+def test_a_process_that_can_read_nothing_of_its_batch_neither_waits_nor_changes_the_gradients(
+    recipe_file, own_world, tmp_path
+):
+    lines = (own_world / "train.tsv").read_text().splitlines()[:9]
+    (own_world / "train.tsv").write_text("\n".join(lines) + "\n")
+    entries = yaml.safe_load(recipe_file.read_text())
+    cache = own_world / "cache"
+    shutil.copytree(f"{entries['cache']}/text_targets", cache / "text_targets")  # no features: images are opened
+    recipe_file.write_text(yaml.safe_dump({**entries, "train_data": str(own_world / "train.tsv"), "cache": str(cache)}))
+    for number in list(SeededOrder(range(8), seed=42))[4:]:  # the second batch of four, the second process's
+        (own_world / "images" / f"train-{number:05d}.png").write_bytes(b"broken")
+    one = launch(recipe_file, tmp_path / "one", 1, per_device_train_batch_size=8, seed=42)
+    two = launch(recipe_file, tmp_path / "two", 2, per_device_train_batch_size=4, seed=42)
     assert_same_gradients(two, one)
 
 
