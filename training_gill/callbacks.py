@@ -1,11 +1,12 @@
-"""Small parts of the Trainer: the length of the `[IMG]` rows, and the order of the examples."""
+"""Small parts of the Trainer: the norm of the `[IMG]` rows, the order of the examples, progress bars."""
 
 from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
+import transformers
 from torch.utils.data import Sampler
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 
 from modeling_gill import GillForConditionalGeneration
 
@@ -77,4 +78,20 @@ class SetEpoch(TrainerCallback):
         self.order.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
-__all__ = ["ImgRowScale", "SeededOrder", "SetEpoch", "mean_frozen_norm"]
+class SingleProgressBar(ProgressCallback):
+    """The Trainer's progress bar; evaluations during the training have none of their own."""
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.training_bar is None:
+            super().on_prediction_step(args, state, control, **kwargs)
+
+
+def hide_loading_bars() -> None:
+    """Hide the bars of loading and saving weights, which would interrupt those of the work itself."""
+    import diffusers
+
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
+
+
+__all__ = ["ImgRowScale", "SeededOrder", "SetEpoch", "SingleProgressBar", "hide_loading_bars", "mean_frozen_norm"]

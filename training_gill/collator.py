@@ -1,4 +1,4 @@
-"""Images and captions to batches: tokens of both passes, `[IMG]` kept through the cut, examples packed in pairs."""
+"""Images and captions to batches: tokens of both passes, examples packed in pairs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,7 @@ from modeling_gill.image_loading_gill import ImageError
 from .caches import ImageFeatureCache, TextTargetsCache
 from .training_data import load_example_image
 
-# How often a caption is asked for.
-_REQUESTED = 0.5
+_REQUEST_PROBABILITY = 0.5
 
 
 class UnreadableExample(ValueError):
@@ -22,42 +21,40 @@ class UnreadableExample(ValueError):
 
 class CaptionedImageCollator:
     """
-    Makes batches that both `GillForConditionalGeneration.forward` and `AdapterTrainingStep` take.
+    Makes the batches of [`AdapterTrainingStep`].
 
-    A caption is followed by the r `[IMG]` tokens and cut to `max_length` tokens so that they survive. An example makes
-    two rows: *captioning*, `k` placeholders and the caption without `[IMG]`, all of the caption being predicted; and
-    *text*, the caption and the `[IMG]` tokens, caption and `[IMG0]` being predicted. Captioning rows come first, then
-    text rows, all padded on the right to the longest of the batch.
+    The r `[IMG]` tokens are appended to a caption, which is truncated so that both fit into `max_length`. An example
+    makes two rows: a *captioning* row, `k` image placeholders and the caption without `[IMG]`, of which the caption is
+    predicted; and a *text* row, the caption and the `[IMG]` tokens, of which caption and `[IMG0]` are predicted.
+    Captioning rows come first, then text rows, all padded on the right to the longest of the batch.
 
-    With probability `packing` two neighbouring examples share a row, the second without its BOS; in the captioning pass
-    both captions are predicted, in the text pass nothing after the first `[IMG0]` of the row is (in the authors' code
-    the labels end at the first `[IMG1]`). The coin is drawn for each pair and each pass from the seed and the numbers
-    of the two examples alone, so that it is the same whatever process, worker or run draws it.
+    With probability `packing` two neighbouring examples share a row, the second without its BOS. In captioning rows
+    both captions are predicted, in text rows nothing after the first `[IMG0]` (in the authors' code the labels end at
+    the first `[IMG1]`). The random number of a pair depends on the seed and the indices of both examples alone, so that
+    it is the same in every process, worker and run.
 
-    With `context`, up to so many captions of other examples stand before an example's own in the text pass, without
-    `[IMG]` and without being predicted; how many is drawn as the coin is, whose from the batch. Captions that are all
-    alike are otherwise learnt by the places of their words, and what `[IMG]` reads after a longer prompt is noise.
-    With `context_images`, images stand behind some of them, as they do in prompts; such batches are for
-    `AdapterTrainingStep` alone. With `request`, every other caption is first told, as are those of the context, and
-    then said again behind the request, as an answer.
+    With `context`, at most that many captions of other examples of the batch precede the example's own caption in text
+    rows. They have no `[IMG]` tokens and are not predicted. Without them, `[IMG]` learns captions by the positions of
+    their words, and fails after longer prompts. With `context_images`, images follow some of these captions, as in
+    prompts. With `request`, half of the captions are followed by the request and repeated after it, as the model's
+    answer.
 
-    An example that cannot be read is left out of the batch; its name and why go into `skipped`.
+    An example that cannot be read is left out of the batch; its name and the reason go into `skipped`.
 
     Args:
         processor ([`GillProcessor`]): Of the model that is trained.
         max_length (`int`, defaults to 32): Tokens of a caption with its `[IMG]` tokens, BOS included.
         packing (`float`, defaults to 0.5): Probability that a pair shares a row; 0 never, 1 always.
-        context (`int`, defaults to 0): At most so many other captions stand before an example's.
-        context_separator (`str`, defaults to a newline): What ends each of them.
-        context_images (`float`, defaults to 0): Probability that its image stands behind one of them.
-        request (`str`, defaults to none): What asks for a caption half of the time.
-        seed (`int`, defaults to 0): Of the coin.
-        text_targets ([`TextTargetsCache`], *optional*): Where `target_conditioning` comes from.
-        image_features ([`ImageFeatureCache`], *optional*): Where `image_features` come from; images are then
-            not opened at all.
+        seed (`int`, defaults to 0): Of all random numbers.
+        text_targets ([`TextTargetsCache`], *optional*): Source of `target_conditioning`.
+        image_features ([`ImageFeatureCache`], *optional*): Source of `image_features`; images are then not opened.
+        context (`int`, defaults to 0): Maximum number of other captions before an example's own.
+        context_separator (`str`, defaults to a newline): Text after each of them.
+        context_images (`float`, defaults to 0): Probability that the image of such a caption follows it.
+        request (`str`, *optional*): Text that asks for an image.
 
     Raises:
-        ValueError: a `max_length` that leaves no room for a caption, a probability that is none, or a negative
+        ValueError: a `max_length` that leaves no room for a caption, a probability outside of [0, 1], or a negative
             `context`.
     """
 
@@ -103,12 +100,14 @@ class CaptionedImageCollator:
         Args:
             examples: Mappings with `index` (`int`), `name` (`str`, for messages), `key` (`str`, of the caches),
                 `image` (anything that `load_image` takes) and `caption` (`str`); one may bring its own
-                `image_features` `(v,)` or `target_conditioning` `(L, c)`.
+                `image_features` `(vision_dim,)` or `target_conditioning` `(conditioning_length, conditioning_dim)`.
 
         Returns:
-            `dict`: `index` `(images,)`; `input_ids`, `attention_mask`, `labels` `(rows, tokens)`; `pixel_values` or
-            `image_features`; `target_conditioning` where there are targets; `skipped`, a list of messages; and with
-            `context_images` numbers `(images in text rows,)` of the batch's images, in reading order.
+            `dict`: `index` of shape `(num_images,)`; `input_ids`, `attention_mask`, `labels` of shape `(batch_size,
+            sequence_length)`; `pixel_values` or `image_features`; `target_conditioning` where there are targets;
+            `skipped`, a list of messages; and with `context_images` the indices `(num_context_images,)` of the images
+            in text rows among those of the batch, in reading order. Of a batch of which nothing can be read, `index`
+            is empty.
         """
         read, skipped = [], []
         for example in examples:
@@ -135,7 +134,9 @@ class CaptionedImageCollator:
             if values:
                 batch[name] = torch.stack(values)
         if self.context_images:
-            batch["context_images"] = torch.tensor([one for _, shown in contexts for one in shown], dtype=torch.long)
+            batch["context_images"] = torch.tensor(
+                [index for _, shown in contexts for index in shown], dtype=torch.long
+            )
         batch["skipped"] = skipped
         return batch
 
@@ -148,7 +149,7 @@ class CaptionedImageCollator:
     def _read(self, example: Mapping[str, Any]) -> tuple[list[int], dict[str, Any]]:
         name, caption = example["name"], example["caption"]
         if not isinstance(caption, str) or not caption.strip():
-            raise UnreadableExample(f"{name}: the caption is {caption!r}; expected some text")
+            raise UnreadableExample(f"{name}: the caption is {caption!r}; expected text")
         ids = self.caption_ids(caption)
         special = {self.processor.image_token_id, *self.processor.image_output_token_ids}
         if special.intersection(ids[: -len(self.processor.image_output_token_ids)]):
@@ -186,28 +187,31 @@ class CaptionedImageCollator:
         return ids[:at] + before + ids[at:], [-100] * (at + len(before)) + labels[at:] if before else labels
 
     def _context(self, number: int, read: Sequence[tuple[list[int], dict[str, Any]]]) -> tuple[list[int], list[int]]:
-        """Ids of other captions of the batch, each with its separator, without BOS and `[IMG]`, and of its own with the
-        request; and whose images stand among them."""
+        """Ids of what precedes a caption, and the indices of the images in it.
+
+        These are other captions of the batch, each with its separator, without BOS and `[IMG]`, and in half of the
+        cases the caption itself with the request.
+        """
         if not (self.context or self._request):
             return [], []
         own, fields = read[number]
         bos, r = self.processor.tokenizer.bos_token_id, len(self.processor.image_output_token_ids)
         index = fields["index"]
 
-        def told(ids: list[int]) -> list[int]:
-            return [one for one in ids[:-r] if one != bos] + self._separator
+        def as_context(ids: list[int]) -> list[int]:
+            return [token for token in ids[:-r] if token != bos] + self._separator
 
         others = [other for other in range(len(read)) if other != number]
         before: list[int] = []
         shown: list[int] = []
         for at in range(int(self.coin([index], "context") * (self.context + 1)) if others else 0):
             other = others[int(self.coin([index, at], "whose context") * len(others))]
-            before += told(read[other][0])
+            before += as_context(read[other][0])
             if self.coin([index, at], "its image") < self.context_images:
                 before += [self.processor.image_token_id] * self.processor.num_visual_tokens
                 shown.append(other)
-        if self._request and self.coin([index], "request") < _REQUESTED:
-            before += told(own) + self._request
+        if self._request and self.coin([index], "request") < _REQUEST_PROBABILITY:
+            before += as_context(own) + self._request
         return before, shown
 
     def _pack(
@@ -230,9 +234,9 @@ class CaptionedImageCollator:
         return packed
 
     def coin(self, indices: Sequence[int], which: str) -> float:
-        """Uniform in [0, 1)."""
-        said = f"{self.seed} {which} {' '.join(map(str, indices))}"
-        return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big") / 2**64
+        """A number in [0, 1) that depends on the seed, the indices and the purpose `which` alone."""
+        text = f"{self.seed} {which} {' '.join(map(str, indices))}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def _padded(rows: Sequence[Sequence[int]], longest: int, padding: int) -> torch.Tensor:

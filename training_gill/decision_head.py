@@ -26,6 +26,7 @@ from modeling_gill import GillForConditionalGeneration, GillProcessor
 from pipeline_gill.repository_writer_gill import repository_folder
 
 from .arguments import DecisionCommand, DecisionHeadOptions
+from .callbacks import hide_loading_bars
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -94,6 +95,7 @@ def train_decision_head(
 
 def run_decision(command: DecisionCommand) -> None:
     """Run `gill decision`."""
+    hide_loading_bars()
     result = train_decision_head(command.model, command.annotations, command)
     low, high = result["macro_f1_interval_95"]
     people = result["human_agreement_macro_f1"]

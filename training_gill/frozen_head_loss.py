@@ -133,7 +133,7 @@ def _chunk(
     columns_grad = img_grad.T @ states.detach().to(precision)
     if not wants_states:
         return loss, correct, None, columns_grad
-    # Softmax minus one at the target, both times `total`, which comes off again behind the head.
+    # Softmax minus one at the target, both times `total`, which is divided out again after the head.
     scores.scatter_add_(1, own, -torch.where(is_img, torch.zeros_like(total), total)[:, None])
     (through_head,) = torch.autograd.grad(frozen, leaf, scores.to(frozen.dtype))
     states_grad = through_head / total[:, None].to(through_head.dtype) + (img_grad.to(columns.dtype) @ columns)

@@ -1,5 +1,6 @@
-"""Now and then an image of how far training is: caption, true image, retrieved image, generated image."""
+"""Image panels that show how far training is: caption, true image, retrieved image, generated image."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,19 @@ class ImagePanel(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and state.global_step % self.every == 0:
             panel = self.draw()
+            if panel is None:
+                return
             self.folder.mkdir(parents=True, exist_ok=True)
             panel.save(self.folder / f"step-{state.global_step:06d}.png")
             self._to_tensorboard(panel, kwargs.get("callback_handler"), state.global_step, args)
 
     @torch.no_grad()
-    def draw(self) -> Image.Image:
-        """The panel as of now. Draws no random number that training would have drawn."""
+    def draw(self) -> Image.Image | None:
+        """The current panel, or `None` where no example can be read."""
         self._read_examples()
-        # Neither the order of random numbers nor what is trained may depend on whether somebody watches.
+        if not self._examples:
+            return None
+        # Panels change neither the random numbers of training nor what is trained.
         devices = [self.gill.device] if self.gill.device.type == "cuda" else []
         training = self.step.training
         self.step.eval()
@@ -102,7 +107,7 @@ class ImagePanel(TrainerCallback):
             ).to(self.gill.device)
             self._generator.set_progress_bar_config(disable=True)
         conditioning = conditioning.to(self._generator.unet.dtype)
-        # One seed, so that panels differ by what was learnt alone.
+        # One seed, so that panels differ by the training alone.
         generator = torch.Generator().manual_seed(0)
         return list(self._generator(prompt_embeds=conditioning, num_inference_steps=20, generator=generator).images)
 
@@ -112,7 +117,8 @@ class ImagePanel(TrainerCallback):
                 return
             example = self.data[index]
             try:
-                self._examples.append((example["caption"], load_example_image(example)))
+                if isinstance(example["caption"], str) and example["caption"].strip():
+                    self._examples.append((example["caption"], load_example_image(example)))
             except ImageError as error:
                 logger.info(f"Not on the image panel: {error}")
 
@@ -134,21 +140,12 @@ def _lay_out(rows: list[tuple[str, list[Image.Image | None]]]) -> Image.Image:
         pen.text((place * CELL + 3, 2), _HEADINGS[column], fill="black", font=font)
     for row, (caption, images) in enumerate(rows):
         top = heading + row * CELL
-        pen.multiline_text((3, top + 4), _wrapped(caption), fill="black", font=font)
+        pen.multiline_text((3, top + 4), "\n".join(textwrap.wrap(caption, 20)[:9]), fill="black", font=font)
         for place, column in enumerate(columns[1:], start=1):
             image = images[column - 1]
             if image is not None:
                 panel.paste(image.convert("RGB").resize((CELL - 4, CELL - 4)), (place * CELL + 2, top + 2))
     return panel
-
-
-def _wrapped(text: str, width: int = 20, lines: int = 9) -> str:
-    made = [""]
-    for word in text.split():
-        if len(made[-1]) + len(word) >= width and made[-1]:
-            made.append("")
-        made[-1] = f"{made[-1]} {word}".strip()
-    return "\n".join(made[:lines])
 
 
 __all__ = ["CELL", "ImagePanel"]

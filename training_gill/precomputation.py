@@ -28,6 +28,7 @@ from .caches import (
     target_info,
     write_unreadable,
 )
+from .callbacks import hide_loading_bars
 from .frozen_models import FrozenModel, full_path, load_part, load_vision_config
 from .training_data import CaptionedImages, CaptionedImageStream, DataError, load_example_image, open_data
 
@@ -90,6 +91,7 @@ def precompute(arguments: PrecomputeArguments) -> Precomputed:
 
 def run_precompute(arguments: PrecomputeArguments) -> None:
     """Run `gill precompute`."""
+    hide_loading_bars()
     result, out = precompute(arguments), Path(arguments.out)
     if result.targets is not None:
         print(f"wrote {result.targets} text targets to {out / TextTargetsCache.FOLDER}")

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from .arguments import SmallDataArguments
+from .callbacks import hide_loading_bars
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -165,8 +166,8 @@ def _write_language_model(folder: Path, steps: int, seed: int) -> None:
         # What follows a caption names what it is about in any order: to guess it, all of it must be kept in mind.
         texts = []
         for i in rng.integers(0, len(everything), 32):
-            said = " ".join(rng.permutation(everything[i]))
-            texts.append(f"{caption_of(everything[i])} {said} .")
+            words = " ".join(rng.permutation(everything[i]))
+            texts.append(f"{caption_of(everything[i])} {words} .")
         rows = torch.tensor(tokenizer(texts).input_ids)
         loss = model(input_ids=rows, labels=rows).loss
         optimizer.zero_grad()
@@ -278,6 +279,7 @@ def _write_image_generator(folder: Path) -> None:
 
 def write_small_world(arguments: SmallDataArguments) -> None:
     """Write images, captions, decisions and models, as `gill small-data` does."""
+    hide_loading_bars()
     out = Path(arguments.out)
     write_images(out, arguments.train, arguments.validation, arguments.seed)
     write_decisions(out, arguments.seed)

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 
-from .callbacks import ImgRowScale, SeededOrder, SetEpoch, mean_frozen_norm
+from .callbacks import ImgRowScale, SeededOrder, SetEpoch, SingleProgressBar, mean_frozen_norm
 from .checkpoints import STAGING, clear_staging, load_adapters, put_in_place, read_state, staging_folder
 from .losses import retrieval_accuracy
 from .step_measurements import StepMeasurements
@@ -104,6 +104,8 @@ class GillTrainer(Trainer):
             compute_metrics=_evaluation_metrics,
             callbacks=[self._img_row_scale, *callbacks],
         )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(SingleProgressBar)
         self.can_return_loss = True
         # `compute_loss` divides by the counts of the whole step.
         self.loss_is_scaled_for_ga = True
@@ -229,7 +231,7 @@ class GillTrainer(Trainer):
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> TrainOutput:
-        """As the Trainer's; from a checkpoint of the last step, that is loaded and no step is made.
+        """As the Trainer's; a checkpoint of the last step is loaded without another step.
 
         Raises:
             ValueError: the checkpoint is damaged, or another recipe's.
@@ -343,7 +345,7 @@ def _evaluation_metrics(prediction: EvalPrediction) -> dict[str, float]:
             if name in ("captioning", "language"):
                 found[f"{name}_accuracy"] = correct / count
     if text.shape[-1]:
-        texts, images = (torch.nn.functional.normalize(torch.as_tensor(some), dim=-1) for some in (text, image))
+        texts, images = (torch.nn.functional.normalize(torch.as_tensor(embeds), dim=-1) for embeds in (text, image))
         found |= {name: float(value) for name, value in retrieval_accuracy(images @ texts.T).items()}
     return found
 

@@ -17,6 +17,7 @@ from pipeline_gill.repository_writer_gill import write_repository as write_gill_
 
 from .arguments import TrainCommand
 from .caches import CacheError, ImageFeatureCache, TextTargetsCache, feature_info, target_info
+from .callbacks import hide_loading_bars
 from .checkpoints import last_checkpoint, only_writer
 from .collator import CaptionedImageCollator
 from .image_panel import ImagePanel
@@ -73,6 +74,7 @@ def run_train(command: TrainCommand) -> None:
         return
     if recipe is None:
         raise RecipeError("No recipe was given; expected a .yaml file, or the name of a shipped one as gill_cc3m.")
+    hide_loading_bars()
     train(recipe, **overrides)
 
 

@@ -168,7 +168,7 @@ def _open_tsv(
         raise DataError(f"The image folder {folder!r} of {str(path)!r} is not there.")
     try:
         if streaming:
-            next(_caption_columns(path, **columns))  # mistakes in the header are told before training starts
+            next(_caption_columns(path, **columns))  # raises for a wrong header before training starts
             features = datasets.Features({name: datasets.Value("string") for name in ("caption", "image")})
             rows: Any = datasets.IterableDataset.from_generator(
                 _caption_columns, features=features, gen_kwargs={"path": path, **columns}

@@ -10,7 +10,7 @@ once for generation, and why the gradients stay the same:
 - Logits are made where there is something to predict, and never kept.
 - Rows are run in groups of about the same length, see `length_groups`.
 - An image is encoded once, or not at all where its feature is given.
-- What has a weight of 0 is not computed.
+- A loss with a weight of 0 is not computed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -106,24 +106,24 @@ class AdapterTrainingStep(nn.Module):
         Losses of a batch as the collator makes it.
 
         Args:
-            input_ids, attention_mask, labels (`torch.LongTensor` of shape `(rows, tokens)`):
+            input_ids, attention_mask, labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 As in [`GillForConditionalGeneration.forward`], padded on the right; rows without `[IMG]` are those of
                 the captioning pass.
-            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*),
-            image_features (`torch.FloatTensor` of shape `(images, v)`, *optional*):
-                One of both: the images in reading order of the captioning rows, which is that of the `[IMG]` runs
-                of the text rows.
-            target_conditioning (`torch.FloatTensor` of shape `(images, L, c)`, *optional*): The image generator's own
-                text embeddings of the text of each `[IMG]` run.
-            context_images (`torch.LongTensor` of shape `(images in text rows,)`, *optional*): Which of the
-                images stand there, in reading order. They are read without a graph, as all that stands before
-                `[IMG]`.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*),
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*):
+                One of both, or neither of an empty batch: the images in reading order of the captioning rows, which is
+                that of the `[IMG]` runs of the text rows.
+            target_conditioning (`torch.FloatTensor` of shape `(num_images, conditioning_length, conditioning_dim)`,
+            *optional*): The image generator's own text embeddings of the text of each `[IMG]` run.
+            context_images (`torch.LongTensor` of shape `(num_context_images,)`, *optional*): Indices of the images in
+                text rows, in reading order. They are read without a graph, as all that precedes `[IMG]`.
             totals (`BatchTotals`, *optional*): By default this batch's own counts.
 
         Returns:
             `dict[str, torch.Tensor]`: `loss`, differentiable, the weighted sum with each part divided by `totals`;
             and without a graph `<name>_sum` and `<name>_count` of every loss that was computed, `*_correct` tokens,
-            `*_top1` and `*_top5` of retrieval, `text_embeds` and `image_embeds` `(images, p)`.
+            `*_top1` and `*_top5` of retrieval, `text_embeds` and `image_embeds` of shape `(num_images,
+            retrieval_dim)`.
         """
         gill = self.gill
         if image_features is None:
@@ -168,17 +168,19 @@ class AdapterTrainingStep(nn.Module):
             self._add_cross_entropy("captioning", states[:, :-1], targets, measured)
 
     def _text(self, rows: "_Rows", shown: torch.Tensor | None, measured: "_Measured") -> torch.Tensor | None:
-        """Cross-entropy of the captions, and the states `(images, r, d)` at all `[IMG]` runs in reading order.
+        """Cross-entropy of the captions, and the states at all `[IMG]` runs in reading order, of shape `(num_images,
+        num_image_output_tokens, hidden_size)`.
 
         Args:
-            shown: Embeddings `(images, k, d)` of the images in these rows, in reading order.
+            shown: Embeddings `(num_images, num_visual_tokens, hidden_size)` of the images in these rows, in reading
+                order.
         """
         gill, config = self.gill, self.gill.config
         wants_states = bool(self.weights.contrastive or self.weights.conditioning)
         first_img, count = config.image_output_token_ids[0], config.num_image_output_tokens
         begins = (rows.ids == first_img).int().argmax(1).tolist()
         found: list[torch.Tensor] = []
-        places: list[torch.Tensor] = []  # row * tokens + column of each run, to put them into reading order
+        places: list[torch.Tensor] = []  # row * sequence_length + column of each run, to sort them
         if shown is not None:
             visual = shown.detach().flatten(0, 1)
             # Which of these stands at each token, -1 for none.
@@ -255,7 +257,7 @@ class AdapterTrainingStep(nn.Module):
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _read_images(self, image_features: torch.Tensor) -> torch.Tensor:
-        """Embeddings `(images, k, d)` that stand for images."""
+        """Embeddings `(num_images, num_visual_tokens, hidden_size)` of images in the language model's input."""
         projection, config = self.gill.visual_projection, self.gill.config
         visual = projection(image_features.to(projection.weight.device, projection.weight.dtype))
         return visual.reshape(-1, config.num_visual_tokens, config.embedding_dim)
@@ -333,7 +335,7 @@ class _Measured:
 
 
 class _Rows:
-    """Rows padded on the right, with their lengths at hand."""
+    """Rows padded on the right, with their lengths."""
 
     def __init__(self, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> None:
         self.ids, self.mask, self.labels = ids, mask, labels
@@ -345,7 +347,7 @@ class _Rows:
 
 
 def captioning_rows(input_ids: torch.Tensor, config: GillConfig) -> torch.Tensor:
-    """Which rows are those of the captioning pass, bool `(rows,)`: the ones without `[IMG]`."""
+    """Which rows are those of the captioning pass, bool `(batch_size,)`: the ones without `[IMG]`."""
     return ~(input_ids == config.image_output_token_ids[0]).any(1)
 
 
@@ -379,9 +381,10 @@ def length_groups(lengths: Sequence[int], overhead: int = TOKENS_PER_GROUP) -> l
 
 
 def _show(embeds: torch.Tensor, numbers: torch.Tensor, visual: torch.Tensor) -> None:
-    """Put images into embeddings `(rows, tokens, d)`, in place; `numbers` `(rows, tokens)` of `visual`, or -1.
+    """Put images into embeddings `(batch_size, sequence_length, hidden_size)`, in place.
 
-    What is masked may hold any.
+    Args:
+        numbers: Index into `visual` for each token, or -1; arbitrary where the token is masked.
     """
     there = numbers >= 0
     embeds[there] = visual[numbers[there]].to(embeds)
