@@ -1,14 +1,21 @@
-"""Prompts as people write them become batches, and tokens become answers."""
+"""Prompts become batches, and generated tokens become texts and images."""
 
+import base64
+import copy
 import io
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
+from transformers import PythonBackend, TextStreamer
 
 from modeling_gill import GillProcessor
+from modeling_gill.image_loading_gill import ImageLimits
 from tests.small_model import small_processor
 
 PHOTO = Image.linear_gradient("L").resize((20, 30)).convert("RGB")
@@ -101,8 +108,8 @@ def test_texts_with_placeholders_and_images_apart_do_as_well(processor):
 def test_an_image_can_be_asked_for_at_the_end_of_a_prompt_but_not_twice(processor):
     once = processor("a cat", add_img_tokens=True)["input_ids"][0].tolist()
     assert once[-3:] == processor.image_output_token_ids
-    written = processor("a cat" + "".join(processor.img_tokens), add_img_tokens=True)["input_ids"][0].tolist()
-    assert written == once
+    typed = "a cat" + "".join(processor.img_tokens)
+    assert processor(typed, add_img_tokens=True, split_image_tokens=False)["input_ids"][0].tolist() == once
 
 
 @pytest.mark.parametrize(
@@ -116,12 +123,24 @@ def test_an_image_can_be_asked_for_at_the_end_of_a_prompt_but_not_twice(processo
         ([[""]], "Prompt 0 is empty"),
         ([None], "Prompt 0 is None of type NoneType"),
         ([["a cat", 7]], "Prompt 0, piece 1 is 7 of type int"),
-        ([["a <|image|> cat"]], "Prompt 0, piece 0 holds the placeholder"),
         ([["a cat", np.full((4, 4, 3), np.nan)]], "Prompt 0, piece 1: .*(NaN|finite)"),
         ([[torch.full((3, 4, 4), torch.inf)]], "Prompt 0, piece 0: .*(NaN|inf|finite)"),
         ([[Path("nowhere.png")]], "Prompt 0, piece 0: .*nowhere.png"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "Prompt 0: a part of type 'image' has none of the keys"),
-        ([{"role": "user", "content": 3}], "a chat message's content is int"),
+        ([["a cat"], ["a \ud800 dog"]], r"Prompt 1, piece 0 holds the lone surrogate U\+D800 at character 2"),
+        ([["a cat", {"type": None}]], "Prompt 0, piece 1 is .*None.*expected .*'type|\"type"),
+        ([["a cat", {"type": "video", "video": "a.mp4"}]], "Prompt 0, piece 1 is .*video"),
+        ([["a cat", {"type": "text", "text": None}]], "Prompt 0, piece 1: its text is None; expected a string"),
+        ([["a cat", {"type": "image", "url": "/etc/photo.png"}]], "'url' is '/etc/photo.png'; expected an http"),
+        ([["a cat", {"type": "image_url", "image_url": {"url": "photo.png"}}]], "'image_url' is 'photo.png'"),
+        ({"role": "user", "content": "a cat"}, "Prompt 0 is a chat message alone; expected a list of messages"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "Prompt 0, message 0, part 0: .* none of the keys"),
+        ([{"role": "user", "content": [{"type": None}]}], "Prompt 0, message 0, part 0 is .*None"),
+        ([{"role": "user", "content": ["a cat"]}], "Prompt 0, message 0, part 0 is 'a cat'; expected"),
+        ([{"role": "user", "content": 3}], "Prompt 0, message 0: its content is 3; expected a string or a list"),
+        ([{"role": "user"}], "Prompt 0, message 0: its content is None"),
+        ([{"role": "user", "content": "a cat"}, {"content": "a"}], "Prompt 0, message 1 is .*expected .*role"),
+        ([{"role": None, "content": "a cat"}], "Prompt 0, message 0 is .*expected .*role"),
+        ([{"role": "user", "content": "a \udfff"}], r"Prompt 0, message 0 holds the lone surrogate U\+DFFF"),
     ),
 )
 def test_a_prompt_that_cannot_be_read_is_named_and_what_was_expected(processor, prompt, message):
@@ -160,9 +179,21 @@ def test_placeholders_and_images_must_match(processor, text, images, message):
         processor(text=text, images=images)
 
 
-def test_unknown_arguments_are_refused(processor):
-    with pytest.raises(TypeError, match="takes no \\['colour'\\]"):
-        processor("a cat", colour="red")
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    (
+        ({"colour": "red"}, "takes no 'colour'"),
+        ({"paddding": True}, "takes no 'paddding'; did you mean 'padding'"),
+        ({"do_rezise": False}, "did you mean 'do_resize'"),
+        ({"text_kwargs": {"max_lenght": 3}}, "did you mean 'max_length'"),
+        ({"images_kwargs": {"padding": True}}, "takes no 'padding'"),
+        ({"return_offsets_mapping": True}, "takes no 'return_offsets_mapping': texts are tokenized in pieces"),
+        ({"videos_kwargs": {"fps": 3}}, "only text and images"),
+    ),
+)
+def test_unknown_arguments_are_refused_with_the_nearest_name(processor, kwargs, message):
+    with pytest.raises(TypeError, match=message):
+        processor("a cat", **kwargs)
 
 
 def test_a_tokenizer_without_the_tokens_is_refused(processor):
@@ -204,3 +235,287 @@ def test_the_tokens_of_an_image_are_never_text(processor):
 
 def test_a_newline_that_comes_first_does_not_end_the_answer(processor):
     assert processor.split_answer(ids_of(processor, "\n", "a cat", "\n", "the dog")) == ["a cat"]
+
+
+# --- keyword arguments of transformers' processors -------------------------------------------------------------------
+
+
+def test_padding_is_the_callers_choice(processor):
+    prompts = ["a cat", [PHOTO, "the dog on a mat"]]
+    ragged = processor(prompts, padding=False, return_tensors=None)["input_ids"]
+    assert len(ragged[0]) < len(ragged[1])
+    wide = processor(prompts, padding="max_length", max_length=30)
+    assert wide["input_ids"].shape == wide["attention_mask"].shape == (2, 30)
+    assert wide["attention_mask"].sum(1).tolist() == [len(ids) for ids in ragged]
+    assert processor(prompts, pad_to_multiple_of=16)["input_ids"].shape[1] % 16 == 0
+    right = processor(prompts, padding_side="right")
+    assert right["input_ids"][0, : len(ragged[0])].tolist() == ragged[0]
+    assert torch.equal(processor(prompts, text_kwargs={"padding_side": "right"})["input_ids"], right["input_ids"])
+    with pytest.raises(ValueError, match="padding"):
+        processor(prompts, padding=False)
+
+
+def test_the_attention_mask_can_be_left_out(processor):
+    assert set(processor(["a cat", [PHOTO]], return_attention_mask=False)) == {"input_ids", "pixel_values"}
+
+
+@pytest.mark.parametrize("side", ("right", "left"))
+def test_truncation_cuts_text_and_never_an_image(processor, side, monkeypatch):
+    monkeypatch.setattr(processor.tokenizer, "truncation_side", side)
+    prompt = [PHOTO, "a cat on a mat in the sun"] if side == "right" else ["a cat on a mat in the sun", PHOTO]
+    processor = with_template(processor, "</s> $A")
+    whole = processor([prompt])["input_ids"][0].tolist()
+    for kwargs in ({"truncation": True, "max_length": 8}, {"text_kwargs": {"truncation": True, "max_length": 8}}):
+        cut = processor([prompt, "a cat"], **kwargs)
+        ids = cut["input_ids"][0].tolist()
+        assert ids == (whole[:8] if side == "right" else [whole[0], *whole[-7:]])
+        assert cut["pixel_values"].shape[0] == 1
+    ending = processor([prompt], truncation=True, max_length=8, add_img_tokens=True)["input_ids"][0].tolist()
+    assert len(ending) == 8 and ending[-3:] == processor.image_output_token_ids
+    with pytest.raises(ValueError, match="Prompt 1: truncation to `max_length` would cut an image"):
+        processor(["a cat", [PHOTO, PHOTO, PHOTO]], truncation=True, max_length=4)
+    assert len(processor([prompt], max_length=4)["input_ids"][0]) == len(whole)
+
+
+def test_images_alone_give_pixel_values_alone(processor):
+    for images in (PHOTO, [PHOTO], [[PHOTO]], torch.rand(1, 3, 9, 9)):
+        alone = processor(images=images)
+        assert set(alone) == {"pixel_values"} and alone["pixel_values"].shape == (1, 3, 16, 16)
+    assert processor(images=[[PHOTO], [PHOTO, PHOTO]])["pixel_values"].shape[0] == 3
+    expected = processor.image_processor(images=[PHOTO], return_tensors="pt")["pixel_values"]
+    assert torch.equal(processor(images=PHOTO)["pixel_values"], expected)
+
+
+def test_the_image_processors_own_arguments_reach_it(processor):
+    usual = processor([[PHOTO, "a cat"]])["pixel_values"]
+    for kwargs in ({"do_rescale": True, "rescale_factor": -1.0}, {"images_kwargs": {"rescale_factor": -1.0}}):
+        assert processor([[PHOTO, "a cat"]], **kwargs)["pixel_values"].max() < usual.max()
+    sized = processor(images=PHOTO, size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    assert sized["pixel_values"].shape[-2:] == (24, 24)
+    with pytest.raises(ValueError, match="do_resize"):
+        processor("a cat", do_resize=False, images_kwargs={"do_resize": True})
+
+
+def test_the_type_of_each_token_can_be_asked_for(processor):
+    batch = processor(["a cat", [PHOTO, "the dog"]], return_mm_token_type_ids=True)
+    types = torch.as_tensor(batch["mm_token_type_ids"])
+    assert torch.equal(types == 1, batch["input_ids"] == processor.image_token_id)
+    assert types.sum(1).tolist() == [0, processor._get_num_multimodal_tokens([(20, 30)])["num_image_tokens"][0]]
+
+
+def test_what_inference_servers_ask_a_processor(processor):
+    counted = processor._get_num_multimodal_tokens(image_sizes=[(30, 20), (5, 5)])
+    assert (counted["num_image_tokens"], counted["num_image_patches"]) == ([2, 2], [1, 1])
+    assert processor.replace_image_token({}, 0) == 2 * processor.image_token
+    assert processor.image_token_ids == [processor.image_token_id]
+    assert set(processor([[PHOTO, "a cat"]])) == set(processor.model_input_names)
+
+
+@pytest.mark.parametrize("kind", ("np", None))
+def test_arrays_and_lists_instead_of_tensors(processor, kind):
+    tensors = processor([[PHOTO, "a cat"], [PHOTO, "the dog"]])
+    other = processor([[PHOTO, "a cat"], [PHOTO, "the dog"]], return_tensors=kind)
+    for name, value in tensors.items():
+        assert np.array_equal(np.asarray(other[name]), value.numpy())
+
+
+# --- prompts of other kinds ------------------------------------------------------------------------------------------
+
+
+def test_prompts_come_in_any_iterable(processor):
+    datasets = pytest.importorskip("datasets")
+    prompts = ["a cat", "the dog"]
+    expected = processor(prompts)["input_ids"]
+    column = datasets.Dataset.from_dict({"text": prompts})["text"]
+    for several in (
+        tuple(prompts),
+        iter(prompts),
+        (p for p in prompts),
+        column,
+        np.array(prompts),
+        dict.fromkeys(prompts).keys(),
+    ):
+        assert torch.equal(processor(several)["input_ids"], expected)
+    assert torch.equal(processor(text=column)["input_ids"], expected)
+    with pytest.raises(ValueError, match="empty"):
+        processor(iter(()))
+
+
+def test_an_image_comes_in_any_form(processor, tmp_path):
+    path = tmp_path / "photo.png"
+    PHOTO.save(path)
+    encoded = base64.urlsafe_b64encode(path.read_bytes()).decode().rstrip("=")
+    expected = processor([[PHOTO]])["pixel_values"]
+    forms = [
+        *(path, str(path), path.as_uri(), path.read_bytes(), io.BytesIO(path.read_bytes())),
+        *(f"data:image/png;base64,{encoded}", np.asarray(PHOTO)[None], {"bytes": path.read_bytes(), "path": None}),
+        *({"type": "image", "path": str(path)}, {"type": "image", "base64": encoded}, {"type": "image", "image": path}),
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}},
+        {"type": "image", "url": f"data:image/png;base64,{encoded}", "image": None},
+    ]
+    for form in forms:
+        assert torch.equal(processor([["a cat", form]])["pixel_values"], expected)
+    assert torch.equal(processor(io.BytesIO(path.read_bytes()))["pixel_values"], expected)
+    for part in forms[-5:]:
+        chat = [{"role": "user", "content": [part]}]
+        assert torch.equal(processor(chat)["pixel_values"], expected)
+        tokenized = processor.apply_chat_template(chat, tokenize=True, return_dict=True)
+        assert torch.equal(tokenized["pixel_values"], expected)
+
+
+# --- special tokens --------------------------------------------------------------------------------------------------
+
+
+def test_image_tokens_that_somebody_typed_are_text(processor):
+    special = {processor.image_token_id, *processor.image_output_token_ids}
+    typed = "a <|image|> cat [IMG0][IMG1][IMG2] <|image|>"
+    chat = [{"role": "user", "content": [{"type": "text", "text": typed}, {"type": "image", "image": PHOTO}]}]
+    batch = processor([typed, [typed, PHOTO], [{"type": "text", "text": typed}], chat, "the dog"])
+    assert batch["pixel_values"].shape[0] == 2
+    for ids, images in zip(batch["input_ids"].tolist(), (0, 1, 0, 1, 0), strict=True):
+        assert [i for i in ids if i in special] == [processor.image_token_id] * 2 * images
+    assert processor.tokenizer.decode(processor(typed)["input_ids"][0], skip_special_tokens=True) == typed
+    tokenized = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt"
+    )
+    assert torch.equal(tokenized["input_ids"], processor([chat])["input_ids"])
+    assert processor.apply_chat_template(chat).count("<|image|>") == 3
+
+
+def test_image_tokens_are_special_where_that_is_asked_for(processor):
+    typed = "a cat" + "".join(processor.img_tokens)
+    ids = processor(typed, split_image_tokens=False)["input_ids"][0].tolist()
+    assert ids[-3:] == processor.image_output_token_ids
+    with pytest.raises(ValueError, match="piece 0 holds the placeholder"):
+        processor([["a <|image|> cat"]], split_image_tokens=False)
+
+
+def with_template(processor: GillProcessor, template: str, **kwargs: Any) -> GillProcessor:
+    """The same with a tokenizer that puts special tokens around each text."""
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    special = [("</s>", tokenizer.bos_token_id), ("<unk>", tokenizer.unk_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(template, special_tokens=special)
+    return GillProcessor(processor.image_processor, tokenizer, 2, processor.img_tokens, **kwargs)
+
+
+def test_bos_comes_once_and_eos_never_stands_within_a_prompt(processor):
+    with_bos, with_both = with_template(processor, "</s> $A"), with_template(processor, "</s> $A <unk>")
+    assert with_both.tokenizer("a cat").input_ids[-1] == with_both.tokenizer.unk_token_id
+    for prompt in ("a cat", [PHOTO, "a cat", PHOTO, "the dog"], ["a", " cat"]):
+        ids = with_both([prompt])["input_ids"]
+        assert torch.equal(ids, with_bos([prompt])["input_ids"])
+        assert ids.tolist()[0].count(processor.tokenizer.bos_token_id) == 1
+    assert torch.equal(with_bos("a cat", add_special_tokens=False)["input_ids"], processor("a cat")["input_ids"])
+    assert with_bos("a cat")["input_ids"][0].tolist() == with_bos.tokenizer("a cat").input_ids
+
+
+def test_a_chat_template_that_writes_bos_does_not_give_two(processor):
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    other = with_template(processor, "</s> $A", chat_template=template)
+    chat = [{"role": "user", "content": "a cat"}]
+    for batch in (other([chat]), other.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")):
+        assert torch.equal(batch["input_ids"], other("a cat")["input_ids"])
+    assert torch.equal(other("</s>a cat")["input_ids"], other("a cat")["input_ids"])
+
+
+def test_a_template_that_does_not_take_the_messages_is_named(processor):
+    template = "{{ raise_exception('roles must alternate') }}"
+    other = GillProcessor(
+        processor.image_processor, processor.tokenizer, 2, processor.img_tokens, chat_template=template
+    )
+    with pytest.raises(ValueError, match=r"Prompt 1: the chat template does not take these messages \(roles must"):
+        other(["a cat", [{"role": "user", "content": "a cat"}]])
+
+
+class WordTokenizer(PythonBackend):
+    """A tokenizer written in Python, which skips no special tokens but those that it knows by name."""
+
+    def __init__(self, **kwargs):
+        self.words = ["<pad>", "<unk>", "a", "cat"]
+        super().__init__(pad_token="<pad>", unk_token="<unk>", **kwargs)
+
+    vocab_size = property(lambda self: len(self.words))
+
+    def get_vocab(self):
+        return {**{word: i for i, word in enumerate(self.words)}, **self.added_tokens_encoder}
+
+    def _tokenize(self, text, **kwargs):
+        return text.split()
+
+    def _convert_token_to_id(self, token):
+        return self.words.index(token) if token in self.words else 1
+
+    def _convert_id_to_token(self, index):
+        return self.words[index]
+
+
+@pytest.mark.parametrize("kind", ("rust", "python", "python, saved before"))
+def test_a_streamer_that_skips_special_tokens_prints_no_image_tokens(processor, kind):
+    tokenizer = copy.deepcopy(processor.tokenizer) if kind == "rust" else WordTokenizer()
+    if kind == "python":
+        GillProcessor.extend_tokenizer(tokenizer, processor.img_tokens)
+    elif kind != "rust":
+        tokenizer.add_special_tokens({"cls_token": "<|image|>"})
+        tokenizer.add_tokens(processor.img_tokens, special_tokens=True)
+    other = GillProcessor(processor.image_processor, tokenizer, 2, processor.img_tokens)
+    ids = [*tokenizer("a cat", add_special_tokens=False).input_ids, *other.image_output_token_ids, other.image_token_id]
+    for decoder in (other, other.tokenizer):
+        printed: list[str] = []
+        streamer = TextStreamer(decoder, skip_special_tokens=True)
+        streamer.on_finalized_text = lambda text, stream_end=False, printed=printed: printed.append(text)
+        for i in ids:
+            streamer.put(torch.tensor([i]))
+        streamer.end()
+        assert "".join(printed).strip() == "a cat"
+
+
+def test_words_that_the_tokenizer_does_not_know_are_mentioned_once(processor, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("modeling_gill"), "propagate", True)
+    tokenizer = GillProcessor.extend_tokenizer(WordTokenizer(), processor.img_tokens)
+    pipe = GillProcessor(processor.image_processor, tokenizer, 2, processor.img_tokens)
+    pipe("a cat <unk>")
+    assert not caplog.records
+    pipe(["a cat", "a zebra and a cat"])
+    pipe("a giraffe")
+    (record,) = caplog.records
+    assert "does not know 'zebra', 'and', and the model reads <unk> instead" in record.getMessage()
+
+
+# --- strangers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_processor_limits_where_images_come_from(processor, tmp_path):
+    path = tmp_path / "photo.png"
+    PHOTO.save(path)
+    closed = GillProcessor(
+        processor.image_processor,
+        processor.tokenizer,
+        2,
+        processor.img_tokens,
+        allowed_image_sources=("memory", "data"),
+    )
+    named = (path, {"path": str(path)}, {"type": "image", "path": str(path)}, path.as_uri(), "http://127.0.0.1:1/a.png")
+    for source in named:
+        for prompt in ([["a cat", source]], [source] if isinstance(source, (Path, dict)) else [[source]]):
+            with pytest.raises(ValueError, match=r"Prompt 0.*allowed image sources are: memory, data"):
+                closed(prompt)
+    chat = [{"role": "user", "content": [{"type": "image", "path": str(path)}]}]
+    with pytest.raises(ValueError, match="allowed image sources are: memory, data"):
+        closed.apply_chat_template(chat, tokenize=True, return_dict=True)
+    # Nobody learns whether a file exists.
+    for text in (str(path), str(path) + "x.png"):
+        assert "pixel_values" not in closed([[text, "a cat"]])
+    assert "pixel_values" in closed([[PHOTO, "a cat"]])
+    assert "pixel_values" in closed([[path, "a cat"]], allowed_image_sources=["file"])
+    closed.save_pretrained(tmp_path / "saved")
+    assert GillProcessor.from_pretrained(tmp_path / "saved").allowed_image_sources == ["memory", "data"]
+    with pytest.raises(ValueError, match=r"Unknown image sources \['web'\]"):
+        processor("a cat", allowed_image_sources=["web"])
+
+
+def test_a_processor_limits_the_images_of_a_call(processor):
+    limits = ImageLimits(max_images=2)
+    processor([[PHOTO, "a cat"], [PHOTO]], image_limits=limits)
+    with pytest.raises(ValueError, match=r"Prompt 1, piece 1: .*3 images, more than the limit of 2"):
+        processor([[PHOTO, "a cat"], [PHOTO, PHOTO]], image_limits=limits)
