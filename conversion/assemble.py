@@ -103,7 +103,13 @@ def _assemble(
         )
     except ValueError as error:
         raise ConversionError(f"{original.inputs[0]}: {error}") from error
-    processor = GillProcessor(load_image_processor(vision), tokenizer, config.num_visual_tokens, original.img_tokens)
+    processor = GillProcessor(
+        load_image_processor(vision),
+        tokenizer,
+        config.num_visual_tokens,
+        original.img_tokens,
+        split_image_tokens=original.split_image_tokens,
+    )
 
     with torch.device("meta"):
         model = GillForConditionalGeneration(config, defer_backbones=True)

@@ -83,6 +83,8 @@ def read_original(folder: Path, retrieval_pickles: Sequence[Path] = ()) -> Origi
         sources=[TensorSource(load_checkpoint(find_checkpoint(folder)), RENAMES, LEFT_OUT, RET_ROWS)],
         retrieval_pickles=list(retrieval_pickles) or find_retrieval_pickles(folder),
         inputs=[folder, *retrieval_pickles],
+        # The authors' prompts request an image by "[RET]" in their text.
+        split_image_tokens=False,
     )
 
 

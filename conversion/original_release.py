@@ -17,6 +17,7 @@ class Original:
         sources: the checkpoints with their key tables.
         retrieval_pickles: files of retrieval embeddings, may be none.
         inputs: files and folders that a conversion reads.
+        split_image_tokens: whether `img_tokens` typed in a prompt are ordinary text.
     """
 
     config_fields: dict[str, Any]
@@ -24,3 +25,4 @@ class Original:
     sources: list[TensorSource]
     retrieval_pickles: list[Path]
     inputs: list[Path]
+    split_image_tokens: bool = True

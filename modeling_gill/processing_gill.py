@@ -66,6 +66,9 @@ class GillProcessor(ProcessorMixin):
         img_tokens (`list[str]`, *optional*, defaults to `[IMG0]`..`[IMG7]`): Tokens of an output image.
         image_token (`str`, defaults to `"<|image|>"`): The placeholder of an input image.
         chat_template (`str`, *optional*): Jinja template for chat messages, by default the paper's `Q: ...\nA:`.
+        split_image_tokens (`bool`, defaults to `True`):
+            Tokenize `img_tokens` that somebody typed in a prompt as ordinary text. With `False` they are the special
+            tokens, which request an image. A typed `image_token` is text in any case, but for the argument `text`.
         allowed_image_sources (`Collection[str]`, *optional*, defaults to all):
             Where the images of a prompt may come from: some of `"memory"`, `"data"`, `"public_url"`, `"url"` and
             `"file"`, see [`load_image`]. A server whose prompts come from strangers needs
@@ -100,9 +103,11 @@ class GillProcessor(ProcessorMixin):
         img_tokens: list[str] | None = None,
         image_token: str = "<|image|>",
         chat_template: str | None = None,
+        split_image_tokens: bool = True,
         allowed_image_sources: Collection[str] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.split_image_tokens = split_image_tokens
         self.num_visual_tokens = num_visual_tokens
         self.img_tokens = [f"[IMG{i}]" for i in range(8)] if img_tokens is None else list(img_tokens)
         self.image_token = image_token
@@ -141,7 +146,7 @@ class GillProcessor(ProcessorMixin):
         text: str | Iterable[str] | None = None,
         images: Any = None,
         add_img_tokens: bool = False,
-        split_image_tokens: bool = True,
+        split_image_tokens: bool | None = None,
         allowed_image_sources: Collection[str] | None = None,
         image_limits: ImageLimits | None = None,
         **kwargs: Any,
@@ -158,11 +163,8 @@ class GillProcessor(ProcessorMixin):
                 In place of `prompt`: texts with one placeholder for each image, and the images, in one list or in one
                 list for each text. Images alone give `pixel_values` alone.
             add_img_tokens (`bool`, defaults to `False`): End each prompt with the tokens that request an image.
-            split_image_tokens (`bool`, defaults to `True`):
-                Tokenize image tokens such as `<|image|>` and `[IMG0]` that somebody typed as ordinary text. With
-                `False` they are the special tokens. Placeholders in `text` are special tokens in any case.
-            allowed_image_sources (`Collection[str]`, *optional*), image_limits ([`ImageLimits`], *optional*):
-                Those of this call, by default the processor's.
+            split_image_tokens (`bool`, *optional*), allowed_image_sources (`Collection[str]`, *optional*),
+            image_limits ([`ImageLimits`], *optional*): Those of this call, by default the processor's.
             kwargs: `padding` (defaults to `True`), `truncation`, `max_length`, `pad_to_multiple_of`, `padding_side`
                 (defaults to `"left"`), `add_special_tokens`, `return_attention_mask`, `return_mm_token_type_ids`,
                 `return_tensors` (defaults to `"pt"`), and the image processor's own, such as `do_resize`; or the same
@@ -211,8 +213,9 @@ class GillProcessor(ProcessorMixin):
         single = not isinstance(chats[0], (list, tuple))
         # A text that is not tokenized is for people to read: it is left as they wrote it.
         options = {**kwargs, **(kwargs.get("processor_kwargs") or {})}
-        escape = kwargs.get("tokenize", False) and options.get("split_image_tokens", True)
-        splitter = self._splitter(escape, IMAGE_SOURCES)
+        splitter = self._splitter(options.get("split_image_tokens"), IMAGE_SOURCES)
+        if not kwargs.get("tokenize", False):
+            splitter = splitter._replace(text_tokens=())
         chats = [
             splitter.normalize_chat(chat, f"Prompt {number}")
             for number, chat in enumerate([messages] if single else chats)
@@ -292,8 +295,9 @@ class GillProcessor(ProcessorMixin):
             text = text[:newline] if newline >= 0 else text[: stop + 1] if stop >= 0 else text
         return [text] if text.strip() else []
 
-    def _splitter(self, split_image_tokens: bool, allowed_sources: Sequence[str]) -> PromptSplitter:
-        text_tokens = (self.image_token, *self.img_tokens) if split_image_tokens else ()
+    def _splitter(self, split_image_tokens: bool | None, allowed_sources: Sequence[str]) -> PromptSplitter:
+        split = self.split_image_tokens if split_image_tokens is None else split_image_tokens
+        text_tokens = (self.image_token, *self.img_tokens) if split else (self.image_token,)
         return PromptSplitter(self.image_token, text_tokens, allowed_sources, self._render_chat)
 
     def _render_chat(self, messages: list[dict[str, Any]]) -> str:

@@ -129,11 +129,6 @@ class PromptSplitter(NamedTuple):
         # Only inside of a list can a string be an image: a text that happens to be a URL is fetched by nobody.
         if isinstance(part, str) and not (in_list and looks_like_image_reference(part, self.allowed_sources)):
             text = self.escape(check_text(part, where))
-            if self.image_token in text:
-                raise ValueError(
-                    f"{where} holds the placeholder {self.image_token!r}, but no image goes with it; put the image "
-                    "into the list, or give `text` and `images`."
-                )
             if not in_list and not part.strip():
                 raise ValueError(f"{where} is an empty string; expected {_EXPECTED}.")
             return [text] if text else []

@@ -386,8 +386,9 @@ def test_image_tokens_are_special_where_that_is_asked_for(processor):
     typed = "a cat" + "".join(processor.img_tokens)
     ids = processor(typed, split_image_tokens=False)["input_ids"][0].tolist()
     assert ids[-3:] == processor.image_output_token_ids
-    with pytest.raises(ValueError, match="piece 0 holds the placeholder"):
-        processor([["a <|image|> cat"]], split_image_tokens=False)
+    parts = (processor.image_processor, processor.tokenizer, 2, processor.img_tokens)
+    assert GillProcessor(*parts, split_image_tokens=False)(typed)["input_ids"][0].tolist() == ids
+    assert processor.image_token_id not in processor([["a <|image|> cat"]], split_image_tokens=False)["input_ids"]
 
 
 def with_template(processor: GillProcessor, template: str, **kwargs: Any) -> GillProcessor:
