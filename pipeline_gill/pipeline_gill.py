@@ -49,13 +49,13 @@ logger = logging.get_logger(__name__)
 
 EXAMPLE_DOC_STRING = """
         Examples:
-            ```py
+            ```python
             >>> from pipeline_gill import GillPipeline
 
             >>> pipe = GillPipeline.from_pretrained("picturebook/checkpoint")
             >>> output = pipe("a red house on the left at night . then it turns blue . picture :", decision="generate")
             >>> output.texts[0], output.images[0].size
-            (' a blue house on the left at night .', (32, 32))
+            ('a blue house on the left at night', (32, 32))
             ```
 """
 

@@ -72,7 +72,7 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
 
         >>> pipe = GillPipeline.from_pretrained("picturebook/checkpoint")
         >>> pipe("a red house on the left at night . then it turns blue . picture :").texts
-        [' a blue house on the left at night .']
+        ['a blue house on the left at night']
         ```
         """
         options = LoadOptions(

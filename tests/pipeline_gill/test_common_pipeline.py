@@ -20,6 +20,7 @@ from diffusers.utils import make_image_grid
 from transformers import TextIteratorStreamer
 
 from pipeline_gill import GillPipeline
+from tests.examples import run_example
 
 DRAW = {"decision": "generate", "force_image": True, "num_inference_steps": 2, "output_type": "np"}
 
@@ -120,6 +121,36 @@ def test_latents_and_the_generators_own_arguments_reach_it(pipe):
         return pipe("a cat", generator=seeded(1), image_generator_kwargs=arguments, **DRAW).images
 
     assert np.array_equal(draw(), draw(eta=0.0)) and not np.array_equal(draw(), draw(eta=1.0))
+
+
+def test_sources_of_images_reach_the_processor(pipe, monkeypatch):
+    class Processor:
+        def __getattr__(self, name):
+            return getattr(processor, name)
+
+        def __call__(self, *args, allowed_image_sources=None, **kwargs):
+            seen.append(allowed_image_sources)
+            return processor(*args, **kwargs)
+
+    seen, processor = [], pipe.processor
+    pipe.processor = Processor()
+    pipe("a cat", **DRAW)
+    pipe("a cat", allowed_image_sources=("memory",), **DRAW)
+    pipe.register_to_config(allowed_image_sources=("memory", "data"))
+    pipe("a cat", **DRAW)
+    assert seen == [None, ("memory",), ("memory", "data")]
+
+
+def test_without_a_retrieval_set_the_first_answer_says_so_once(pipe, caplog):
+    pipe.retrieval_set = None
+    for _ in range(2):
+        pipe("a cat", **{**DRAW, "decision": "auto"})
+    assert sum("has no retrieval set" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("documented", (GillPipeline.__call__, GillPipeline.from_pretrained))
+def test_the_examples_of_the_documentation_run(documented):
+    run_example(documented)
 
 
 # --- rows and prompts ------------------------------------------------------------------------------------------------
