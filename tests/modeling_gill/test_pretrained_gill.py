@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMultimodalLM
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
@@ -148,3 +148,6 @@ def test_the_text_configuration_is_written_through(processor):
     assert copy.deepcopy(view).vocab_size == config.vocab_size
     config.text_config.use_cache = False
     assert view.use_cache is False
+    assert view.to_dict()["vocab_size"] == view.to_diff_dict()["vocab_size"] == config.vocab_size
+    assert "OPTConfig" in repr(view)
+    assert AutoModelForCausalLM.from_config(view).get_input_embeddings().num_embeddings == config.vocab_size
