@@ -6,6 +6,9 @@ from typing import Any
 
 from .original_files import ConversionError
 
+# No size of a model is larger.
+_MAX_SIZE = 1_000_000
+
 
 def positive_int(args: Mapping[str, Any], key: str, path: Path) -> int:
     """The number that `key` holds.
@@ -15,7 +18,9 @@ def positive_int(args: Mapping[str, Any], key: str, path: Path) -> int:
     """
     value = args[key]
     if type(value) is not int or value < 1:
-        raise ConversionError(f"{path}: {key} is {value!r}, expected a positive integer")
+        raise ConversionError(f"{path}: {key} is {value!r:.60}, expected a positive integer")
+    if value > _MAX_SIZE:
+        raise ConversionError(f"{path}: {key} is {value}, expected at most {_MAX_SIZE}")
     return value
 
 

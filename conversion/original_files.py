@@ -5,7 +5,7 @@ A `.pth.tar` is a pickle, and a pickle can name any function to be called. All r
 authors' training also holds (an optimizer, a scheduler with the optimizer inside) is replaced by inert placeholders.
 """
 
-import json
+import mmap
 import pickle
 import re
 import zipfile
@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from pipeline_gill.caption_files import read_json
+
+from .file_limits import FileLimitError, check_archive, check_legacy_checkpoint, check_tensors, key_names
 
 MODEL_ARGS_NAME = "model_args.json"
 # The released name first; the others are what the authors' training and pruning scripts write.
@@ -61,8 +65,8 @@ def read_settings(folder: Path, required: Iterable[str]) -> dict[str, Any]:
     if not path.is_file():
         raise ConversionError(f"{path} is missing: the authors' settings, a JSON object with {_listed(required)}")
     try:
-        args = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        args = read_json(path)
+    except ValueError as error:
         raise ConversionError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(args, dict):
         raise ConversionError(f"{path} holds a JSON {type(args).__name__}; expected an object with {_listed(required)}")
@@ -97,15 +101,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = _load_weights_only(path)
     if not isinstance(content, dict) or "state_dict" not in content:
-        found = f"a dict with {_listed(map(str, content))}" if isinstance(content, dict) else type(content).__name__
+        found = f"a dict with {_listed(key_names(content))}" if isinstance(content, dict) else type(content).__name__
         raise ConversionError(f"{path} holds no `state_dict`: expected a dict with that key, found {found}")
     state = content["state_dict"]
     strange = [k for k, v in state.items() if not isinstance(v, torch.Tensor)] if isinstance(state, dict) else None
     if strange is None or strange:
-        found = f"{_listed(map(str, strange))} that are none" if strange else f"a {type(state).__name__}"
+        found = f"{_listed(key_names(strange))} that are none" if strange else f"a {type(state).__name__}"
         raise ConversionError(f"{path}: `state_dict` should be a dict of tensors, found {found}")
+    unnamed = [key for key in state if not isinstance(key, str)]
+    if unnamed:
+        found = key_names(unnamed)[0]
+        raise ConversionError(f"{path}: the names in `state_dict` should be texts, found {found}")
+    try:
+        check_tensors(state.items())
+    except FileLimitError as error:
+        raise ConversionError(f"{path} is refused: it holds {error}") from error
 
-    left_out = {str(key): _NOT_ADAPTERS for key in content if key != "state_dict"}
+    left_out = dict.fromkeys(key_names(key for key in content if key != "state_dict"), _NOT_ADAPTERS)
     tensors: dict[str, torch.Tensor] = {}
     for stored_name, tensor in state.items():
         name = stored_name.removeprefix("module.")
@@ -132,7 +144,10 @@ def _load_weights_only(path: Path) -> Any:
     try:
         if not is_zip:
             # The format of torch < 1.6: a bare pickle, which cannot be mapped.
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                check_legacy_checkpoint(content, len(content))
             return torch.load(path, map_location="cpu", weights_only=True)
+        check_archive(path, path.stat().st_size)
         _check_sums(path)
         admitted: list[Any] = [
             (_plain_dict if name == "collections.defaultdict" else _Placeholder, name)
@@ -143,6 +158,8 @@ def _load_weights_only(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except ConversionError:
         raise
+    except FileLimitError as error:
+        raise ConversionError(f"{path} is refused: it holds {error}; nothing in it was run") from error
     except pickle.UnpicklingError as error:
         raise ConversionError(f"{path} is not a checkpoint of tensors: {short_reason(error)}") from error
     except Exception as error:  # torch raises KeyError, EOFError, RuntimeError and more on bytes of another kind.
@@ -205,4 +222,4 @@ def short_reason(error: Exception) -> str:
     if named:
         return f"it names `{named[1]}`; nothing in it was run"
     reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    return (reason or type(error).__name__).splitlines()[0]
+    return next(iter((reason or type(error).__name__).splitlines()), type(error).__name__)[:300]

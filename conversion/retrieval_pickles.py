@@ -9,8 +9,11 @@ checks its arguments, and what it returns is sealed: nothing later in the pickle
 import copyreg
 import io
 import math
+import mmap
 import pickle
+import zipfile
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,10 +21,15 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from .file_limits import FileLimitError, check_archive, check_legacy_checkpoint, check_pickle, key_names
 from .original_files import ConversionError, short_reason
 
 PATTERNS = ("cc3m*.npy", "cc3m_embeddings*.pkl")
 _EXPECTED = '{"paths": [...], "embeddings": [...]}'
+# An object of a pickle can be used many times over. What is made of a file may take this many times its size.
+_EXPANSION = 8
+_SLACK_BYTES = 1 << 20
+_BUDGET: ContextVar[list[int]] = ContextVar("budget")
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,17 @@ def read_retrieval_pickles(files: Sequence[Path]) -> RetrievalEmbeddings:
 def _read_one(file: Path) -> tuple[list[str], np.ndarray]:
     content = _unpickle(file)
     if not isinstance(content, dict) or not {"paths", "embeddings"} <= content.keys():
-        found = f"a dict with the keys {sorted(map(str, content))}" if isinstance(content, dict) else "no dict"
+        found = f"a dict with the keys {key_names(content)}" if isinstance(content, dict) else "no dict"
         raise ConversionError(f"{file} is not a pickle of {_EXPECTED}: it holds {found}")
     paths = _as_list(content["paths"], file, "paths")
     strange = next((i for i, path in enumerate(paths) if not isinstance(path, str)), None)
     if strange is not None:
         raise ConversionError(f"{file}: paths[{strange}] is no text but a {_kind(paths[strange])}")
-    embeddings = _as_matrix(content["embeddings"], file)
+    try:
+        _spend(sum(map(len, paths)))
+        embeddings = _as_matrix(content["embeddings"], file)
+    except FileLimitError as error:
+        raise ConversionError(f"{file} is refused: it holds {error}") from error
     if len(paths) != len(embeddings):
         raise ConversionError(f"{file} holds {len(paths)} paths but {len(embeddings)} embeddings")
     finite = np.isfinite(embeddings).all(axis=1)
@@ -95,8 +107,14 @@ def _unpickle(file: Path) -> Any:
             raise ConversionError(f"{file} was written by {writer}; expected a pickle of {_EXPECTED}")
         # The only names that reach an unpickler without `find_class` are those cached by extension code.
         copyreg.clear_extension_cache()
+        size = file.stat().st_size
+        _BUDGET.set([_EXPANSION * size + _SLACK_BYTES])
         try:
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                check_pickle(content, size)
             return _RestrictedUnpickler(stream).load()
+        except FileLimitError as error:
+            raise ConversionError(f"{file} is refused: it holds {error}; nothing in it was run") from error
         except _RefusedName as refusal:
             raise ConversionError(
                 f"{file} is refused: it names `{refusal}`, which retrieval embeddings have no use for; "
@@ -183,6 +201,14 @@ class _Storage(_Sealed):
     __slots__ = ()
 
 
+def _spend(size: int) -> None:
+    """Count bytes that are made of the file, before they are made."""
+    left = _BUDGET.get()
+    left[0] -= size
+    if left[0] < 0:
+        raise FileLimitError("one object many times over")
+
+
 def _expect(condition: bool, what: str) -> None:
     if not condition:
         raise pickle.UnpicklingError(f"{what} of a kind that retrieval embeddings have no use for")
@@ -194,8 +220,10 @@ def _array_value(data: Any, dtype: Any, shape: Any, is_fortran: bool) -> "np.nda
     if dtype.value[1] == "O":
         # Its elements went through this unpickler one by one; a list holds them as well as numpy's references would.
         _expect(isinstance(data, list) and len(shape) == 1 and len(data) == shape[0], "array of objects")
+        _spend(len(data))
         return list(data)
     _expect(isinstance(data, bytes | bytearray), "array data")
+    _spend(len(data))
     flat = np.frombuffer(bytes(data), dtype=dtype.numbers_or_text())
     _expect(flat.size == math.prod(shape), "array shape")
     return flat.reshape(shape, order="F" if is_fortran else "C")
@@ -228,8 +256,15 @@ def _torch_load_from_bytes(data: Any) -> _Storage:
     # A tensor pickled by plain `pickle.dump` holds its storage as the bytes of a `torch.save`, for which torch's own
     # function of this name calls `torch.load` without `weights_only`: the way in for a pickle within the pickle.
     _expect(isinstance(data, bytes), "tensor data")
+    _spend(len(data))
     try:
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            check_archive(io.BytesIO(data), len(data))
+        else:
+            check_legacy_checkpoint(io.BytesIO(data), len(data))
         storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except FileLimitError:
+        raise
     except Exception as error:  # As many kinds as broken pickles have.
         raise pickle.UnpicklingError(f"a tensor in it is refused: {short_reason(error)}") from error
     _expect(isinstance(storage, torch.storage.TypedStorage), "tensor storage")
@@ -240,17 +275,21 @@ def _torch_rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_g
     _expect(isinstance(storage, _Storage) and isinstance(size, tuple) and isinstance(stride, tuple), "tensor")
     _expect(all(type(n) is int and n >= 0 for n in (offset, *size, *stride)), "tensor shape")
     flat = torch.empty(0, dtype=storage.value.dtype).set_(storage.value)
+    # Strides may also show one element many times.
+    _expect(math.prod(size) <= flat.numel(), "tensor larger than its storage")
     return _Tensor(flat.as_strided(size, stride, offset))  # Raises where it would reach beyond the storage.
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
     # How pickle protocols 0 to 2 write bytes.
     _expect(isinstance(text, str) and encoding in ("latin1", "latin-1"), "encoded text")
+    _spend(len(text))
     return str(text).encode("latin-1")
 
 
 def _bytes(*data: Any) -> bytes:
     _expect(not data or (len(data) == 1 and isinstance(data[0], bytes)), "bytes")
+    _spend(sum(map(len, data)))
     return b"".join(data)
 
 
@@ -298,6 +337,7 @@ def _as_matrix(value: Any, file: Path) -> np.ndarray:
     """float32 array of shape (N, p) from an array, a tensor, or a list of vectors of shape (p,) or (1, p)."""
     whole = _as_numbers(value)
     if whole is not None and whole.ndim == 2:
+        _spend(4 * whole.size)
         return whole.astype(np.float32)
     rows = _as_list(value, file, "embeddings")
     matrix = np.empty((0, 0), dtype=np.float32)
@@ -307,6 +347,7 @@ def _as_matrix(value: Any, file: Path) -> np.ndarray:
             shape = "" if vector is None else f" of shape {vector.shape}"
             raise ConversionError(f"{file}: embeddings[{i}] should be a vector of numbers, found a {_kind(row)}{shape}")
         if i == 0:
+            _spend(4 * len(rows) * vector.size)
             matrix = np.empty((len(rows), vector.size), dtype=np.float32)
         elif vector.size != matrix.shape[1]:
             raise ConversionError(
@@ -318,9 +359,12 @@ def _as_matrix(value: Any, file: Path) -> np.ndarray:
 
 def _as_numbers(value: Any) -> np.ndarray | None:
     if isinstance(value, _Tensor):
+        _spend(4 * value.value.numel())
         return np.asarray(value.value.float().numpy()) if value.value.ndim else None
     if isinstance(value, _Array) and isinstance(value.value, np.ndarray):
         return value.value if value.value.dtype.kind in "fiu" and value.value.ndim else None
+    if isinstance(value, list):
+        _spend(4 * len(value))
     if isinstance(value, list) and value and all(type(number) in (int, float) for number in value):
         return np.asarray(value, dtype=np.float32)
     return None

@@ -179,7 +179,7 @@ def test_an_empty_results_file_is_told_and_nothing_is_written(
     (tmp_path / "results.json").touch()
     assert make.main([str(small_repository), "--results", str(tmp_path / "results.json")]) == 2
     error = capsys.readouterr().err
-    assert "results.json is empty, expected the results of an evaluation" in error and error.count("\n") == 1
+    assert "results.json is no JSON, or only the beginning of one" in error and error.count("\n") == 1
     assert not (small_repository / "README.md").exists()
 
 
