@@ -9,9 +9,7 @@ import torch
 from transformers import GenerationConfig, PretrainedConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
-from pipeline_gill.components_gill import GENERATOR_COMPONENTS
-from pipeline_gill.hub_layout_gill import write_code, write_model_index
-from pipeline_gill.pipeline_repository_gill import RETRIEVAL_SET_FOLDER
+from pipeline_gill.repository_writer_gill import write_repository_files
 from pipeline_gill.retrieval_set_gill import RetrievalSet
 
 from .adapter_tensors import IMG_ROWS, PlacedTensors, format_report, place_tensors, round_to
@@ -51,7 +49,7 @@ class Choices:
     overwrite: bool = False
 
 
-def convert(original: Original, out: Path, choices: Choices, say: Callable[[str], None] = print) -> None:
+def write_converted(original: Original, out: Path, choices: Choices, say: Callable[[str], None] = print) -> None:
     """Writes the repository of `original` to `out`, complete or not at all.
 
     Args:
@@ -69,7 +67,7 @@ def convert(original: Original, out: Path, choices: Choices, say: Callable[[str]
         model, processor, placed, vision = _assemble(original, choices)
         say(format_report(placed.report))
         retrieval_set = _retrieval_set(original, model, vision, choices.image_folder, say)
-        _write(folder, model, processor, retrieval_set)
+        _write(folder, out, model, processor, retrieval_set)
         if choices.verify:
             compared = verify_repository(
                 folder, round_to(placed.tensors, choices.dtype), model, processor, retrieval_set
@@ -193,17 +191,20 @@ def _retrieval_set(
 
 
 def _write(
-    folder: Path, model: GillForConditionalGeneration, processor: GillProcessor, retrieval_set: RetrievalSet | None
+    folder: Path,
+    out: Path,
+    model: GillForConditionalGeneration,
+    processor: GillProcessor,
+    retrieval_set: RetrievalSet | None,
 ) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    # A component that the index does not mention is loaded from the image generator's repository.
-    draws = model.config.mapper_type is not None
-    absent = {} if draws else {name: [None, None] for name in GENERATOR_COMPONENTS}
-    write_model_index(folder, {"ranking_size": _RANKING_SIZE, **absent})
-    write_code(folder)
-    if retrieval_set is not None:
-        retrieval_set.save(folder / RETRIEVAL_SET_FOLDER)
+    write_repository_files(
+        folder,
+        model,
+        processor,
+        place=out,
+        retrieval_set=retrieval_set,
+        pipeline_config={"ranking_size": _RANKING_SIZE},
+    )
 
 
 def _folders(inputs: Sequence[Path], choices: Choices) -> list[Path]:

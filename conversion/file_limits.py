@@ -4,7 +4,6 @@ A pickle of nine bytes can ask for a memo of 8 GiB, a tensor can repeat four byt
 zip file can expand or overlap. All of it is found here before a library reads the file.
 """
 
-import mmap
 import pickletools
 import zipfile
 from collections.abc import Iterable
@@ -28,7 +27,7 @@ class FileLimitError(ValueError):
 
 
 def check_pickle(
-    stream: IO[bytes] | mmap.mmap,
+    stream: Any,
     size: int,
     largest_integer: int | None = None,
     max_integer_bits: int = _MAX_INTEGER_BITS,
@@ -103,7 +102,7 @@ class _Nesting:
             stack.extend([depth] * len(opcode.stack_after))
 
 
-def check_legacy_checkpoint(stream: IO[bytes] | mmap.mmap, size: int) -> None:
+def check_legacy_checkpoint(stream: Any, size: int) -> None:
     """Check the pickles of a file of torch before 1.6, or of a single pickled storage.
 
     Raises:

@@ -1,17 +1,15 @@
-"""Converts an original FROMAGe release: `python -m conversion.fromage ORIGINAL_DIR OUT`.
+"""Reads an original FROMAGe release.
 
 FROMAGe is GILL without a mapper and without a decision: one `[RET]` token, and images are retrieved only.
 Source of the layout: the authors' `fromage/models.py` (`load_fromage`) and `fromage/prune_model_ckpt.py` at commit
 b36a188.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .adapter_tensors import TensorSource
-from .command_line import run
 from .model_args import positive_int, refuse_settings, text, token_ids
 from .original_files import MODEL_ARGS_NAME, find_checkpoint, load_checkpoint, read_settings
 from .original_release import Original
@@ -86,12 +84,3 @@ def read_original(folder: Path, retrieval_pickles: Sequence[Path] = ()) -> Origi
         # The authors' prompts request an image by "[RET]" in their text.
         split_image_tokens=False,
     )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code, see `command_line.run`."""
-    return run("fromage", "FROMAGe", read_original, has_image_generator=False, argv=argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,17 +1,13 @@
-"""Converts an original GILL release: `python -m conversion.gill ORIGINAL_DIR OUT`.
+"""Reads an original GILL release.
 
 Source of the layout: the authors' `gill/models.py` (`load_gill`), `gill/layers.py` and `main.py` at commit 4600b71.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .adapter_tensors import TensorSource
-from .command_line import run
 from .model_args import positive_int, refuse_settings, text, token_ids
 from .original_files import (
     DECISION_HEAD_NAME,
@@ -113,36 +109,25 @@ def read_model_args(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def read_decision_head(folder: Path) -> dict[str, torch.Tensor]:
-    """Reads `decision_model.pth.tar`: `decision_head.weight` of shape (2, d) and `decision_head.bias` of shape (2,).
-
-    Raises:
-        ConversionError: the file is missing, cannot be read, or holds other tensors.
-    """
-    checkpoint = load_checkpoint(folder / DECISION_HEAD_NAME)
-    named = {f"decision_head.{name.removeprefix('1.')}": tensor for name, tensor in checkpoint.tensors.items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
-    weight = shapes.get("decision_head.weight", ())
-    if shapes.keys() != {"decision_head.weight", "decision_head.bias"} or len(weight) != 2 or weight[0] != 2:
-        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in checkpoint.tensors.items())
-        raise ConversionError(f"{checkpoint.path} holds {found or 'nothing'}; expected 1.weight (2, d) and 1.bias (2,)")
-    return named
-
-
-def read_original(folder: Path, retrieval_pickles: Sequence[Path] = ()) -> Original:
+def read_original(folder: Path, retrieval_pickles: Sequence[Path] = (), decision_head: Path | None = None) -> Original:
     """Reads all of a release but its retrieval embeddings, which are only found.
 
     Args:
         folder: with `model_args.json`, `pretrained_ckpt.pth.tar` and, where there is one, `decision_model.pth.tar`.
         retrieval_pickles: files to use in place of those in `folder`.
+        decision_head: file to use in place of that in `folder`.
 
     Raises:
         ConversionError: anything missing or unreadable.
     """
     fields = read_model_args(folder)
+    if decision_head is not None:
+        fields["use_decision_head"] = True
     sources = [TensorSource(load_checkpoint(find_checkpoint(folder)), RENAMES, LEFT_OUT, IMG_ROWS)]
     if fields["use_decision_head"]:
-        sources.append(TensorSource(load_checkpoint(folder / DECISION_HEAD_NAME), DECISION_HEAD_RENAMES, {}))
+        sources.append(
+            TensorSource(load_checkpoint(decision_head or folder / DECISION_HEAD_NAME), DECISION_HEAD_RENAMES, {})
+        )
     return Original(
         config_fields=fields,
         img_tokens=[f"[IMG{i}]" for i in range(len(fields["image_output_token_ids"]))],
@@ -150,12 +135,3 @@ def read_original(folder: Path, retrieval_pickles: Sequence[Path] = ()) -> Origi
         retrieval_pickles=list(retrieval_pickles) or find_retrieval_pickles(folder),
         inputs=[folder, *retrieval_pickles],
     )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code, see `command_line.run`."""
-    return run("gill", "GILL", read_original, has_image_generator=True, argv=argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
 """A folder that appears complete or not at all."""
 
 import contextlib
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from modeling_gill.atomic_write_gill import replace_folder
 
 from .original_files import ConversionError
 
@@ -23,25 +23,9 @@ def output_folder(out: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> It
     Raises:
         ConversionError: `out` is a file, is not empty and may not be replaced, or holds one of the inputs.
     """
-    out = out.absolute()
-    _check_replaceable(out, overwrite, inputs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    made, replaced = out.with_name(f".{out.name}.new-{mark}"), out.with_name(f".{out.name}.old-{mark}")
-    made.mkdir()
-    try:
-        yield made
-        if out.is_dir():
-            out.rename(replaced)
-        try:
-            made.rename(out)
-        except OSError:
-            if replaced.is_dir():
-                replaced.rename(out)
-            raise
-    finally:
-        for folder in (made, replaced):
-            shutil.rmtree(folder, ignore_errors=True)
+    _check_replaceable(out.absolute(), overwrite, inputs)
+    with replace_folder(out) as folder:
+        yield folder
 
 
 def _check_replaceable(out: Path, overwrite: bool, inputs: Iterable[Path]) -> None:

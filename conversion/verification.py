@@ -13,8 +13,11 @@ from pipeline_gill.pipeline_repository_gill import RETRIEVAL_SET_FOLDER
 from pipeline_gill.retrieval_set_gill import RetrievalSet
 
 
-class VerificationError(RuntimeError):
-    """What was written is not what was meant."""
+class VerificationError(ValueError):
+    """A repository does not read back as it was written."""
+
+    # The conversion ran, and its result is negative.
+    exit_code = 1
 
 
 def verify_repository(

@@ -20,6 +20,8 @@ _PACKAGE_OF = {
     "GillPipelineOutput": "pipeline_gill",
     "RetrievalSet": "pipeline_gill",
     "build_retrieval_set": "pipeline_gill",
+    "convert": "conversion",
+    "evaluate": "evaluation_gill",
     "DecisionHeadOptions": "training_gill",
     "PrecomputeArguments": "training_gill",
     "precompute": "training_gill",
@@ -29,6 +31,8 @@ _PACKAGE_OF = {
 }
 
 if TYPE_CHECKING:
+    from conversion import convert
+    from evaluation_gill import evaluate
     from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
     from pipeline_gill import GillImage, GillPipeline, GillPipelineOutput, RetrievalSet, build_retrieval_set
     from training_gill import (
@@ -64,6 +68,8 @@ __all__ = [
     "PrecomputeArguments",
     "RetrievalSet",
     "__version__",
+    "convert",
+    "evaluate",
     "build_retrieval_set",
     "precompute",
     "read_recipe",

@@ -47,6 +47,11 @@ class Command:
 _RESUME_EVALUATION = "Run the same command to go on: generated images are kept."
 
 COMMANDS: dict[str, Command] = {
+    "convert": Command(
+        "conversion.arguments:ConversionOptions",
+        "conversion.converter:run",
+        "Turn the files of an original GILL or FROMAGe release into a Hub repository.",
+    ),
     "index": Command(
         "pipeline_gill.arguments:RetrievalSetOptions",
         "pipeline_gill.retrieval_sources:build_and_print",

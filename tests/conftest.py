@@ -17,8 +17,7 @@ import torch
 import transformers
 from PIL import Image
 
-from conversion import fromage as convert_fromage
-from conversion import gill as convert_gill
+from conversion import convert
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 from pipeline_gill import GillPipeline
 
@@ -46,12 +45,20 @@ def golden_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def convert(command: ModuleType, world: Path, original: str, out: Path, *options: str) -> Path:
-    """Run a conversion of the seeded world by its command line."""
-    backbones = ["--language-model", str(world / "facebook/opt-golden"), "--vision-model", str(world / "clip-golden")]
-    if command is convert_gill:
-        backbones += ["--image-generator", str(world / "sd-golden")]
-    assert command.main([str(world / original), str(out), *backbones, "--image-folder", str(world), *options]) == 0
+def convert_golden(system: str, world: Path, original: str, out: Path) -> Path:
+    """Convert a release of the seeded world, in float32."""
+    generator = {"image_generator": str(world / "sd-golden")} if system == "gill" else {}
+    convert(
+        system,
+        world / original,
+        out,
+        language_model=str(world / "facebook/opt-golden"),
+        vision_model=str(world / "clip-golden"),
+        image_folder=world,
+        dtype="float32",
+        verify=True,
+        **generator,
+    )
     return out
 
 
@@ -59,14 +66,14 @@ def convert(command: ModuleType, world: Path, original: str, out: Path, *options
 def golden_repository(golden_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The seeded GILL as a Hub repository in float32."""
     out = tmp_path_factory.mktemp("converted") / "gill"
-    return convert(convert_gill, golden_world, "gill_opt", out, "--dtype", "float32", "--verify")
+    return convert_golden("gill", golden_world, "gill_opt", out)
 
 
 @pytest.fixture(scope="session")
 def golden_fromage_repository(golden_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The seeded FROMAGe as a Hub repository in float32."""
     out = tmp_path_factory.mktemp("converted") / "fromage"
-    return convert(convert_fromage, golden_world, "fromage_model", out, "--dtype", "float32", "--verify")
+    return convert_golden("fromage", golden_world, "fromage_model", out)
 
 
 @pytest.fixture(scope="session")

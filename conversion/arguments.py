@@ -1,0 +1,64 @@
+"""Options of the conversion. This module imports without torch, so that a command line can show them quickly."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass
+class ConversionOptions:
+    """What to convert, and how. Paths may be given as strings."""
+
+    system: Literal["gill", "fromage"] = field(
+        metadata={"help": "Which of the authors' models the release is.", "positional": True}
+    )
+    source: Path = field(metadata={"help": "Folder with the authors' files.", "positional": True})
+    output_dir: Path = field(metadata={"help": "Folder to write.", "positional": True})
+    language_model: str | None = field(
+        default=None,
+        metadata={"help": "Hub repository or folder of the language model; by default the one in model_args.json."},
+    )
+    vision_model: str | None = field(
+        default=None,
+        metadata={"help": "Hub repository or folder of the image encoder; by default the one in model_args.json."},
+    )
+    image_generator: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub repository or folder of the image generator; by default Stable Diffusion v1.5. GILL only."
+        },
+    )
+    decision_head: Path | None = field(
+        default=None,
+        metadata={"help": "The authors' decision head; by default decision_model.pth.tar in the folder. GILL only."},
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = field(
+        default="bfloat16", metadata={"help": "Dtype to store the weights in."}
+    )
+    retrieval_set: list[Path] = field(
+        default_factory=list,
+        metadata={
+            "help": "Pickled retrieval embeddings to use in place of those in the folder; may be given several times."
+        },
+    )
+    image_folder: Path = field(
+        default=Path(),
+        metadata={"help": "Where relative paths of the retrieval embeddings start; the current folder by default."},
+    )
+    verify: bool = field(default=False, metadata={"help": "Read the repository back and compare it with the source."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the output folder if it is there and not empty."})
+
+    def __post_init__(self) -> None:
+        if self.system not in ("gill", "fromage"):
+            raise ValueError(f"`system` is {self.system!r}, expected 'gill' or 'fromage'.")
+        if self.dtype not in ("bfloat16", "float16", "float32"):
+            raise ValueError(f"`dtype` is {self.dtype!r}, expected 'bfloat16', 'float16' or 'float32'.")
+        self.source, self.output_dir = Path(self.source), Path(self.output_dir)
+        self.image_folder = Path(self.image_folder)
+        self.retrieval_set = [Path(file) for file in self.retrieval_set]
+        self.decision_head = None if self.decision_head is None else Path(self.decision_head)
+        if self.system == "fromage" and (self.image_generator or self.decision_head):
+            raise ValueError("FROMAGe has neither an image generator nor a decision head; leave these options out.")
+
+
+__all__ = ["ConversionOptions"]

@@ -1,0 +1,67 @@
+"""Converts an original release, by its system."""
+
+import os
+from typing import Any, Literal
+
+import torch
+from transformers.utils import logging
+
+from . import fromage, gill
+from .arguments import ConversionOptions
+from .assemble import Choices, write_converted
+
+
+def convert(
+    system: Literal["gill", "fromage"],
+    source: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    **options: Any,
+) -> None:
+    """Turn the files of an original GILL or FROMAGe release into a Hub repository.
+
+    Args:
+        system (`str`): `"gill"` or `"fromage"`.
+        source (`str` or `os.PathLike`): Folder with the authors' files.
+        output_dir (`str` or `os.PathLike`): Folder to write; it appears complete or not at all.
+        options: The other fields of [`~conversion.ConversionOptions`].
+
+    Raises:
+        ConversionError: input that cannot be converted; the message says what it is and what was expected.
+        VerificationError: `verify=True`, and what was written does not read back as the source.
+
+    Example:
+
+    ```python
+    >>> from conversion import convert
+
+    >>> convert("gill", "checkpoints/gill_opt", "my_gill", verify=True)  # doctest: +SKIP
+    ```
+    """
+    run(ConversionOptions(system, source, output_dir, **options))  # type: ignore[arg-type]
+
+
+def run(options: ConversionOptions) -> None:
+    """The command `gill convert`."""
+    verbosity = logging.get_verbosity()
+    # Its warnings are about settings of the authors' backbones, which a user cannot change.
+    logging.set_verbosity_error()
+    try:
+        if options.system == "gill":
+            original = gill.read_original(options.source, options.retrieval_set, options.decision_head)
+        else:
+            original = fromage.read_original(options.source, options.retrieval_set)
+        choices = Choices(
+            language_model=options.language_model,
+            vision_model=options.vision_model,
+            image_generator=options.image_generator,
+            image_folder=options.image_folder,
+            dtype=getattr(torch, options.dtype),
+            verify=options.verify,
+            overwrite=options.overwrite,
+        )
+        write_converted(original, options.output_dir, choices)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+__all__ = ["convert", "run"]
