@@ -189,7 +189,7 @@ def _adapters(folder: Path, config: dict[str, Any]) -> Adapters:
     text = config["text_config"]
     width = text.get("word_embed_proj_dim") or text.get("hidden_size") or text.get("n_embd")
     sizes = {
-        "[IMG] tokens": len(config["image_output_token_ids"]),
+        "[IMG] tokens": len(config.get("image_output_token_ids") or config["img_token_ids"]),
         "embeddings an image": config["num_visual_tokens"],
         "language model's width": width,
         "retrieval's width": config["retrieval_dim"],

@@ -14,12 +14,12 @@ from ..world.splits import TEST, VALIDATION, stream
 from .results_table import Table, mean_of, statistic_of
 
 LEARNT, THRESHOLD, GENERATE, RETRIEVE = (
-    "learnt decision",
+    "learned decision",
     "threshold on the retrieval score",
     "always generate",
     "always retrieve",
 )
-BEST = "the better picture, if known"
+BEST = "the better image, if known"
 _COLUMNS = ("macro F1", "answers right")
 _GENERATE, _RETRIEVE = range(2)
 

@@ -46,7 +46,7 @@ def train_decision(run: RunFolder, settings: Settings, seed: int = 0) -> None:
     )
     if min(len({*trained_on}), len({*validated_on})) < len(SOURCES):
         # After a few steps no generated image is sharp enough to be right.
-        print(f"{STAGE}: too few prompts have one right picture and one wrong one; no decision was trained", flush=True)
+        print(f"{STAGE}: too few prompts have one right and one wrong image; no decision was trained", flush=True)
         run.write_metrics(STAGE, metrics)
         return
 
