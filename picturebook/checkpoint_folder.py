@@ -51,12 +51,12 @@ def embed(arguments: "EmbedArguments") -> None:
 
 
 def embed_repository(source: Path, folder: Path) -> None:
-    """Copy a repository to `folder` with the current code; the card of `folder` is kept unless `source` has one."""
+    """Copy a repository to `folder` with the current code. Card and samples stay unless `source` has others."""
     from modeling_gill.atomic_write_gill import replace_folder
     from pipeline_gill.hub_layout_gill import write_code
 
     if not (source / "model_index.json").is_file():
         raise FileNotFoundError(f"{source} has no model_index.json; expected the repository of a pipeline.")
-    with replace_folder(folder, keep=("README.md",)) as new:
+    with replace_folder(folder, keep=("README.md", "samples")) as new:
         shutil.copytree(source, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
         write_code(new)

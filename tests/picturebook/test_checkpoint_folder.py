@@ -1,12 +1,16 @@
 """Where the trained checkpoint is found, and how it is replaced."""
 
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from gill.cli import main
 from picturebook import checkpoint_folder, find_checkpoint
-from picturebook.checkpoint_folder import embed_repository
+from picturebook.checkpoint_folder import CHECKPOINT, embed_repository
 from pipeline_gill.hub_layout_gill import flat_code
 
 
@@ -58,3 +62,34 @@ def test_without_both_the_message_says_what_to_install(
     monkeypatch.setattr(checkpoint_folder, "find_spec", lambda name: None)
     assert main(["demo", "--out", str(tmp_path)]) == 2
     assert "pip install 'gill-multimodal[picturebook]'" in capsys.readouterr().err
+
+
+def test_the_code_in_the_checkpoint_is_the_current_one() -> None:
+    stale = [name for name, code in flat_code().items() if _read(CHECKPOINT / name) != code]
+    stale += [path.name for path in CHECKPOINT.glob("*.py") if path.name not in flat_code()]
+    assert not stale, "refresh it: gill picturebook embed"
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+@pytest.mark.slow
+def test_the_checkpoint_loads_through_diffusers_and_transformers_from_anywhere(tmp_path: Path) -> None:
+    code = f"""
+    from diffusers import DiffusionPipeline
+    from transformers import AutoModel, AutoProcessor
+    pipe = DiffusionPipeline.from_pretrained({str(CHECKPOINT)!r}, trust_remote_code=True)
+    assert pipe("a red house on the left at night . picture :", num_inference_steps=1).images
+    AutoModel.from_pretrained({str(CHECKPOINT)!r}, trust_remote_code=True)
+    AutoProcessor.from_pretrained({str(CHECKPOINT)!r}, trust_remote_code=True)
+    """
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_checkpoint_has_a_card() -> None:
+    card = (CHECKPOINT / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---") and "license: apache-2.0" in card

@@ -1,0 +1,116 @@
+"""The frozen language model and image encoder: building, loading and checking them against the configuration."""
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import MODEL_MAPPING, AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+from .configuration_gill import GillConfig
+
+# Options that hold for the repositories of the backbones as well. Others, such as `revision`, do not.
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
+LANGUAGE_MODEL_OPTIONS = (
+    "device_map",
+    "quantization_config",
+    "attn_implementation",
+    "max_memory",
+    "offload_folder",
+    "offload_buffers",
+    "offload_state_dict",
+)
+
+
+def build_backbones(config: GillConfig) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Both backbones with fresh weights, for a self-contained checkpoint to fill."""
+    language_model = AutoModelForCausalLM.from_config(config.text_config)
+    vision_model = AutoModel.from_config(config.vision_config)
+    return language_model, vision_model
+
+
+def load_backbones(
+    config: GillConfig,
+    dtype: torch.dtype,
+    language_model: PreTrainedModel | None = None,
+    vision_model: PreTrainedModel | None = None,
+    **options: Any,
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Both backbones from where the configuration says, save those that are given.
+
+    Args:
+        dtype (`torch.dtype`): Dtype to load in.
+        options: Those of `PreTrainedModel.from_pretrained`. `attn_implementation` is for both backbones;
+            `device_map`, `quantization_config`, `max_memory`, `offload_folder`, `offload_buffers` and
+            `offload_state_dict` are for the language model.
+
+    Raises:
+        OSError: a backbone that cannot be found, naming it and how to give another.
+    """
+    hub = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+    attention = options.get("attn_implementation")
+    if isinstance(attention, dict):
+        options["attn_implementation"] = attention.get("text_config", attention.get(""))
+        attention = attention.get("vision_config", attention.get(""))
+    if language_model is None:
+        chosen = {name: options[name] for name in LANGUAGE_MODEL_OPTIONS if options.get(name) is not None}
+        language_model = _load(
+            AutoModelForCausalLM,
+            "language_model",
+            config.language_model_id,
+            config.language_model_revision,
+            dtype=dtype,
+            **hub,
+            **chosen,
+        )
+    if vision_model is None:
+        # Not `AutoModel`: of a whole CLIP repository that would be the two-tower CLIPModel.
+        vision_class = MODEL_MAPPING[type(config.vision_config)]
+        if attention is not None:
+            hub["attn_implementation"] = attention
+        vision_model = _load(
+            vision_class, "vision_model", config.vision_model_id, config.vision_model_revision, dtype=dtype, **hub
+        )
+        device = language_model.get_input_embeddings().weight.device
+        vision_model = vision_model if device.type == "meta" else vision_model.to(device)
+    return language_model, vision_model
+
+
+def check_backbones(config: GillConfig, language_model: PreTrainedModel, vision_model: PreTrainedModel) -> None:
+    """Compare what the configuration says of the backbones with what they are.
+
+    Raises:
+        ValueError: naming every size that differs, with both numbers.
+    """
+    rows, width = language_model.get_input_embeddings().weight.shape
+    head = language_model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"The language model {type(language_model).__name__} has no output embeddings.")
+    sizes = {
+        "width of the language model's embedding (d)": (config.embedding_dim, width),
+        "rows of the language model's embedding": (config.num_language_model_rows, rows),
+        "width that the language model's head reads (d)": (config.embedding_dim, getattr(head, "in_features", width)),
+        "width of the image encoder's feature (v)": (config.vision_dim, vision_model.config.hidden_size),
+    }
+    differences = [
+        f"{size}: {expected} in the configuration, {actual} in the model"
+        for size, (expected, actual) in sizes.items()
+        if expected != actual
+    ]
+    if differences:
+        raise ValueError("The configuration contradicts its backbones. " + "; ".join(differences) + ".")
+
+
+def _load(model_class: Any, role: str, name: str | None, revision: str | None, **options: Any) -> PreTrainedModel:
+    if name is None:
+        raise ValueError(f"`{role}_id` is not set in the configuration: pass `{role}=` to `from_pretrained`.")
+    try:
+        return model_class.from_pretrained(name, revision=revision or "main", **options)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"The {role.replace('_', ' ')} {name!r} (revision {revision or 'main'}), named by `{role}_id` in the "
+            f"configuration, could not be loaded: {error}\nSet `{role}_id` to where it is, or pass a loaded one as "
+            f"`{role}=`."
+        ) from error
+
+
+__all__ = ["LANGUAGE_MODEL_OPTIONS", "build_backbones", "check_backbones", "load_backbones"]

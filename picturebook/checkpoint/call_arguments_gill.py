@@ -1,0 +1,92 @@
+"""Checks of the arguments of a call: their names and their values."""
+
+import difflib
+import inspect
+from collections.abc import Collection, Iterable
+from numbers import Real
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, GenerationMixin
+
+# Arguments of `generate` that the pipeline sets, or that are none of a call.
+_NOT_OF_GENERATE = {"self", "inputs", "kwargs", "return_dict_in_generate", "transformers_version", "custom_generate"}
+# Arguments of image generators that the pipeline sets, or that diffusers has deprecated.
+_SET_BY_PIPELINE = {"self", "prompt_embeds", "callback", "callback_steps"}
+
+
+def check_names(
+    image_generator: Any, own: Collection[str], kwargs: Iterable[str], image_generator_kwargs: Iterable[str]
+) -> None:
+    """Refuse keyword arguments that neither transformers' `generate` nor the image generator takes.
+
+    Args:
+        image_generator: The diffusers pipeline that `image_generator_kwargs` go to.
+        own (`Collection[str]`): Names of the arguments of [`GillPipeline.__call__`] itself.
+        kwargs (`Iterable[str]`): Names of the other arguments, which go to `generate`.
+
+    Raises:
+        TypeError: naming the argument, and the nearest name or where it belongs.
+    """
+    of_generate = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    of_generate |= set(inspect.signature(GenerationMixin.generate).parameters) | {"tokenizer", "assistant_tokenizer"}
+    of_generate -= _NOT_OF_GENERATE
+    parameters = inspect.signature(type(image_generator).__call__).parameters.values()
+    of_generator = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - set(own) - _SET_BY_PIPELINE
+    for name in kwargs:
+        if name in of_generator:
+            raise TypeError(
+                f"GillPipeline.__call__() got an unexpected keyword argument {name!r}; the image generator's own "
+                f"arguments go into `image_generator_kwargs={{{name!r}: ...}}`"
+            )
+        if name not in of_generate:
+            near = _nearest(name, {*of_generate, *own})
+            raise TypeError(f"GillPipeline.__call__() got an unexpected keyword argument {name!r}{near}")
+    for name in image_generator_kwargs:
+        if name in own:
+            raise TypeError(f"`image_generator_kwargs` has {name!r}; give it as an argument of the call")
+        if name not in of_generator:
+            raise TypeError(
+                f"`image_generator_kwargs` has {name!r}, which {type(image_generator).__name__} does not take here"
+                f"{_nearest(name, of_generator)}"
+            )
+
+
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Raise a ValueError unless `value` is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise a ValueError unless `value` is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real) or value != value or abs(float(value)) == float("inf"):
+        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
+
+
+def check_per_prompt(name: str, value: Any, kind: type, batch_size: int) -> None:
+    """Raise a ValueError unless `value` is None, one of `kind` or a list with one for each prompt."""
+    if isinstance(value, (list, tuple)):
+        if len(value) != batch_size:
+            raise ValueError(f"`{name}` is a list of {len(value)} for {batch_size} prompts; expected one each.")
+        wrong = [item for item in value if not isinstance(item, kind)]
+    else:
+        wrong = [] if value is None or isinstance(value, kind) else [value]
+    if wrong:
+        what = "torch.Generator" if kind is torch.Generator else kind.__name__
+        raise ValueError(f"`{name}` must be a `{what}` or a list with one for each prompt, got {wrong[0]!r:.60}.")
+
+
+def check_rows(name: str, value: Any, rows: int) -> None:
+    """Raise a ValueError unless `value` is None or a tensor whose first dimension is `rows`."""
+    if value is not None and not (isinstance(value, torch.Tensor) and value.shape[:1] == (rows,)):
+        got = f"one of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)[:60]
+        raise ValueError(f"`{name}` must be a tensor whose first dimension is {rows}, got {got}.")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+__all__ = ["check_integer", "check_names", "check_number", "check_per_prompt", "check_rows"]

@@ -1,0 +1,280 @@
+"""Configuration of a GILL model: two frozen backbones by reference, and the sizes of the adapters between them."""
+
+from functools import lru_cache
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+# Where the Auto classes find what they load in a Hub repository.
+AUTO_MAP = {
+    "AutoConfig": "configuration_gill.GillConfig",
+    "AutoModel": "modeling_gill.GillForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_gill.GillForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_gill.GillForConditionalGeneration",
+    "AutoProcessor": "processing_gill.GillProcessor",
+}
+MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder")
+IMG_LOGIT_SCALINGS = ("absolute", "signed")
+
+# Models whose embedding width differs from `hidden_size` (OPT-350m) store it under another name, looked up first.
+_EMBEDDING_DIM_NAMES = ("word_embed_proj_dim", "embedding_size", "hidden_size", "n_embd", "d_model")
+
+
+class GillConfig(PretrainedConfig):
+    r"""
+    Configuration of a [`GillForConditionalGeneration`]. The paper's notation is in brackets.
+
+    Args:
+        text_config (`PretrainedConfig` or `dict`, *optional*, defaults to OPT-125m's):
+            Configuration of the causal language model; gives the embedding width `d`.
+        vision_config (`PretrainedConfig` or `dict`, *optional*, defaults to CLIP ViT-B/32's vision part):
+            Configuration of the image encoder; gives the width `v` of its pooled feature.
+        language_model_id, language_model_revision (`str`, *optional*):
+            Hub repository or folder of the frozen language model, and its revision.
+        vision_model_id, vision_model_revision (`str`, *optional*):
+            The same for the frozen image encoder, which may be part of a whole CLIP repository. A checkpoint with
+            neither id is self-contained: it holds the weights of the backbones.
+        image_generator_id, image_generator_revision (`str`, *optional*):
+            The same for the frozen text-to-image generator, a diffusers repository. Only the pipeline reads it.
+        vocab_size (`int`, *optional*): Number of token ids, the image placeholder and the `[IMG]` tokens included.
+        image_token_id (`int`, *optional*): Id of the placeholder for one embedding of an image in the prompt.
+        image_output_token_ids (`list[int]`, *optional*):
+            Ids of `[IMG0]`..`[IMG r-1]` (FROMAGe: of `[RET]`), which stand for an image in the answer. They may be
+            any ids, also those of unused rows of a padded vocabulary.
+        num_visual_tokens (`int`, defaults to 4): Number of embeddings of an image in the prompt [`k`].
+        retrieval_dim (`int`, defaults to 256): Width of the retrieval space [`p`].
+        mapper_type (`str` or `None`, defaults to `"gill_mapper"`):
+            Kind of the module from `[IMG]` states to the generator's conditioning: one of `"gill_mapper"`,
+            `"linear"`, `"mlp"`, `"encoder"`; `None` for a model that only retrieves (FROMAGe).
+        mapper_hidden_size, mapper_num_layers, mapper_num_heads, mapper_ffn_dim (`int`):
+            Sizes inside the mapper (512, 4, 4, 2048 in the paper).
+        mapper_tokens_per_img_token (`int`, *optional*):
+            Conditioning positions that each `[IMG]` state yields in the kinds without learnt queries; by default as
+            many as it takes to fill `conditioning_length`.
+        conditioning_length, conditioning_dim (`int`): Shape of the generator's conditioning [`L x c`].
+        use_decision_head (`bool`, defaults to `True`): Whether the model has a head that decides between retrieving
+            and generating an image.
+        decision_dropout (`float`, defaults to 0.5): Dropout probability before the decision head.
+        img_logit_scaling (`str`, defaults to `"absolute"`):
+            How a factor `f` is applied to the logit `l` of `[IMG0]`: `"absolute"` gives `|l| f` where `f > 1` (GILL),
+            `"signed"` gives `l f` (FROMAGe).
+        language_model_lora (`str`, *optional*):
+            Folder of the repository with LoRA weights for the language model in peft's format, if there are any.
+
+    Raises:
+        ValueError: an invalid size, id or kind; the message names the field, its value and what was expected.
+
+    Example:
+
+    ```python
+    >>> from transformers import CLIPVisionConfig, OPTConfig
+    >>> from modeling_gill import GillConfig, GillForConditionalGeneration
+
+    >>> config = GillConfig(text_config=OPTConfig(), vision_config=CLIPVisionConfig(), num_visual_tokens=4)
+    >>> config.embedding_dim, config.vision_dim
+    (768, 768)
+    ```
+    """
+
+    model_type = "gill"
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
+
+    def __init__(
+        self,
+        text_config: PretrainedConfig | dict[str, Any] | None = None,
+        vision_config: PretrainedConfig | dict[str, Any] | None = None,
+        language_model_id: str | None = None,
+        language_model_revision: str | None = None,
+        vision_model_id: str | None = None,
+        vision_model_revision: str | None = None,
+        image_generator_id: str | None = None,
+        image_generator_revision: str | None = None,
+        vocab_size: int | None = None,
+        image_token_id: int | None = None,
+        image_output_token_ids: list[int] | None = None,
+        num_visual_tokens: int = 4,
+        retrieval_dim: int = 256,
+        mapper_type: str | None = "gill_mapper",
+        mapper_hidden_size: int = 512,
+        mapper_num_layers: int = 4,
+        mapper_num_heads: int = 4,
+        mapper_ffn_dim: int = 2048,
+        mapper_tokens_per_img_token: int | None = None,
+        conditioning_length: int = 77,
+        conditioning_dim: int = 768,
+        use_decision_head: bool = True,
+        decision_dropout: float = 0.5,
+        img_logit_scaling: str = "absolute",
+        language_model_lora: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # The name in repositories written before version 0.2.
+        image_output_token_ids = kwargs.pop("img_token_ids", None) or image_output_token_ids
+        self.text_config = _sub_config("text_config", text_config, "opt")
+        self.vision_config = _sub_config("vision_config", vision_config, "clip_vision_model")
+        self.language_model_id = language_model_id
+        self.language_model_revision = language_model_revision
+        self.vision_model_id = vision_model_id
+        self.vision_model_revision = vision_model_revision
+        self.image_generator_id = image_generator_id
+        self.image_generator_revision = image_generator_revision
+
+        # By default the new ids follow the last row of the language model's embedding.
+        rows = self.num_language_model_rows
+        self.image_token_id = rows if image_token_id is None else image_token_id
+        self.image_output_token_ids = (
+            list(range(rows + 1, rows + 9)) if image_output_token_ids is None else list(image_output_token_ids)
+        )
+        largest = max([self.image_token_id, *self.image_output_token_ids])
+        self.vocab_size = max(rows, largest + 1) if vocab_size is None else vocab_size
+
+        self.num_visual_tokens = num_visual_tokens
+        self.retrieval_dim = retrieval_dim
+        self.mapper_type = mapper_type
+        self.mapper_hidden_size = mapper_hidden_size
+        self.mapper_num_layers = mapper_num_layers
+        self.mapper_num_heads = mapper_num_heads
+        self.mapper_ffn_dim = mapper_ffn_dim
+        self.conditioning_length = conditioning_length
+        self.conditioning_dim = conditioning_dim
+        if mapper_tokens_per_img_token is None:
+            mapper_tokens_per_img_token = -(-conditioning_length // max(self.num_image_output_tokens, 1))
+        self.mapper_tokens_per_img_token = mapper_tokens_per_img_token
+        self.use_decision_head = use_decision_head
+        self.decision_dropout = decision_dropout
+        self.img_logit_scaling = img_logit_scaling
+        self.language_model_lora = language_model_lora
+        super().__init__(**kwargs)
+        self._check()
+
+    @property
+    def num_image_output_tokens(self) -> int:
+        """Number of `[IMG]` tokens of an image in the answer [`r`]."""
+        return len(self.image_output_token_ids)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the language model's input embeddings and of its head's input [`d`]."""
+        return _first_int(self.text_config.get_text_config(), _EMBEDDING_DIM_NAMES, "text_config")
+
+    @property
+    def vision_dim(self) -> int:
+        """Width of the image encoder's pooled feature [`v`]."""
+        return _first_int(self.vision_config, ("hidden_size",), "vision_config")
+
+    @property
+    def num_language_model_rows(self) -> int:
+        """Rows of the language model's own embedding, unused ones included."""
+        return _first_int(self.text_config.get_text_config(), ("vocab_size",), "text_config")
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Longest sequence of the language model in tokens, or `None` where it has no limit."""
+        text = self.text_config.get_text_config()
+        return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+
+    @property
+    def is_self_contained(self) -> bool:
+        """Whether the checkpoint holds the weights of the backbones."""
+        return self.language_model_id is None and self.vision_model_id is None
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
+        """The language model's configuration, with `vocab_size` as wide as the logits are.
+
+        transformers reads the number of logits here. Whatever is set on the returned configuration is set on
+        `text_config`, but for `vocab_size`, which is that of this configuration.
+        """
+        text_config = self.text_config.get_text_config()
+        if text_config.vocab_size == self.vocab_size:
+            return text_config
+        view = object.__new__(_text_config_view(type(text_config)))  # type: ignore[arg-type]
+        view.__dict__ = text_config.__dict__
+        object.__setattr__(view, "gill_config", self)
+        return view
+
+    def _check(self) -> None:
+        for name in (
+            "num_visual_tokens",
+            "retrieval_dim",
+            "mapper_hidden_size",
+            "mapper_num_layers",
+            "mapper_num_heads",
+            "mapper_ffn_dim",
+            "mapper_tokens_per_img_token",
+            "conditioning_length",
+            "conditioning_dim",
+            "vocab_size",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        if not self.image_output_token_ids or len(set(self.image_output_token_ids)) != len(self.image_output_token_ids):
+            raise ValueError(
+                f"`image_output_token_ids` must be one or more different ids, got {self.image_output_token_ids}."
+            )
+        for name, ids in (
+            ("image_output_token_ids", self.image_output_token_ids),
+            ("image_token_id", [self.image_token_id]),
+        ):
+            outside = [i for i in ids if not isinstance(i, int) or not 0 <= i < self.vocab_size]
+            if outside:
+                raise ValueError(f"`{name}` holds {outside}, outside of the {self.vocab_size} ids of `vocab_size`.")
+        if self.image_token_id in self.image_output_token_ids:
+            raise ValueError(f"`image_token_id` {self.image_token_id} is also one of `image_output_token_ids`.")
+        if self.mapper_type is not None and self.mapper_type not in MAPPER_TYPES:
+            raise ValueError(f"`mapper_type` must be one of {MAPPER_TYPES} or None, got {self.mapper_type!r}.")
+        if self.mapper_hidden_size % self.mapper_num_heads:
+            raise ValueError(
+                f"`mapper_hidden_size` {self.mapper_hidden_size} is no multiple of `mapper_num_heads` "
+                f"{self.mapper_num_heads}."
+            )
+        if self.img_logit_scaling not in IMG_LOGIT_SCALINGS:
+            raise ValueError(
+                f"`img_logit_scaling` must be one of {IMG_LOGIT_SCALINGS}, got {self.img_logit_scaling!r}."
+            )
+        if not 0 <= self.decision_dropout < 1:
+            raise ValueError(f"`decision_dropout` must lie in [0, 1), got {self.decision_dropout}.")
+        if (self.language_model_id is None) != (self.vision_model_id is None):
+            raise ValueError(
+                "Either both backbones are named or neither is: `language_model_id` is "
+                f"{self.language_model_id!r}, `vision_model_id` is {self.vision_model_id!r}."
+            )
+
+
+@lru_cache
+def _text_config_view(text_config_class: type[PretrainedConfig]) -> type[PretrainedConfig]:
+    """A subclass whose instances share their fields with a text configuration, but for `vocab_size`."""
+
+    def get_vocab_size(view: Any) -> int:
+        return view.gill_config.vocab_size
+
+    def set_vocab_size(view: Any, vocab_size: int) -> None:
+        view.gill_config.vocab_size = vocab_size
+
+    fields = {"__slots__": ("gill_config",), "vocab_size": property(get_vocab_size, set_vocab_size)}
+    return type(text_config_class.__name__, (text_config_class,), fields)
+
+
+def _sub_config(name: str, value: PretrainedConfig | dict[str, Any] | None, default_type: str) -> PretrainedConfig:
+    if isinstance(value, PretrainedConfig):
+        return value
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a configuration or a dict of one, got {type(value).__name__}.")
+    fields = dict(value or {})
+    model_type = fields.pop("model_type", default_type)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"`{name}` has model_type {model_type!r}, which the installed transformers does not know.")
+    return CONFIG_MAPPING[model_type](**fields)
+
+
+def _first_int(config: PretrainedConfig, names: tuple[str, ...], where: str) -> int:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    raise ValueError(f"`{where}` ({type(config).__name__}) needs an integer in one of the fields {names}.")
+
+
+GillConfig.register_for_auto_class()
+
+__all__ = ["AUTO_MAP", "IMG_LOGIT_SCALINGS", "MAPPER_TYPES", "GillConfig"]

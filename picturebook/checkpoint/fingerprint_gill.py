@@ -1,0 +1,79 @@
+"""A fingerprint of weights that does not depend on their dtype and device.
+
+A retrieval set can only be searched with the weights that embedded it. Since weights are stored in one dtype and
+loaded in another, their bytes cannot be hashed. A *sketch* is compared instead: the scalar products of the weights
+with fixed vectors of random signs, divided by the norm of the weights. Rounding to bfloat16 changes each by about
+0.001, a change of the weights by one per cent by about 0.01, and other weights by about 1.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+_SKETCH_SIZE = 32
+_TOLERANCE = 0.008
+# Enough of each tensor to distinguish two encoders without reading gigabytes.
+_VALUES_PER_TENSOR = 4096
+
+
+def fingerprint_weights(parts: Mapping[str, Iterable[torch.Tensor]]) -> dict[str, Any]:
+    """Sketch named groups of tensors.
+
+    Args:
+        parts (`Mapping[str, Iterable[torch.Tensor]]`): Tensors by group, e.g. `{"image_encoder": ...}`.
+
+    Returns:
+        `dict` that JSON can hold: `digest`, eight hexadecimal digits per group for messages, and `sketch`, 32 numbers
+        per group for [`fingerprints_match`].
+    """
+    sketches = {name: _sketch(tensors) for name, tensors in parts.items()}
+    digests = []
+    for sketch in sketches.values():
+        rounded = bytes(max(0, min(255, round(value * 8) + 128)) for value in sketch)
+        digests.append(hashlib.sha256(rounded).hexdigest()[:8])
+    return {"digest": "-".join(digests), "sketch": sketches}
+
+
+def fingerprints_match(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints are of the same weights, up to rounding."""
+    if not (first.get("sketch") and second.get("sketch")):
+        return False
+    return not differing_parts(first, second)
+
+
+def differing_parts(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Names of the groups of weights that differ between two fingerprints."""
+    sketches = [fingerprint.get("sketch") or {} for fingerprint in (first, second)]
+    names = sorted({name for sketch in sketches for name in sketch})
+    return [name for name in names if not _close(*(sketch.get(name) for sketch in sketches))]
+
+
+def fingerprint_name(fingerprint: Mapping[str, Any]) -> str:
+    """Name of a fingerprint in messages."""
+    return str(fingerprint.get("digest", "none"))
+
+
+def _sketch(tensors: Iterable[torch.Tensor]) -> list[float]:
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(_SKETCH_SIZE, dtype=torch.float64)
+    norm = torch.zeros((), dtype=torch.float64)
+    for tensor in tensors:
+        values = tensor.detach().flatten()
+        # Spread evenly over the tensor.
+        values = values[:: max(1, values.numel() // _VALUES_PER_TENSOR)].to("cpu", torch.float64)
+        signs = torch.randint(0, 2, (_SKETCH_SIZE, values.numel()), generator=generator, dtype=torch.int8)
+        total += (signs.to(torch.float64) * 2 - 1) @ values
+        norm += values.square().sum()
+    scale = norm.sqrt()
+    return [round(value, 6) for value in (total / scale if scale > 0 else total).tolist()]
+
+
+def _close(first: list[float] | None, second: list[float] | None) -> bool:
+    if first is None or second is None or len(first) != len(second):
+        return False
+    return all(abs(a - b) <= _TOLERANCE for a, b in zip(first, second, strict=True))
+
+
+__all__ = ["differing_parts", "fingerprint_name", "fingerprint_weights", "fingerprints_match"]

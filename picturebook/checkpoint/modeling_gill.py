@@ -1,0 +1,516 @@
+"""GILL: a frozen language model that reads images and answers with text and images (Koh et al., 2023)."""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from .backbones_gill import build_backbones, check_backbones
+from .configuration_gill import GillConfig
+from .fingerprint_gill import fingerprint_weights
+from .generation_gill import GillGenerationMixin, find_images
+from .mapper_gill import build_mapper
+from .outputs_gill import CACHE_NAME, GillOutput
+from .pretrained_gill import GillPreTrainedModel
+
+
+class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
+    """
+    A frozen causal language model and a frozen image encoder with GILL's adapters between them.
+
+    Args:
+        config ([`GillConfig`]): The configuration. The weights are initialized, see
+            [`~GillPreTrainedModel.from_pretrained`] to load them.
+        defer_backbones (`bool`, defaults to `False`): Build the adapters alone; the backbones are joined later by
+            [`~GillPreTrainedModel.attach_backbones`].
+
+    Example:
+
+    ```python
+    >>> from modeling_gill import GillForConditionalGeneration, GillProcessor
+
+    >>> processor = GillProcessor.from_pretrained("org/gill")
+    >>> model = GillForConditionalGeneration.from_pretrained("org/gill")
+    >>> batch = processor([[image, "Where was this taken?"]])
+    >>> processor.batch_decode(model.generate(**batch, max_new_tokens=24))
+    ```
+    """
+
+    def __init__(self, config: GillConfig, defer_backbones: bool = False) -> None:
+        super().__init__(config)
+        # The adapters come first, as transformers stores the dtype of the first parameter in the configuration.
+        self.visual_projection = nn.Linear(config.vision_dim, config.num_visual_tokens * config.embedding_dim)
+        self.img_embeddings = nn.Embedding(config.num_image_output_tokens, config.embedding_dim)
+        self.text_retrieval_head = nn.Linear(config.embedding_dim, config.retrieval_dim)
+        self.image_retrieval_head = nn.Linear(config.vision_dim, config.retrieval_dim)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.mapper = build_mapper(config)
+        self.decision_head = nn.Linear(config.embedding_dim, 2) if config.use_decision_head else None
+        self.decision_dropout = nn.Dropout(config.decision_dropout)
+        self.language_model: Any = None
+        self.vision_model: Any = None
+        self._token_id_tensors: dict[Any, torch.Tensor] = {}
+        if not defer_backbones:
+            self.language_model, self.vision_model = build_backbones(config)
+            check_backbones(config, self.language_model, self.vision_model)
+            self.language_model.requires_grad_(False)
+            self.vision_model.requires_grad_(False)
+        self.post_init()
+        if not defer_backbones:
+            self._leave_backbones_out()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings() if self.language_model is not None else self.img_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Set the embedding of the language model; the rows of the `[IMG]` tokens are `img_embeddings`."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.language_model.get_output_embeddings() if self.language_model is not None else None
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Set the head of the language model; the columns of the `[IMG]` tokens are tied to `img_embeddings`."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """
+        Return the embedding of the language model, whose size is fixed.
+
+        Raises:
+            ValueError: another size than it has. Nothing is changed.
+        """
+        embeddings: Any = self.get_input_embeddings()
+        num_rows = embeddings.weight.shape[0]
+        if new_num_tokens not in (None, num_rows):
+            raise ValueError(
+                f"The frozen language model's embedding has {num_rows} rows and cannot be resized to "
+                f"{new_num_tokens}: the image placeholder and the `[IMG]` tokens have rows of their own. Resize the "
+                "language model before the adapters are joined to it."
+            )
+        return embeddings
+
+    # --- images in -------------------------------------------------------------------------------------------------
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling | tuple:
+        """
+        What the image encoder makes of preprocessed images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`).
+            kwargs: Those of the image encoder, such as `output_hidden_states`.
+
+        Returns:
+            [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: the encoder's output. Its `pooler_output`
+            of shape `(num_images, vision_dim)` is what [`~GillForConditionalGeneration.forward`] takes as
+            `image_features`.
+
+        Raises:
+            ValueError: values that are not finite, or an image encoder without a pooled output.
+
+        Example:
+
+        ```python
+        >>> pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
+        >>> image_features = model.get_image_features(pixel_values).pooler_output
+        ```
+        """
+        if not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
+            raise ValueError("`pixel_values` holds values that are not finite (NaN or infinite).")
+        weight = next(self.vision_model.parameters())
+        device = pixel_values.device if weight.device.type == "meta" else weight.device
+        outputs = self.vision_model(pixel_values.to(device, weight.dtype), return_dict=True, **kwargs)
+        if outputs.get("pooler_output") is None:
+            raise ValueError(f"The image encoder {type(self.vision_model).__name__} has no pooled output.")
+        return outputs
+
+    def get_image_retrieval_embeddings(
+        self, pixel_values: torch.Tensor | None = None, image_features: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Embeddings of images in the retrieval space, for [`~GillForConditionalGeneration.retrieval_scores`].
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*).
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*): In place of
+                `pixel_values`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, retrieval_dim)`, not normalized.
+        """
+        if image_features is None:
+            if pixel_values is None:
+                raise ValueError("Either `pixel_values` or `image_features` must be given; both are None.")
+            image_features = self.get_image_features(pixel_values).pooler_output
+        return self.image_retrieval_head(image_features.to(self.image_retrieval_head.weight))
+
+    def get_text_retrieval_embeddings(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Embeddings of prompts in the retrieval space, where they are close to the images that answer them.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Prompts of text and images. The `[IMG]` tokens are appended to prompts that do not end with them.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 at padding, which
+                may stand on either side.
+            pixel_values, image_features (*optional*): As in [`~GillForConditionalGeneration.forward`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, retrieval_dim)`, not normalized.
+
+        Example:
+
+        ```python
+        >>> batch = processor(["a cat in the snow"])
+        >>> texts = model.get_text_retrieval_embeddings(**batch)
+        >>> images = model.get_image_retrieval_embeddings(pixel_values)
+        >>> scores = model.retrieval_scores(texts, images)
+        ```
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        img_ids = torch.tensor(self.config.image_output_token_ids, device=input_ids.device)
+        num_img = len(img_ids)
+        lengths = attention_mask.flip(1).argmax(1)
+        last = input_ids.shape[1] - 1 - lengths  # column of the last token that is not padding
+        columns = (last[:, None] - torch.arange(num_img - 1, -1, -1, device=last.device)).clamp(min=0)
+        is_complete = (input_ids.gather(1, columns) == img_ids).all(1)
+        # The states of `[IMG]` tokens that are appended to a prompt that has them already are not used.
+        starts = torch.where(is_complete, last - num_img + 1, input_ids.shape[1])
+        ids = torch.cat([input_ids, img_ids.expand(len(input_ids), -1)], dim=1)
+        mask = torch.cat([attention_mask, attention_mask.new_ones(len(input_ids), num_img)], dim=1)
+        embeds = self.embed_prompt(ids, pixel_values, image_features)
+        self._check_length(embeds.shape[1])
+        hidden_states = self.run_language_model(embeds, mask, use_cache=False).last_hidden_state
+        rows = torch.arange(len(ids), device=hidden_states.device)
+        first = hidden_states[rows, starts.to(hidden_states.device)]
+        return self.text_retrieval_head(first.to(self.text_retrieval_head.weight))
+
+    def retrieval_scores(self, retrieval_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        """
+        Scores `exp(logit_scale) * cosine` of texts and images.
+
+        Args:
+            retrieval_embeds (`torch.FloatTensor` of shape `(num_texts, retrieval_dim)`).
+            image_embeds (`torch.FloatTensor` of shape `(num_images, retrieval_dim)`).
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_texts, num_images)`, in float32.
+        """
+        texts = nn.functional.normalize(retrieval_embeds.float(), dim=-1)
+        images = nn.functional.normalize(image_embeds.to(texts.device).float(), dim=-1)
+        return self.logit_scale.float().exp() * texts @ images.T
+
+    @torch.no_grad()
+    def retrieval_fingerprint(self) -> dict[str, Any]:
+        """Fingerprint of the weights that the retrieval embeddings of images depend on."""
+        return fingerprint_weights(
+            {
+                "image_retrieval_head": self.image_retrieval_head.parameters(),
+                "vision_model": (weight for _, weight in sorted(self.vision_model.named_parameters())),
+            }
+        )
+
+    # --- tokens in and out -------------------------------------------------------------------------------------------
+
+    def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """
+        Input embeddings of tokens: trained rows for `[IMG]` tokens, frozen rows of the language model otherwise.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`.
+        """
+        table = self.language_model.get_input_embeddings()
+        if table.weight.device.type != "meta":  # the weights of an offloaded module are
+            input_ids = input_ids.to(table.weight.device)
+        matches = input_ids[..., None] == self._image_output_token_ids(input_ids.device)
+        is_img = matches.any(-1)
+        has_row = ~is_img & (input_ids < table.num_embeddings)
+        embeds = table(input_ids.where(has_row, 0))
+        numbers = matches.int().argmax(-1).to(self.img_embeddings.weight.device)
+        return torch.where(is_img[..., None].to(embeds.device), self.img_embeddings(numbers).to(embeds), embeds)
+
+    def embed_images(self, image_features: torch.Tensor) -> torch.Tensor:
+        """
+        Input embeddings that stand for images.
+
+        Args:
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`).
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, num_visual_tokens, embedding_dim)`.
+        """
+        visual = self.visual_projection(image_features.to(self.visual_projection.weight))
+        return visual.reshape(-1, self.config.num_visual_tokens, self.config.embedding_dim)
+
+    def embed_prompt(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Input embeddings of prompts, with those of the images at their placeholders.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*).
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*): In place of
+                `pixel_values`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`.
+
+        Raises:
+            ValueError: ids that do not exist, or placeholders that do not match the number of images.
+        """
+        is_placeholder = input_ids == self.config.image_token_id
+        if not torch.compiler.is_compiling():
+            self.check_input_ids(input_ids)
+            images = image_features if image_features is not None else pixel_values
+            self.check_number_of_images(int(is_placeholder.sum()), 0 if images is None else images.shape[0])
+        embeds = self.embed_tokens(input_ids)
+        if image_features is None and pixel_values is not None:
+            image_features = self.get_image_features(pixel_values).pooler_output
+        if image_features is None:
+            return embeds
+        visual = self.embed_images(image_features).to(embeds)
+        return embeds.masked_scatter(is_placeholder[..., None].to(embeds.device), visual)
+
+    def compute_logits(self, hidden_states: torch.Tensor, image_token_scale: float = 1.0) -> torch.Tensor:
+        """
+        Logits of tokens. Those of `[IMG]` tokens are tied to their input embeddings.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(..., embedding_dim)`): The language model's last ones.
+            image_token_scale (`float`, defaults to 1.0): As in [`~GillForConditionalGeneration.forward`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., vocab_size)`; `-inf` for ids that have no embedding.
+        """
+        logits = self.language_model.get_output_embeddings()(hidden_states)
+        logits = logits[..., : self.config.vocab_size]
+        num_missing = self.config.vocab_size - logits.shape[-1]
+        if num_missing:
+            logits = nn.functional.pad(logits, (0, num_missing), value=-torch.inf)
+        img_logits = nn.functional.linear(hidden_states, self.img_embeddings.weight.to(hidden_states)).to(logits)
+        if image_token_scale != 1.0:
+            # In float32, as a large factor is beyond the range of float16.
+            logits, img_logits = logits.float(), img_logits.float()
+            first, later = img_logits[..., :1], img_logits[..., 1:]
+            if self.config.img_logit_scaling == "signed":
+                first = first * image_token_scale
+            elif image_token_scale > 1:
+                first = first.abs() * image_token_scale
+            img_logits = torch.cat([first, later], dim=-1)
+        return logits.index_copy(-1, self._image_output_token_ids(logits.device), img_logits)
+
+    def image_outputs(self, img_hidden_states: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        """
+        Run the heads at images that the model has written.
+
+        Args:
+            img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`).
+
+        Returns:
+            `dict`: `img_hidden_states`, `retrieval_embeds`, `conditioning` and `decision_logits` of [`GillOutput`].
+        """
+        states = img_hidden_states.to(self.text_retrieval_head.weight)
+        first = states[:, 0]
+        return {
+            "img_hidden_states": img_hidden_states,
+            "retrieval_embeds": self.text_retrieval_head(first),
+            "conditioning": self.mapper(states, self.img_embeddings.weight) if self.mapper is not None else None,
+            "decision_logits": (
+                self.decision_head(self.decision_dropout(first)) if self.decision_head is not None else None
+            ),
+        }
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        image_token_scale: float = 1.0,
+        output_images: bool | None = None,
+        cache: Any | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> GillOutput | tuple:
+        r"""
+        Read interleaved prompts. The losses that train the adapters are those of `training_gill`.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Token ids, with `config.num_visual_tokens` placeholders where an image is read.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 at padding.
+            past_key_values (`Cache`, *optional*): Tokens read before. Placeholders after them are tokens that the
+                model has written, unless images are given.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`, *optional*):
+                In place of the embeddings of `input_ids`, which may be given as well to find the `[IMG]` tokens.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*):
+                The images, in reading order.
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*):
+                In place of `pixel_values`, see [`~GillForConditionalGeneration.get_image_features`].
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Targets of the language modelling loss, -100 where nothing is to be predicted. Placeholders of images
+                never are.
+            use_cache (`bool`, *optional*): As in transformers.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): As in transformers; ignored with `labels`.
+            image_token_scale (`float`, defaults to 1.0):
+                Factor on the logit of `[IMG0]`, see `img_logit_scaling` in [`GillConfig`].
+            output_images (`bool`, *optional*):
+                Whether to run the heads at the `[IMG]` tokens. By default where no cache is passed in, except while
+                compiling or exporting, since the number of images depends on the data.
+            cache (`Cache`, *optional*): The name of `past_key_values` since transformers 5.24.
+
+        Raises:
+            ValueError: ids, lengths or images that do not fit, with both numbers.
+        """
+        if input_ids is None and inputs_embeds is None:
+            raise ValueError("Either `input_ids` or `inputs_embeds` must be given; both are None.")
+        past_key_values = cache if past_key_values is None else past_key_values
+        if inputs_embeds is None:
+            assert input_ids is not None
+            has_images = pixel_values is not None or image_features is not None
+            inputs_embeds = (
+                self.embed_tokens(input_ids)
+                if not has_images and _continues(input_ids, past_key_values)
+                else self.embed_prompt(input_ids, pixel_values, image_features)
+            )
+        self._check_length(inputs_embeds.shape[1])
+        outputs = self.run_language_model(
+            inputs_embeds, attention_mask, position_ids, past_key_values, use_cache=use_cache, **kwargs
+        )
+        hidden_states = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.compute_logits(hidden_states if labels is not None else hidden_states[:, kept], image_token_scale)
+        loss = None
+        if labels is not None:
+            labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        images: dict[str, Any] = {}
+        if output_images is None:
+            output_images = past_key_values is None and not torch.compiler.is_compiling()
+        if output_images and input_ids is not None:
+            rows, starts = find_images(input_ids, self.config.image_output_token_ids)
+            images = self._images_at(hidden_states, rows, starts)
+        return GillOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
+            **images,
+        )
+
+    def run_language_model(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Run the language model without its head.
+
+        Args:
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`).
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 at padding.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                By default counted from the first token that is not padding.
+            past_key_values (`Cache`, *optional*), kwargs: As in transformers.
+
+        Returns:
+            The output of the decoder; `last_hidden_state` is what the language model's head and the adapters read.
+        """
+        decoder = self.language_model.get_decoder()
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            # Left padding must not shift the positions, whichever way the model counts them by itself.
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        accepted = inspect.signature(decoder.forward).parameters
+        if position_ids is not None and "position_ids" in accepted:
+            kwargs["position_ids"] = position_ids
+        kwargs["cache" if "cache" in accepted else "past_key_values"] = past_key_values
+        return decoder(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+
+    # --- checks and helpers ------------------------------------------------------------------------------------------
+
+    def check_input_ids(self, input_ids: torch.Tensor) -> None:
+        """Refuse ids that the model does not know."""
+        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
+            raise ValueError(
+                f"`input_ids` must lie in [0, {self.config.vocab_size}), the ids that this model knows; found "
+                f"{int(input_ids.min())} to {int(input_ids.max())}."
+            )
+
+    def check_number_of_images(self, num_placeholders: int, num_images: int) -> None:
+        """Refuse prompts whose placeholders do not match the number of their images."""
+        expected = num_images * self.config.num_visual_tokens
+        if num_placeholders != expected:
+            raise ValueError(
+                f"Image features and image tokens do not match, tokens: {num_placeholders}, features: {expected}. The "
+                f"prompts hold {num_placeholders} image placeholders, but {num_images} images of "
+                f"{self.config.num_visual_tokens} tokens each take {expected}."
+            )
+
+    def _check_length(self, num_tokens: int) -> None:
+        longest = self.config.max_position_embeddings
+        if longest is not None and not torch.compiler.is_compiling() and num_tokens > longest:
+            raise ValueError(
+                f"{num_tokens} tokens (prompt and answer) are more than the {longest} that the language model reads."
+            )
+
+    def _images_at(self, hidden_states: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> dict[str, Any]:
+        columns = starts[:, None] + torch.arange(self.config.num_image_output_tokens, device=starts.device)
+        rows, starts, columns = (index.to(hidden_states.device) for index in (rows, starts, columns))
+        images = self.image_outputs(hidden_states[rows[:, None], columns])
+        return {"img_batch_indices": rows, "img_start_positions": starts, **images}
+
+    def _image_output_token_ids(self, device: torch.device) -> torch.Tensor:
+        ids = tuple(self.config.image_output_token_ids)
+        if torch.compiler.is_compiling():
+            return torch.tensor(ids, device=device)
+        # Copying the ids to an accelerator at every step would wait for it.
+        if (ids, device) not in self._token_id_tensors:
+            with torch.inference_mode(False):
+                self._token_id_tensors[ids, device] = torch.tensor(ids, device=device)
+        return self._token_id_tensors[ids, device]
+
+
+def _continues(input_ids: torch.Tensor, past_key_values: Any | None) -> bool:
+    """Whether ids continue a prompt that the cache holds. Decided without a look at the cache where possible, since
+    that is a tensor on the accelerator in a static one."""
+    if past_key_values is None:
+        return False
+    return input_ids.shape[1] == 1 or torch.compiler.is_compiling() or bool(past_key_values.get_seq_length() > 0)
+
+
+GillForConditionalGeneration.register_for_auto_class("AutoModel")
+
+__all__ = ["GillForConditionalGeneration"]

@@ -1,0 +1,63 @@
+"""Outputs of the model: of a forward pass, and of `generate`."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+# transformers 5.24 renamed the cache in all arguments and outputs.
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+@dataclass
+class GillOutput(CausalLMOutputWithPast):
+    r"""
+    Output of [`GillForConditionalGeneration`]. `num_images` counts the complete `[IMG]` runs of all rows.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*): Language modelling loss, where `labels` were given.
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, config.vocab_size)`):
+            `-inf` for ids that have no embedding.
+        past_key_values (`Cache`, *optional*), hidden_states, attentions:
+            Those of the language model. The cache is called `cache` since transformers 5.24.
+        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(num_images,)`):
+            Row and column of each `[IMG0]`, in reading order.
+        img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`):
+            Last hidden states at the `[IMG]` tokens.
+        retrieval_embeds (`torch.FloatTensor` of shape `(num_images, retrieval_dim)`):
+            Embeddings in the retrieval space, not normalized.
+        conditioning (`torch.FloatTensor` of shape `(num_images, conditioning_length, conditioning_dim)`, *optional*):
+            The `prompt_embeds` of the image generator.
+        decision_logits (`torch.FloatTensor` of shape `(num_images, 2)`, *optional*): Generate, retrieve.
+    """
+
+    img_batch_indices: torch.Tensor | None = None
+    img_start_positions: torch.Tensor | None = None
+    img_hidden_states: torch.Tensor | None = None
+    retrieval_embeds: torch.Tensor | None = None
+    conditioning: torch.Tensor | None = None
+    decision_logits: torch.Tensor | None = None
+
+
+@dataclass
+class GillGenerateOutput(GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput):
+    r"""
+    Output of `generate(..., return_dict_in_generate=True)`: the fields of transformers, then those of the images.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Prompts and answers.
+        img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(num_images,)`):
+            Row of `sequences` that each image is in, and column of its `[IMG0]`, in reading order.
+        img_hidden_states, retrieval_embeds, conditioning, decision_logits: As in [`GillOutput`].
+    """
+
+    img_batch_indices: torch.Tensor = None  # type: ignore[assignment]
+    img_start_positions: torch.Tensor = None  # type: ignore[assignment]
+    img_hidden_states: torch.Tensor = None  # type: ignore[assignment]
+    retrieval_embeds: torch.Tensor = None  # type: ignore[assignment]
+    conditioning: torch.Tensor | None = None
+    decision_logits: torch.Tensor | None = None
+
+
+__all__ = ["CACHE_NAME", "GillGenerateOutput", "GillOutput"]

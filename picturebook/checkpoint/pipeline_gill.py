@@ -1,0 +1,632 @@
+"""The pipeline: the model answers prompts with text, and each image of an answer is retrieved or generated."""
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.utils import logging, replace_example_docstring
+from transformers import BatchFeature, CLIPTextModel, CLIPTokenizer, LogitsProcessorList, StoppingCriteriaList
+
+# diffusers copies the files that the entry file of a repository imports, but not what those import in turn: every file
+# of the repository is imported here.
+from .atomic_write_gill import replace_folder  # noqa: F401
+from .backbones_gill import load_backbones  # noqa: F401
+from .configuration_gill import GillConfig  # noqa: F401
+from .fingerprint_gill import fingerprint_name  # noqa: F401
+from .generation_gill import find_images  # noqa: F401
+from .image_conversion_gill import image_to_rgb  # noqa: F401
+from .image_loading_gill import load_image  # noqa: F401
+from .language_model_lora_gill import load_lora  # noqa: F401
+from .mapper_gill import build_mapper  # noqa: F401
+from .modeling_gill import GillForConditionalGeneration
+from .outputs_gill import GillGenerateOutput
+from .pretrained_gill import GillPreTrainedModel  # noqa: F401
+from .processing_gill import GillProcessor
+from .prompt_gill import list_prompts
+from .url_fetching_gill import fetch_url  # noqa: F401
+
+from .answer_gill import DECISIONS, AnswerEnd, ImageSlot
+from .call_arguments_gill import check_integer, check_names, check_number, check_per_prompt, check_rows
+from .components_gill import COMPONENT_CLASSES
+from .hub_layout_gill import write_code  # noqa: F401
+from .hub_push_gill import OneCommit  # noqa: F401
+from .image_cache_gill import ImageCache  # noqa: F401
+from .image_generator_gill import ImageGeneratorMixin  # noqa: F401
+from .pipeline_output_gill import GillImage, GillPipelineOutput, as_pil
+from .pipeline_repository_gill import CALL_DEFAULTS, RepositoryPipeline
+from .repository_writer_gill import write_repository  # noqa: F401
+from .retrieval_build_gill import BuiltData  # noqa: F401
+from .retrieval_images_gill import RetrievalImages  # noqa: F401
+from .retrieval_index_gill import ExactIndex  # noqa: F401
+from .retrieval_set_gill import RetrievalSet  # noqa: F401
+from .retrieval_storage_gill import INFO_FILE  # noqa: F401
+from .retrieval_trust_gill import sign_paths  # noqa: F401
+
+logger = logging.get_logger(__name__)
+
+EXAMPLE_DOC_STRING = """
+        Examples:
+            ```python
+            >>> from pipeline_gill import GillPipeline
+
+            >>> pipe = GillPipeline.from_pretrained("picturebook/checkpoint")
+            >>> output = pipe("a red house on the left at night . then it turns blue . picture :", decision="generate")
+            >>> output.texts[0], output.images[0].size
+            ('a blue house on the left at night', (32, 32))
+            ```
+"""
+
+
+class GillPipeline(RepositoryPipeline):
+    r"""
+    Answers prompts of text and images with text and images (GILL, https://arxiv.org/abs/2305.17216).
+
+    Args:
+        model ([`GillForConditionalGeneration`]): Reads prompts, generates text, and decides about each image.
+        processor ([`GillProcessor`]): Turns prompts into batches.
+        vae ([`AutoencoderKL`]), text_encoder ([`CLIPTextModel`]), tokenizer ([`CLIPTokenizer`]),
+        unet ([`UNet2DConditionModel`]), scheduler ([`SchedulerMixin`]):
+            Components of a [`StableDiffusionPipeline`], the image generator; all `None` for a model that only
+            retrieves. `text_encoder` and `tokenizer` are needed for guidance alone.
+        ranking_size (`int`, *optional*):
+            Height and width in pixels that a generated image is resized to before the image encoder's own
+            preprocessing when it is scored, 224 in the authors' code; by default it is not resized.
+        num_inference_steps (`int`), guidance_scale (`float`):
+            Defaults of a call, those of Stable Diffusion if not given.
+        allowed_image_sources (`Collection[str]`, *optional*):
+            Default of a call: the sources that images of prompts may come from, see [`GillProcessor`].
+        retrieval_set_id (`str`, *optional*), retrieval_set_revision (`str`, *optional*):
+            Dataset repository of the Hub with the images to retrieve, and its commit.
+    """
+
+    model_cpu_offload_seq = "model->text_encoder->unet->vae"
+    _optional_components = list(COMPONENT_CLASSES)
+    # Offloaded leaf by leaf, the adapters' weights could not be read where no layer is called.
+    _exclude_from_cpu_offload = ["model"]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    def __init__(
+        self,
+        model: GillForConditionalGeneration | None,
+        processor: GillProcessor | None,
+        vae: AutoencoderKL | None,
+        text_encoder: CLIPTextModel | None,
+        tokenizer: CLIPTokenizer | None,
+        unet: UNet2DConditionModel | None,
+        scheduler: SchedulerMixin | None,
+        ranking_size: int | None = None,
+        num_inference_steps: int = CALL_DEFAULTS["num_inference_steps"],
+        guidance_scale: float = CALL_DEFAULTS["guidance_scale"],
+        retrieval_set_id: str | None = None,
+        retrieval_set_revision: str | None = None,
+        allowed_image_sources: Collection[str] | None = None,
+    ) -> None:
+        super().__init__()
+        generator = {
+            "vae": vae,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+            "unet": unet,
+            "scheduler": scheduler,
+        }
+        self._create_generator(**generator)
+        self.register_modules(model=model, processor=processor, **generator)
+        self.register_to_config(
+            ranking_size=ranking_size,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            retrieval_set_id=retrieval_set_id,
+            retrieval_set_revision=retrieval_set_revision,
+            allowed_image_sources=allowed_image_sources,
+        )
+        if model is not None and unet is not None:
+            self._check_generator()
+
+    # --- the steps of a call -----------------------------------------------------------------------------------------
+
+    def check_inputs(
+        self,
+        *,
+        batch_size: int,
+        decision: str,
+        force_image: bool,
+        output_type: str,
+        num_images_per_prompt: int,
+        height: int | None,
+        width: int | None,
+        guidance_scale: float,
+        integers: dict[str, tuple[Any, int]],
+        generator: torch.Generator | list[torch.Generator] | None,
+        negative_prompt: str | list[str] | None,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+        latents: torch.Tensor | None,
+        negative_prompt_embeds: torch.Tensor | None,
+    ) -> None:
+        """Refuse arguments that cannot work and components that are missing, before anything runs.
+
+        Args:
+            integers (`dict[str, tuple[Any, int]]`): Value and smallest allowed value of arguments that are integers.
+
+        Raises:
+            ValueError: naming the argument, its value and what was expected, or the missing component.
+        """
+        if decision not in DECISIONS:
+            raise ValueError(f"`decision` must be one of {DECISIONS}, got {decision!r}.")
+        if decision in ("retrieve", "both") and self.retrieval_set is None:
+            problem = self.retrieval_set_problem or (
+                "load one with `load_retrieval_set(...)`, or build one with `build_retrieval_set`"
+            )
+            raise ValueError(f"`decision={decision!r}` needs a retrieval set; {problem}.")
+        if decision in ("generate", "both") and not self.has_image_generator:
+            raise ValueError(f"`decision={decision!r}` needs an image generator, and this pipeline has none.")
+        if force_image and self.retrieval_set is None and not self.has_image_generator:
+            raise ValueError("`force_image=True` needs a retrieval set or an image generator; this pipeline has none.")
+        for name, (value, least) in integers.items():
+            check_integer(name, value, least)
+        check_number("guidance_scale", guidance_scale)
+        for name, size in (("height", height), ("width", width)):
+            if size is not None and (not isinstance(size, int) or size < 8 or size % 8):
+                raise ValueError(f"`{name}` must be a positive multiple of 8, got {size!r}.")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}.")
+        if output_type == "latent" and decision != "generate":
+            raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved image has no latents.")
+        check_per_prompt("generator", generator, torch.Generator, batch_size)
+        check_per_prompt("negative_prompt", negative_prompt, str, batch_size)
+        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
+            )
+        check_rows("latents", latents, batch_size * num_images_per_prompt)
+        check_rows("negative_prompt_embeds", negative_prompt_embeds, batch_size)
+        if decision != "retrieve" and self.has_image_generator:
+            needed = ["scheduler"] if output_type == "latent" else ["vae", "scheduler"]
+            if guidance_scale > 1 and negative_prompt_embeds is None:
+                needed += ["text_encoder", "tokenizer"]
+            self._check_components(*needed)
+
+    def encode_prompt(self, prompts: Sequence[Any], force_image: bool, **kwargs: Any) -> BatchFeature:
+        """The batch that the model reads; `kwargs` are those of the processor."""
+        self._onload_model()
+        return self.processor(prompts, add_img_tokens=force_image, **kwargs).to(self._model_device)
+
+    def generate_text(
+        self,
+        batch: BatchFeature,
+        *,
+        force_image: bool,
+        max_images: int,
+        truncate_text: bool,
+        num_return_sequences: int,
+        **kwargs: Any,
+    ) -> tuple[list[list[str | ImageSlot]], GillGenerateOutput]:
+        """Let the model answer.
+
+        Args:
+            kwargs: Those of [`~GillForConditionalGeneration.generate`].
+
+        Returns:
+            For each answer its texts and a slot for each of its images, and what the model returned. The
+            `num_return_sequences` answers of a prompt follow each other.
+        """
+        # A forced image stands at the end of the prompt and is the first of the answer.
+        image_tokens = self.processor.image_output_token_ids
+        begin = batch["input_ids"].shape[1] - (len(image_tokens) if force_image else 0)
+        if force_image and max_images == 1:
+            # The answer ends with the image: there is nothing to generate.
+            output = self._read_forced_image(batch, begin, kwargs.get("streamer"))
+        else:
+            end = AnswerEnd(image_tokens, begin, max_images, self.processor.newline_token_id if truncate_text else None)
+            kwargs["stopping_criteria"] = StoppingCriteriaList([end, *(kwargs.get("stopping_criteria") or [])])
+            if kwargs.get("stop_strings") is not None:
+                kwargs.setdefault("tokenizer", self.processor.tokenizer)
+            output = self.model.generate(
+                **batch, num_return_sequences=num_return_sequences, return_dict_in_generate=True, **kwargs
+            )
+        places = zip(output.img_batch_indices.tolist(), output.img_start_positions.tolist(), strict=True)
+        images = {place: image for image, place in enumerate(places)}
+        rows = output.sequences[:, begin:].tolist()
+        copies = num_return_sequences * len(batch["input_ids"]) // len(rows)
+        answers: list[list[str | ImageSlot]] = []
+        for row, ids in enumerate(rows):
+            # Beams that ended early may be filled with -1.
+            pieces = self.processor.split_answer([i for i in ids if i >= 0], max_images, truncate_text)
+            for _ in range(copies):
+                prompt = len(answers) // num_return_sequences
+                answers.append(
+                    [
+                        piece if isinstance(piece, str) else ImageSlot(prompt, len(answers), images[row, begin + piece])
+                        for piece in pieces
+                    ]
+                )
+        return answers, output
+
+    def decide(self, slots: Sequence[ImageSlot], decision: str, decision_logits: torch.Tensor | None) -> None:
+        """Set for each slot whether its image is retrieved or generated."""
+        can_retrieve = decision != "generate" and self.retrieval_set is not None
+        if decision == "auto" and not can_retrieve and decision_logits is not None and slots:
+            self._warn_without_retrieval_set()
+        for slot in slots:
+            logits = None if decision_logits is None else decision_logits[slot.image]
+            slot.decide(decision, logits, can_retrieve, self.has_image_generator)
+
+    def retrieve_images(
+        self, slots: Sequence[ImageSlot], retrieval_embeds: torch.Tensor, *, num_images_per_prompt: int, fallback: bool
+    ) -> None:
+        """Fill the slots that are to be retrieved; no image comes twice in an answer.
+
+        Args:
+            retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`): The queries.
+            fallback (`bool`): Whether to generate where no image could be opened.
+        """
+        seen: dict[int, set[int]] = {slot.answer: set() for slot in slots}
+        for slot in slots:
+            if slot.decision == "generate":
+                continue
+            query = retrieval_embeds[slot.image]
+            found = [self._retrieve_image(query, seen[slot.answer]) for _ in range(num_images_per_prompt)]
+            slot.retrieved = _best_of([image for image in found if image is not None])
+            if slot.retrieved is None and fallback:
+                logger.warning(f"Prompt {slot.prompt}: no image could be retrieved; one is generated instead.")
+                slot.decision = "generate"
+            elif slot.retrieved is None:
+                logger.warning(f"Prompt {slot.prompt}: no image could be retrieved.")
+                slot.retrieved = GillImage(None, "retrieved", "retrieve")
+
+    def generate_images(
+        self,
+        slots: Sequence[ImageSlot],
+        conditioning: torch.Tensor | None,
+        retrieval_embeds: torch.Tensor,
+        *,
+        num_images_per_prompt: int,
+        output_type: str,
+        generator: torch.Generator | list[torch.Generator] | None,
+        negative_prompt: str | list[str] | None,
+        latents: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Fill the slots that are to be generated, all in one run of the image generator.
+
+        Args:
+            conditioning (`torch.Tensor` of shape `(num_images, length, width)`): The generator's prompt embeddings.
+            retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`): What candidates are scored with.
+            latents (`torch.Tensor`, *optional*), negative_prompt_embeds (`torch.Tensor`, *optional*):
+                Of each prompt, as its generator and negative prompt; they stay with all images of the prompt.
+            kwargs: Other arguments of the image generator.
+        """
+        slots = [slot for slot in slots if slot.decision in ("generate", "both")]
+        if not slots:
+            return
+        repeated = [slot for slot in slots for _ in range(num_images_per_prompt)]
+        prompts = torch.tensor([slot.prompt for slot in repeated])
+        images = torch.tensor([slot.image for slot in repeated])
+        if latents is not None:
+            candidates = torch.arange(num_images_per_prompt).repeat(len(slots))
+            kwargs["latents"] = latents[(prompts * num_images_per_prompt + candidates).to(latents.device)]
+        if negative_prompt_embeds is not None:
+            kwargs["negative_prompt_embeds"] = negative_prompt_embeds[prompts.to(negative_prompt_embeds.device)]
+        assert conditioning is not None
+        device, dtype = self._generator._execution_device, self.unet.dtype
+        generated = self._run_generator(
+            prompt_embeds=conditioning[images.to(conditioning.device)].to(device, dtype),
+            generator=_per_image(generator, repeated),
+            negative_prompt=_per_image(negative_prompt, repeated),
+            output_type=output_type,
+            **kwargs,
+        )
+        scores: Sequence[float | None] = [None] * len(repeated)
+        if output_type != "latent":
+            scores = self.score_images(generated, retrieval_embeds[images.to(retrieval_embeds.device)])
+        for number, slot in enumerate(slots):
+            own = range(number * num_images_per_prompt, (number + 1) * num_images_per_prompt)
+            slot.generated = _best_of([GillImage(generated[i], "generated", "generate", score=scores[i]) for i in own])
+
+    @torch.no_grad()
+    def score_images(self, images: Sequence[Any], retrieval_embeds: torch.Tensor) -> list[float]:
+        """Retrieval score of each image for its own query.
+
+        Args:
+            images (`Sequence[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`)
+            retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`)
+        """
+        self._onload_model()
+        size = self.config.ranking_size
+        images = [as_pil(image) for image in images]
+        if size is not None:
+            images = [image.resize((size, size)) for image in images]
+        pixel_values = self.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        embeds = self.model.get_image_retrieval_embeddings(pixel_values.to(self._model_device))
+        return self.model.retrieval_scores(retrieval_embeds, embeds).diagonal().tolist()
+
+    def assemble(
+        self, answers: Sequence[Sequence[str | ImageSlot]], *, num_return_sequences: int, output_type: str
+    ) -> GillPipelineOutput:
+        """The output, with each slot replaced by its images."""
+        assembled: list[Any] = []
+        for answer in answers:
+            pieces: list[str | GillImage] = []
+            for piece in answer:
+                pieces += [piece] if isinstance(piece, str) else piece.finished(output_type)
+            assembled.append(pieces)
+        if num_return_sequences > 1:
+            starts = range(0, len(assembled), num_return_sequences)
+            assembled = [assembled[start : start + num_return_sequences] for start in starts]
+        return GillPipelineOutput.from_answers(assembled)
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        prompt: Any,
+        decision: str = "auto",
+        force_image: bool = False,
+        max_images: int = 1,
+        num_images_per_prompt: int = 1,
+        min_text_tokens: int = 0,
+        image_token_scale: float = 1.0,
+        max_new_tokens: int = 32,
+        truncate_text: bool = True,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        scheduler: SchedulerMixin | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        num_return_sequences: int | None = None,
+        allowed_image_sources: Collection[str] | None = None,
+        image_generator_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> GillPipelineOutput | tuple[Any, list[Any]]:
+        r"""
+        Answer prompts. May be called from several threads at once.
+
+        Args:
+            prompt (`str`, `PIL.Image.Image`, `list`):
+                One prompt or a list of prompts; each a string, an image, a list of both, or chat messages, see
+                [`GillProcessor.__call__`].
+            decision (`str`, defaults to `"auto"`):
+                `"auto"` leaves it to the model for each image; `"retrieve"` and `"generate"` decide for it; `"both"`
+                does both, the one that the model prefers first. Without a retrieval set, `"auto"` generates; where no
+                image of the set can be opened, it generates too.
+            force_image (`bool`, defaults to `False`): Begin the answer with an image, whatever the model would answer.
+            max_images (`int`, defaults to 1): The answer ends after this many images.
+            num_images_per_prompt (`int`, defaults to 1):
+                Candidates for each image, the one with the highest retrieval score first.
+            min_text_tokens (`int`, defaults to 0): Tokens of text before the first image.
+            image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`; higher for more images.
+            max_new_tokens (`int`, defaults to 32): Tokens of an answer; an image that has begun is finished.
+            truncate_text (`bool`, defaults to `True`):
+                End answers at a newline and texts after a full stop, as the paper does.
+            height (`int`, *optional*), width (`int`, *optional*): Pixels of generated images.
+            num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*):
+                Of the image generator; by default those of the repository.
+            negative_prompt (`str` or `list[str]`, *optional*): Of the image generator; a list has one for each prompt.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Random numbers of the image generator; a list has one for each prompt.
+            latents (`torch.Tensor` of shape `(batch_size * num_images_per_prompt, channels, height, width)`,
+            *optional*), negative_prompt_embeds (`torch.Tensor` of shape `(batch_size, length, width)`, *optional*),
+            ip_adapter_image (*optional*), ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*),
+            cross_attention_kwargs (`dict[str, Any]`, *optional*): Of the image generator, as in diffusers.
+            scheduler ([`SchedulerMixin`], *optional*): Scheduler of this call, in place of the pipeline's.
+            output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`, defaults to `True`): Return a [`GillPipelineOutput`] in place of a tuple.
+            callback_on_step_end (`Callable`, *optional*), callback_on_step_end_tensor_inputs (`list[str]`):
+                As in diffusers, with this pipeline as the first argument: `_interrupt = True` and `_guidance_scale`
+                set on it affect this call alone.
+            logits_processor, stopping_criteria (*optional*): As in transformers, besides the pipeline's own.
+            num_return_sequences (`int`, *optional*): Answers to each prompt.
+            allowed_image_sources (`Collection[str]`, *optional*):
+                Sources that images of the prompts may come from; see [`GillProcessor`].
+            image_generator_kwargs (`dict[str, Any]`, *optional*):
+                Other arguments of the image generator: `eta`, `timesteps`, `clip_skip`, `guidance_rescale`.
+            kwargs: Those of transformers' `generate`: `do_sample`, `temperature`, `top_p`, `num_beams`, `streamer`.
+
+        Examples:
+
+        Returns:
+            [`GillPipelineOutput`], or the tuple `(images, answers)` if `return_dict=False`.
+
+        Raises:
+            ValueError: a prompt or an argument that cannot work, naming it and what was expected.
+            TypeError: an argument of a name that nothing takes, with the nearest name.
+        """
+        # 1. Check inputs
+        self._check_components("model", "processor")
+        check_names(self._generator, _CALL_ARGUMENTS, kwargs, image_generator_kwargs or {})
+        prompts = list_prompts(prompt)
+        num_return_sequences = _first(
+            num_return_sequences,
+            getattr(kwargs.get("generation_config"), "num_return_sequences", None),
+            self.model.generation_config.num_return_sequences,
+            1,
+        )
+        num_inference_steps = _first(num_inference_steps, self.config.num_inference_steps)
+        guidance_scale = _first(guidance_scale, self.config.guidance_scale)
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        self.check_inputs(
+            batch_size=len(prompts),
+            decision=decision,
+            force_image=force_image,
+            output_type=output_type,
+            num_images_per_prompt=num_images_per_prompt,
+            height=height,
+            width=width,
+            guidance_scale=guidance_scale,
+            integers={
+                "num_images_per_prompt": (num_images_per_prompt, 1),
+                "max_images": (max_images, 1),
+                "max_new_tokens": (max_new_tokens, 1),
+                "min_text_tokens": (min_text_tokens, 0),
+                "num_inference_steps": (num_inference_steps, 1),
+                "num_return_sequences": (num_return_sequences, 1),
+                "num_beams": (_first(kwargs.get("num_beams"), 1), 1),
+            },
+            generator=generator,
+            negative_prompt=negative_prompt,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            latents=latents,
+            negative_prompt_embeds=negative_prompt_embeds,
+        )
+
+        with self._call_state(scheduler, guidance_scale):
+            # 2. Encode the prompts
+            sources = _first(allowed_image_sources, self.config.allowed_image_sources)
+            options = {} if sources is None else {"allowed_image_sources": sources}
+            batch = self.encode_prompt(prompts, force_image, **options)
+
+            # 3. Generate text
+            answers, output = self.generate_text(
+                batch,
+                force_image=force_image,
+                max_images=max_images,
+                truncate_text=truncate_text,
+                num_return_sequences=num_return_sequences,
+                min_text_tokens=min_text_tokens,
+                image_token_scale=image_token_scale,
+                max_new_tokens=max_new_tokens,
+                logits_processor=logits_processor,
+                stopping_criteria=stopping_criteria,
+                **kwargs,
+            )
+            slots = [piece for answer in answers for piece in answer if isinstance(piece, ImageSlot)]
+
+            # 4. Decide for each image
+            self.decide(slots, decision, output.decision_logits)
+
+            # 5. Retrieve images
+            self.retrieve_images(
+                slots,
+                output.retrieval_embeds,
+                num_images_per_prompt=num_images_per_prompt,
+                fallback=decision == "auto" and self.has_image_generator,
+            )
+
+            # 6. Generate images
+            self.generate_images(
+                slots,
+                output.conditioning,
+                output.retrieval_embeds,
+                num_images_per_prompt=num_images_per_prompt,
+                output_type=output_type,
+                generator=generator,
+                negative_prompt=negative_prompt,
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
+                latents=latents,
+                negative_prompt_embeds=negative_prompt_embeds,
+                ip_adapter_image=ip_adapter_image,
+                ip_adapter_image_embeds=ip_adapter_image_embeds,
+                cross_attention_kwargs=cross_attention_kwargs,
+                **(image_generator_kwargs or {}),
+            )
+
+        # 7. Assemble the answers
+        assembled = self.assemble(answers, num_return_sequences=num_return_sequences, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return assembled if return_dict else assembled.to_tuple()
+
+    # --- helpers -----------------------------------------------------------------------------------------------------
+
+    def _read_forced_image(self, batch: BatchFeature, begin: int, streamer: Any) -> GillGenerateOutput:
+        read = self.model(**batch, logits_to_keep=1, use_cache=False, output_images=True)
+        if streamer is not None:
+            # As if the model had generated the image: the prompt, then token by token.
+            ids = batch["input_ids"].cpu()
+            streamer.put(ids[:, :begin])
+            for column in range(begin, ids.shape[1]):
+                streamer.put(ids[:, column])
+            streamer.end()
+        fields = {name: value for name, value in read.items() if name in GillGenerateOutput.__dataclass_fields__}
+        return GillGenerateOutput(**{**fields, "sequences": batch["input_ids"]})
+
+    def _retrieve_image(self, query: torch.Tensor, seen: set[int]) -> GillImage | None:
+        """The best image of the retrieval set for a query `(retrieval_dim,)` that is not in `seen`, which it joins."""
+        found = self.retrieval_set and self.retrieval_set.retrieve(query.float().cpu(), exclude=seen)
+        if not found:
+            return None
+        seen.add(found.index)
+        return GillImage(
+            image=found.image,
+            source="retrieved",
+            decision="retrieve",
+            score=found.cosine * float(self.model.logit_scale.float().exp()),
+            origin=found.path,
+            caption=found.caption,
+            index=found.index,
+        )
+
+    @property
+    def _model_device(self) -> torch.device:
+        hook = getattr(self.model, "_hf_hook", None)
+        return self.model.device if hook is None else torch.device(hook.execution_device)
+
+    def _onload_model(self) -> None:
+        # Offloading moves a model when its `forward` is called; `generate` begins before that.
+        hook = getattr(self.model, "_hf_hook", None)
+        if hook is not None:
+            hook.pre_forward(self.model)
+
+    def _check_components(self, *names: str) -> None:
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"This call needs {', '.join(f'`{name}`' for name in missing)}, which the pipeline was made without; "
+                f"set `pipe.{missing[0]}` or pass `{missing[0]}=` to `from_pretrained`."
+            )
+
+    def _check_generator(self) -> None:
+        config, width = self.model.config, self.unet.config.cross_attention_dim
+        if config.mapper_type is not None and width != config.conditioning_dim:
+            raise ValueError(
+                f"The configuration contradicts the image generator: its UNet reads conditioning of width {width}, "
+                f"`conditioning_dim` is {config.conditioning_dim}."
+            )
+
+
+_CALL_ARGUMENTS = tuple(inspect.signature(GillPipeline.__call__).parameters)[1:]
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is not None."""
+    return next((value for value in values if value is not None), None)
+
+
+def _per_image(value: Any, slots: Sequence[ImageSlot]) -> Any:
+    """One value for each image: that of its prompt. A single generator serves one image after the other."""
+    if value is None:
+        return None
+    return [value[slot.prompt] if isinstance(value, (list, tuple)) else value for slot in slots]
+
+
+def _best_of(images: list[GillImage]) -> GillImage | None:
+    if not images:
+        return None
+    ranked = sorted(images, key=lambda image: -(image.score or 0.0))
+    ranked[0].candidates = ranked
+    return ranked[0]
+
+
+__all__ = ["GillPipeline"]

@@ -1,0 +1,505 @@
+"""Convert prompts of text and images to left-padded batches, and generated tokens back to text and images."""
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, MultiModalData, ProcessingKwargs, TextKwargs
+from transformers.utils import logging
+
+from .image_loading_gill import IMAGE_SOURCES, ImageLimits, ImageReader, check_allowed_sources
+from .prompt_gill import TEXT_BREAK, ImageSource, Piece, PromptSplitter, list_prompts
+
+logger = logging.get_logger(__name__)
+
+# The paper's dialogues (section 4.2): questions and answers, and nothing around them.
+DEFAULT_CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message.role == 'user' -%}{{ 'Q: ' }}{%- elif message.role == 'assistant' -%}{{ 'A: ' }}{%- endif -%}"
+    "{%- if message.content is string -%}{{ message.content }}{%- else -%}"
+    "{%- for part in message.content -%}"
+    "{%- if part.type == 'text' -%}{{ part.text }}"
+    "{%- elif part.type.startswith('image') -%}{{ image_token or '<|image|>' }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{%- if not loop.last or add_generation_prompt -%}{{ '\n' }}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'A:' }}{%- endif -%}"
+)
+
+
+class GillProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
+    """Keyword arguments of [`GillProcessor.__call__`] for the tokenizer and the image processor."""
+
+    _defaults = {"text_kwargs": {"padding": True}, "common_kwargs": {"return_tensors": "pt"}}
+
+
+# Texts are tokenized in pieces between the images, which excludes the others of `TextKwargs`.
+_TEXT_KWARGS = frozenset(
+    {"add_special_tokens", "padding", "truncation", "max_length", "pad_to_multiple_of", "padding_side", "verbose"}
+    | {"return_attention_mask", "return_mm_token_type_ids", "return_tensors", "sanitize_control_tokens"}
+)
+
+
+# transformers' pipelines pass this to all processors.
+_IGNORED = frozenset({"legacy"})
+
+
+class _Token(NamedTuple):
+    """A token of a prompt, and whether it is `"text"`, a `"prefix"` such as BOS, or of an `"image"`."""
+
+    id: int
+    kind: str
+
+
+class GillProcessor(ProcessorMixin):
+    r"""
+    Wraps the image encoder's image processor and the language model's tokenizer with the image tokens added.
+
+    Args:
+        image_processor: Image processor of the image encoder.
+        tokenizer: Tokenizer that knows `image_token` and `img_tokens`.
+        num_visual_tokens (`int`, defaults to 4): Number of placeholders of an input image [`k` in the paper].
+        img_tokens (`list[str]`, *optional*, defaults to `[IMG0]`..`[IMG7]`): Tokens of an output image.
+        image_token (`str`, defaults to `"<|image|>"`): The placeholder of an input image.
+        chat_template (`str`, *optional*): Jinja template for chat messages, by default the paper's `Q: ...\nA:`.
+        split_image_tokens (`bool`, defaults to `True`):
+            Tokenize `img_tokens` that somebody typed in a prompt as ordinary text. With `False` they are the special
+            tokens, which request an image. A typed `image_token` is text in any case, but for the argument `text`.
+        allowed_image_sources (`Collection[str]`, *optional*, defaults to all):
+            Where the images of a prompt may come from: some of `"memory"`, `"data"`, `"public_url"`, `"url"` and
+            `"file"`, see [`load_image`]. A server whose prompts come from strangers needs
+            `("memory", "data", "public_url")` or less. Saved with the processor.
+
+    Attributes:
+        image_limits ([`ImageLimits`]): Limits on the images of a call. Not saved with the processor.
+
+    Raises:
+        ValueError: a tokenizer that lacks one of the tokens or has no `pad_token`, or an unknown image source.
+
+    Example:
+
+    ```python
+    >>> from modeling_gill import GillProcessor
+    >>> from PIL import Image
+
+    >>> processor = GillProcessor.from_pretrained("picturebook/checkpoint")
+    >>> batch = processor([[Image.new("RGB", (8, 8)), "what is this ?"], "a red circle"])
+    >>> sorted(batch)
+    ['attention_mask', 'input_ids', 'pixel_values']
+    ```
+    """
+
+    valid_processor_kwargs = GillProcessorKwargs
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        num_visual_tokens: int = 4,
+        img_tokens: list[str] | None = None,
+        image_token: str = "<|image|>",
+        chat_template: str | None = None,
+        split_image_tokens: bool = True,
+        allowed_image_sources: Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.split_image_tokens = split_image_tokens
+        self.num_visual_tokens = num_visual_tokens
+        self.img_tokens = [f"[IMG{i}]" for i in range(8)] if img_tokens is None else list(img_tokens)
+        self.image_token = image_token
+        self.allowed_image_sources = (
+            None if allowed_image_sources is None else list(check_allowed_sources(allowed_image_sources))
+        )
+        self.image_limits = ImageLimits()
+        self._warned_of_unknown_words = False
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in (image_token, *self.img_tokens) if token not in vocabulary]
+        if missing:
+            raise ValueError(f"The tokenizer lacks {missing}; add them with `GillProcessor.extend_tokenizer`.")
+        if tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer has no `pad_token` to pad batches with; set one.")
+        # Tokenizers of Python skip none but these when they decode with `skip_special_tokens`.
+        special = [token for token in (image_token, *self.img_tokens) if token not in tokenizer.all_special_tokens]
+        if special and not tokenizer.is_fast:
+            _add_special_tokens(tokenizer, {"extra_special_tokens": special})
+        self.image_token_id: int = vocabulary[image_token]
+        self.image_output_token_ids: list[int] = [vocabulary[token] for token in self.img_tokens]
+
+    @staticmethod
+    def extend_tokenizer(tokenizer: Any, img_tokens: Sequence[str], image_token: str = "<|image|>") -> Any:
+        """Add the image tokens to a language model's tokenizer, in the authors' order, and return it."""
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"
+        _add_special_tokens(tokenizer, {"cls_token": image_token, "extra_special_tokens": list(img_tokens)})
+        return tokenizer
+
+    def __call__(  # type: ignore[override]
+        self,
+        prompt: Any = None,
+        *,
+        text: str | Iterable[str] | None = None,
+        images: Any = None,
+        add_img_tokens: bool = False,
+        split_image_tokens: bool | None = None,
+        allowed_image_sources: Collection[str] | None = None,
+        image_limits: ImageLimits | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Make a left-padded batch of prompts.
+
+        Args:
+            prompt: One prompt, or several in a list, a column of a dataset or another iterable. A prompt is a string;
+                an image (PIL image of any mode, array, tensor, bytes, path or URL); a list of both, where a string
+                that is nothing but a URL or the path of an image is that image; or chat messages
+                `[{"role": ..., "content": [{"type": "image" | "text", ...}]}]`.
+            text (`str` or `list[str]`, *optional*), images (*optional*):
+                In place of `prompt`: texts with one placeholder for each image, and the images, in one list or in one
+                list for each text. Images alone give `pixel_values` alone.
+            add_img_tokens (`bool`, defaults to `False`): End each prompt with the tokens that request an image.
+            split_image_tokens (`bool`, *optional*), allowed_image_sources (`Collection[str]`, *optional*),
+            image_limits ([`ImageLimits`], *optional*): Those of this call, by default the processor's.
+            kwargs: `padding` (defaults to `True`), `truncation`, `max_length`, `pad_to_multiple_of`, `padding_side`
+                (defaults to `"left"`), `add_special_tokens`, `return_attention_mask`, `return_mm_token_type_ids`,
+                `return_tensors` (defaults to `"pt"`), and the image processor's own, such as `do_resize`; or the same
+                in `text_kwargs` and `images_kwargs`. The tokens that the tokenizer puts before a text (BOS) come once,
+                before the first text, and not where the text begins with them already; those that it puts after a text
+                (EOS) are left out, as the model goes on from there. Truncation takes text only: it is refused where
+                it would cut an image.
+
+        Returns:
+            [`BatchFeature`]: `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`, and where
+            there are images `pixel_values` of shape `(num_images, num_channels, height, width)`, in reading order.
+
+        Raises:
+            ValueError: a prompt that is empty, of a wrong type or with an image that cannot be read, naming it.
+            TypeError: an unknown keyword argument, with the nearest known one.
+        """
+        kwargs = {name: value for name, value in kwargs.items() if value is not None or name == "return_tensors"}
+        self._check_kwargs(kwargs)
+        options = self._merge_kwargs(
+            self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
+        )
+        sources = self.allowed_image_sources if allowed_image_sources is None else allowed_image_sources
+        reader = ImageReader(image_limits or self.image_limits, IMAGE_SOURCES if sources is None else sources)
+        if prompt is not None and (text is not None or images is not None):
+            raise ValueError("Give either `prompt` or `text` and `images`, not both.")
+        splitter = self._splitter(split_image_tokens, reader.allowed_sources)
+        if prompt is None and text is None and images is not None:
+            loose = [ImageSource(image, f"Image {number}") for number, image in enumerate(_flatten(images))]
+            return BatchFeature(self._pixel_values(loose, reader, options["images_kwargs"]))
+        if text is not None:
+            batch = self._split_texts(splitter, text, images)
+        else:
+            batch = [splitter.split(one, f"Prompt {number}") for number, one in enumerate(list_prompts(prompt))]
+        data = self._tokenize(batch, add_img_tokens, options, kwargs)
+        pictured = [piece for pieces in batch for piece in pieces if isinstance(piece, ImageSource)]
+        if pictured:
+            data.update(self._pixel_values(pictured, reader, options["images_kwargs"]))
+        return BatchFeature(data, tensor_type=options["text_kwargs"].get("return_tensors"))
+
+    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As [`ProcessorMixin.apply_chat_template`], with checked messages, where typed image tokens are text."""
+        messages = getattr(conversation, "messages", conversation)
+        if not isinstance(messages, (list, tuple)) or not messages:
+            raise ValueError(f"The conversation is {conversation!r:.60}; expected a list of chat messages.")
+        chats = [getattr(chat, "messages", chat) for chat in messages]
+        single = not isinstance(chats[0], (list, tuple))
+        # A text that is not tokenized is for people to read: it is left as they wrote it.
+        options = {**kwargs, **(kwargs.get("processor_kwargs") or {})}
+        splitter = self._splitter(options.get("split_image_tokens"), IMAGE_SOURCES)
+        if not kwargs.get("tokenize", False):
+            splitter = splitter._replace(text_tokens=())
+        chats = [
+            splitter.normalize_chat(chat, f"Prompt {number}")
+            for number, chat in enumerate([messages] if single else chats)
+        ]
+        kwargs = {**self._template_variables(chat_template), **kwargs}
+        return super().apply_chat_template(chats[0] if single else chats, chat_template=chat_template, **kwargs)
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
+        """The placeholders of one image, as transformers' processors give them."""
+        return self.image_token * self.num_visual_tokens
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs: Any
+    ) -> MultiModalData:
+        # What vLLM asks a processor for: every image takes the same number of tokens, whatever its size.
+        if image_sizes is None:
+            return MultiModalData()
+        return MultiModalData(
+            num_image_tokens=[self.num_visual_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
+        )
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        # Pillow resizes as the authors' code did; torchvision, where it is installed, gives other pixels.
+        backend = kwargs.pop("backend", None) or "pil"
+        image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, backend=backend, **kwargs)
+        return [image_processor, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values"]
+
+    def split_answer(
+        self, ids: Sequence[int], max_images: int | None = None, truncate_text: bool = True
+    ) -> list[str | int]:
+        """Take the ids of an answer apart into texts and images.
+
+        Args:
+            ids (`Sequence[int]`): What was written, prompt not included.
+            max_images (`int`, *optional*): The answer ends with the last of so many images.
+            truncate_text (`bool`, defaults to `True`):
+                End the answer at the first newline that is not its first token, and each text at its first newline or
+                else after its first full stop (paper, section 3.3).
+
+        Returns:
+            `list[str | int]`: Texts, and for each image the index of its `[IMG0]` in `ids`. No text is empty.
+        """
+        ids = [int(i) for i in ids]
+        if truncate_text and (newline := self.newline_token_id) in ids[1:]:
+            ids = ids[: ids.index(newline, 1)]
+        pieces: list[str | int] = []
+        begin = position = 0
+        runs = len(self.image_output_token_ids)
+        while position < len(ids):
+            if max_images is not None and sum(isinstance(piece, int) for piece in pieces) >= max_images:
+                return pieces
+            if ids[position : position + runs] == self.image_output_token_ids:
+                pieces += [*self._decode_text(ids[begin:position], truncate_text), position]
+                position += runs
+                begin = position
+            else:
+                position += 1
+        return pieces + self._decode_text(ids[begin:], truncate_text)
+
+    @property
+    def newline_token_id(self) -> int:
+        """Id of the token that ends an answer; the last one where a newline takes several."""
+        return self.tokenizer("\n", add_special_tokens=False).input_ids[-1]
+
+    def _decode_text(self, ids: list[int], truncate: bool) -> list[str | int]:
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        if truncate:
+            text = text.strip("\n")
+            newline, stop = text.find("\n"), text.find(".")
+            text = text[:newline] if newline >= 0 else text[: stop + 1] if stop >= 0 else text
+        return [text] if text.strip() else []
+
+    def _splitter(self, split_image_tokens: bool | None, allowed_sources: Sequence[str]) -> PromptSplitter:
+        split = self.split_image_tokens if split_image_tokens is None else split_image_tokens
+        text_tokens = (self.image_token, *self.img_tokens) if split else (self.image_token,)
+        return PromptSplitter(self.image_token, text_tokens, allowed_sources, self._render_chat)
+
+    def _render_chat(self, messages: list[dict[str, Any]]) -> str:
+        answer_follows = messages[-1]["role"] != "assistant"
+        return super().apply_chat_template(
+            messages, add_generation_prompt=answer_follows, tokenize=False, **self._template_variables(None)
+        )
+
+    def _template_variables(self, chat_template: str | None) -> dict[str, str]:
+        # transformers warns of variables that the template does not use.
+        return {"image_token": self.image_token} if "image_token" in str(chat_template or self.chat_template) else {}
+
+    def _split_texts(self, splitter: PromptSplitter, text: str | Iterable[str], images: Any) -> list[list[Piece]]:
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts or not all(isinstance(one, str) for one in texts):
+            raise ValueError(f"`text` must be a string or a list of strings, got {text!r:.60}.")
+        # The placeholder is no typed text here: whoever gives `text` and `images` writes it where an image belongs.
+        tokens = tuple(token for token in splitter.text_tokens if token != self.image_token)
+        splitter = splitter._replace(text_tokens=tokens)
+        sources = _list_images(images)
+        num_placeholders = [one.count(self.image_token) for one in texts]
+        if any(isinstance(source, (list, tuple)) for source in sources):
+            if len(sources) != len(texts):
+                raise ValueError(f"`images` holds {len(sources)} lists for {len(texts)} texts; expected one each.")
+            by_text = [_list_images(some) for some in sources]
+        else:
+            if sum(num_placeholders) != len(sources):
+                raise ValueError(
+                    f"The texts hold {sum(num_placeholders)} placeholders {self.image_token!r} for {len(sources)} "
+                    "images; expected one each."
+                )
+            remaining = iter(sources)
+            by_text = [[next(remaining) for _ in range(count)] for count in num_placeholders]
+        return [
+            splitter.place_images(splitter.escape(one), some, f"Text {number}")
+            for number, (one, some) in enumerate(zip(texts, by_text, strict=True))
+        ]
+
+    def _tokenize(
+        self, batch: list[list[Piece]], add_img_tokens: bool, options: dict[str, Any], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        text_kwargs = options["text_kwargs"]
+        max_length = None
+        if text_kwargs.get("truncation") not in (None, False, "do_not_truncate"):
+            max_length = text_kwargs.get("max_length") or self.tokenizer.model_max_length
+        prefix = self._prefix() if text_kwargs.get("add_special_tokens", True) else []
+        sanitize = {"sanitize_control_tokens": True} if text_kwargs.get("sanitize_control_tokens") else {}
+        ids = [
+            self._encode(pieces, prefix, add_img_tokens, max_length, f"Prompt {number}", sanitize)
+            for number, pieces in enumerate(batch)
+        ]
+        # The tokenizer's own side is a habit of training; prompts to be continued are padded on the left.
+        side = kwargs.get("padding_side") or (kwargs.get("text_kwargs") or {}).get("padding_side") or "left"
+        data = dict(
+            self.tokenizer.pad(
+                {"input_ids": ids},
+                padding=text_kwargs["padding"],
+                max_length=text_kwargs.get("max_length") if text_kwargs["padding"] == "max_length" else None,
+                pad_to_multiple_of=text_kwargs.get("pad_to_multiple_of"),
+                padding_side=side,
+                return_attention_mask=text_kwargs.get("return_attention_mask", True),
+            )
+        )
+        if options.get("return_mm_token_type_ids") or text_kwargs.get("return_mm_token_type_ids"):
+            data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
+        return data
+
+    def _prefix(self) -> list[int]:
+        """What the tokenizer puts before a text, such as BOS."""
+        alone = self.tokenizer("a", add_special_tokens=False).input_ids
+        whole = self.tokenizer("a").input_ids
+        return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(alone)] == alone), whole)
+
+    def _encode(
+        self,
+        pieces: list[Piece],
+        prefix: list[int],
+        add_img_tokens: bool,
+        max_length: int | None,
+        where: str,
+        tokenizer_kwargs: dict[str, Any],
+    ) -> list[int]:
+        tokens: list[_Token] = []
+        for piece in pieces:
+            if isinstance(piece, ImageSource):
+                tokens += [_Token(self.image_token_id, "image")] * self.num_visual_tokens
+                continue
+            ids = self._encode_text(piece, tokenizer_kwargs)
+            if ids[: len(prefix)] != prefix:  # a chat template may have written it
+                tokens += [_Token(i, "prefix") for i in prefix]
+            prefix = []
+            tokens += [_Token(i, "text") for i in ids]
+        ending = self.image_output_token_ids if add_img_tokens else []
+        if ending and [token.id for token in tokens[-len(ending) :]] == ending:
+            tokens = tokens[: -len(ending)]
+        if max_length is not None:
+            tokens = self._truncate(tokens, max_length - len(ending), where)
+        return [*(token.id for token in tokens), *ending]
+
+    def _encode_text(self, text: str, tokenizer_kwargs: dict[str, Any]) -> list[int]:
+        parts = [part for part in text.split(TEXT_BREAK) if part]
+        ids = [self.tokenizer(part, add_special_tokens=False, **tokenizer_kwargs).input_ids for part in parts]
+        if not self._warned_of_unknown_words and self.tokenizer.unk_token_id is not None:
+            for part in (p for p, i in zip(parts, ids, strict=True) if self.tokenizer.unk_token_id in i):
+                self._warn_of_unknown_words(part)
+        return [i for some in ids for i in some]
+
+    def _warn_of_unknown_words(self, text: str) -> None:
+        """Name the words of a text that the tokenizer has no token for, in the first text that has some."""
+        if self.tokenizer.is_fast:
+            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            spans = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+            words = [text[begin:end] for i, (begin, end) in spans if i == self.tokenizer.unk_token_id]
+        else:
+            unknown = self.tokenizer.unk_token_id
+            words = [w for w in self.tokenizer.tokenize(text) if self.tokenizer.convert_tokens_to_ids(w) == unknown]
+        words = [word for word in dict.fromkeys(words) if word.strip() and word != self.tokenizer.unk_token]
+        if words and not self._warned_of_unknown_words:
+            self._warned_of_unknown_words = True
+            more = f" and {len(words) - 10} more" if len(words) > 10 else ""
+            logger.warning(
+                f"The tokenizer does not know {', '.join(map(repr, words[:10]))}{more}, and the model reads "
+                f"{self.tokenizer.unk_token} instead. Unknown words of later prompts are not reported."
+            )
+
+    def _truncate(self, tokens: list[_Token], max_length: int, where: str) -> list[_Token]:
+        excess = len(tokens) - max_length
+        if excess <= 0:
+            return tokens
+        places = [place for place, token in enumerate(tokens) if token.kind != "prefix"]
+        if self.tokenizer.truncation_side != "left":
+            places.reverse()
+        cut = set(places[:excess])
+        if excess > len(places) or any(tokens[place].kind == "image" for place in cut):
+            raise ValueError(
+                f"{where}: truncation to `max_length` would cut an image or special tokens, and only text can be cut; "
+                f"it has {excess} tokens too many. Raise `max_length`, or give fewer images."
+            )
+        return [token for place, token in enumerate(tokens) if place not in cut]
+
+    def _pixel_values(
+        self, sources: list[ImageSource], reader: ImageReader, images_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Open and preprocess the images one by one, so that no more than one is in memory at its full size."""
+        processed = []
+        for source, where in sources:
+            try:
+                image = reader.read(source)
+            except ValueError as error:
+                raise type(error)(f"{where}: {error}") from error
+            processed.append(self.image_processor(images=image, **images_kwargs)["pixel_values"])
+        if all(isinstance(one, torch.Tensor) for one in processed):
+            return {"pixel_values": torch.cat(processed)}
+        if all(isinstance(one, np.ndarray) for one in processed):
+            return {"pixel_values": np.concatenate(processed)}
+        return {"pixel_values": [image for one in processed for image in one]}
+
+    def _check_kwargs(self, kwargs: dict[str, Any]) -> None:
+        """Refuse what [`ProcessorMixin`] would ignore."""
+        own = {"prompt", "text", "images", "add_img_tokens", "split_image_tokens"}
+        own |= {"allowed_image_sources", "image_limits"}
+        image_kwargs = {*ImagesKwargs.__annotations__}
+        image_kwargs |= {*getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", ())}
+        groups = {"text_kwargs": {*TextKwargs.__annotations__}, "images_kwargs": image_kwargs}
+        flat = {*ProcessingKwargs.__annotations__}.union(own, *groups.values())
+        given = {name: (value, flat) for name, value in kwargs.items() if name not in _IGNORED}
+        for group, known in groups.items():
+            given.update({name: (value, known) for name, value in (kwargs.get(group) or {}).items()})
+        for name, (value, known) in given.items():
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+                raise TypeError(f"GillProcessor takes no {name!r}{hint}")
+            if name in groups["text_kwargs"] - _TEXT_KWARGS - image_kwargs and value:
+                raise TypeError(f"GillProcessor takes no {name!r}: texts are tokenized in pieces between the images.")
+            if name in ("audio_kwargs", "videos_kwargs") and value:
+                raise TypeError(f"GillProcessor takes no {name!r}, only text and images.")
+
+
+def _add_special_tokens(tokenizer: Any, tokens: dict[str, Any]) -> None:
+    tokenizer.add_special_tokens(tokens, replace_extra_special_tokens=False)
+
+
+def _list_images(images: Any) -> list[Any]:
+    """The images of an argument: one, several, or a batch in one array."""
+    if images is None:
+        return []
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        return list(images)
+    if isinstance(images, (str, bytes, bytearray, memoryview, dict, np.ndarray, torch.Tensor, Image.Image)):
+        return [images]
+    return list(images) if isinstance(images, Iterable) and not hasattr(images, "read") else [images]
+
+
+def _flatten(images: Any) -> Iterator[Any]:
+    for image in _list_images(images):
+        if isinstance(image, (list, tuple)):
+            yield from _flatten(image)
+        else:
+            yield image
+
+
+GillProcessor.register_for_auto_class()
+
+__all__ = ["DEFAULT_CHAT_TEMPLATE", "GillProcessor"]
