@@ -83,6 +83,17 @@ def test_offloading_to_disk_leaves_the_adapters_in_memory(repositories, processo
     torch.testing.assert_close(found.conditioning, expected.conditioning)
 
 
+def test_the_embedding_alone_can_be_offloaded_to_disk(repositories, processor, model, tmp_path):
+    loaded = GillForConditionalGeneration.from_pretrained(
+        repositories / "by reference",
+        device_map={"": "cpu", "model.decoder.embed_tokens": "disk"},
+        offload_folder=tmp_path,
+    )
+    assert loaded.get_input_embeddings().weight.is_meta
+    assert not loaded.language_model.get_decoder().layers[0].fc1.weight.is_meta
+    assert answer(loaded, processor).sequences.tolist() == answer(model, processor).sequences.tolist()
+
+
 def test_quantization_of_a_self_contained_repository_leaves_all_but_the_language_model_alone(processor):
     class Quantization(QuantizationConfigMixin):
         def __init__(self, modules_to_not_convert=None):
