@@ -27,11 +27,11 @@ _MAX_NEW_TOKENS = 24
 WORDS_AHEAD = 22
 # Words that say what is where, and whether there is an image of it.
 _LAYOUT = 1 + 2 * len(PLACES) + 1
-# How loud words and positions are at first, and how loud words are in the end.
+# Standard deviation of token and position embeddings at first, and of token embeddings at the end.
 _INITIAL_STD, _FINAL_STD = 0.3, 0.1
 # How many times as long the longest of a position's waves is as the shortest, which repeats after six words.
 _LONGEST_WAVE = 400.0
-# With embeddings so loud, also those that score the next word, scores begin as small as is usual by this gain.
+# The output embeddings are the same large ones; with this gain logits start as small as usual.
 _FIRST_GAIN = 0.17
 # Of the weights of queries and keys at first.
 _QUERY_KEY_STD = 0.06
@@ -130,7 +130,7 @@ def words_ahead(ids: torch.Tensor, places: torch.Tensor, number: int, padding: i
 def layouts_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, availability: bool) -> torch.Tensor:
     """What is where after each colon of the texts, and whether there is an image of it, `(colons, words)`.
 
-    Padding stands where not all is told, and for the last of these words without `availability`.
+    Padding where the scene is not described completely, and for the last word without `availability`.
     """
     found, padding = [], tokenizer.pad_token
     for text in texts:

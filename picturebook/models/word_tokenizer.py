@@ -23,7 +23,7 @@ def language_model_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def clip_tokenizer(positions: int) -> PreTrainedTokenizerFast:
-    """Of CLIP and so of the generator: CLIP's start and end around a text, cut off at so many positions."""
+    """The tokenizer of CLIP and the generator: start and end tokens around a text, truncated to `positions` tokens."""
     tokenizer = _tokenizer([_START, _END, UNKNOWN])
     ends = [(token, tokenizer.token_to_id(token)) for token in (_START, _END)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{_START} $A {_END}", special_tokens=ends)

@@ -72,7 +72,7 @@ def plain_generator(pipe: GillPipeline) -> StableDiffusionPipeline:
 
 
 def draw_stories(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -> DrawnStories:
-    """Let every system draw the last image of so many stories; the same noise for each."""
+    """Generate the last image of `items` stories by every system, from the same noise."""
     stories = illustrated_stories(split, items, seed)
     alone = plain_generator(pipe)
     prompts = {

@@ -21,10 +21,10 @@ class Settings:
         pairs: Images with captions that the adapters are trained on.
         pair_mixture: What these pairs are like.
         adapters: Entries of `training_gill`'s recipe that differ from `adapters.yaml`.
-        fast: Whether the retrieval set is of the familiar kind of object alone, and the prompts that the decision is
-            trained on are of familiar scenes, see [`fast`]: what weak models find and draw rightly.
+        fast: Whether the retrieval set has scenes of `FAST_KIND` alone and the decision is trained on prompts of
+            `FAST_SCENES`, which weak models can retrieve and generate.
         decision_prompts: Prompts that are answered both ways, to train the decision on.
-        retrievable_share: How many of them are of ordinary scenes.
+        retrievable_share: Share of these prompts whose scene is retrievable.
         measured: Items a stage is measured on.
     """
 
@@ -79,7 +79,7 @@ FULL = Settings(
     adapters={},
     fast=False,
     decision_prompts=2_400,
-    # Only of ordinary scenes is there an image to be found, and few of these are not drawn right as well.
+    # Only retrievable scenes can be right by retrieval alone, and most of them are generated correctly, too.
     retrievable_share=0.9,
     measured=400,
 )

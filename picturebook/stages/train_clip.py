@@ -107,7 +107,7 @@ def _loss_of_step(
             )
             texts = [caption_for(scene, drawn, MIXTURE) for scene in scenes]
         device = wrapped.model.device
-        # What stands behind a text's end changes nothing of what is compared.
+        # Padding after the end token does not change the embedding.
         tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
         names = names_of(scenes).to(device) if phase.naming else None
         return wrapped(tokens.input_ids, to_tensor(draw_all(scenes, drawn)).to(device), names)

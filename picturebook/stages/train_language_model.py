@@ -61,8 +61,8 @@ def train_language_model(
 ) -> None:
     """Train on [`documents`], measure how well it describes the present state, and save it with its tokenizer.
 
-    Words of descriptions weigh more than others: they follow from what was told, where most other words of a story
-    could as well be others. After each phase the model is made quiet, see [`reduce_embedding_scale`].
+    Words of descriptions have a higher weight: they follow from the text before, unlike most other words of a story.
+    At the end of each phase the embeddings are scaled, see [`reduce_embedding_scale`].
     """
     tokenizer = language_model_tokenizer()
     torch.manual_seed(seed)
@@ -89,7 +89,7 @@ def train_language_model(
         part = Part(phase.schedule, _loss_of_step(words, _Batches(tokenizer, phase, number, seed)))
         seconds += run_parts(f"{STAGE}, phase {number}", words, [part], run.checkpoints(STAGE) / str(number), seed)
         if number == len(phases):
-            # While its heads are there, and as loud as they know it.
+            # With the heads, and before the embeddings are scaled.
             at_once = measure_at_once(words, tokenizer, measured, seed)
         reduce_embedding_scale(model)
 
@@ -160,7 +160,7 @@ def measure_language_model(
     """How often the description after `picture :` is of the scene that is so, all of it.
 
     After one to five sentences of stories whose sentences tell all; after five with what the first four images show
-    standing behind them, in stories that leave objects out; and after dialogues.
+    after each sentence, in stories that leave something out; and after dialogues.
     """
     told = stories(VALIDATION, number, seed, 0.0)
     metrics = {}
@@ -180,7 +180,7 @@ def measure_language_model(
 
 
 def with_images_in_words(story: SceneStory) -> str:
-    """All sentences, and behind each but the last what its image shows."""
+    """All sentences, each but the last followed by its image in words."""
     parts = []
     for sentence, scene in zip(story.sentences[:-1], story.scenes, strict=False):
         parts += [f"{sentence} .", image_in_words(scene)]

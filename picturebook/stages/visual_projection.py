@@ -1,9 +1,9 @@
-"""How GILL reads images in this world: its visual tokens say, as the language model's text does, what is where.
+"""Fit of the visual projection: visual tokens imitate the words that stand for images in the language model's text.
 
-Trained on the captioning loss alone, visual tokens become thirty times as loud as words: captions right behind a
-image come out well, but no layer can treat such tokens as words, and a story that goes on behind an image is lost.
-So the projection is fitted in closed form, by least squares over single pairs of an image and a caption that tells all
-of it, to the words that stand for an image in that text.
+Trained by the captioning loss alone, the norm of visual tokens grows to thirty times that of word embeddings. Captions
+after an image are good then, but the layers cannot treat such tokens as words, and a story that continues after an
+image is lost. So the projection is fitted in closed form, by least squares over single pairs of an image and its full
+caption, to the embeddings of the image in words.
 """
 
 import torch

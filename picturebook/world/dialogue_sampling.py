@@ -11,7 +11,7 @@ from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene
 
 REQUEST = f"Q: can we see it ? A: {IMAGE_REQUEST}"
 NUMBERS = (NOTHING, "one", "two")
-# How much the caption leaves out, how often a question asks what was told already, and how often one is of yes and no.
+# Shares: attributes that the caption leaves out, questions that add nothing, and questions of yes and no.
 _LEAVE_OUT, _ASKED_AGAIN, _YES_OR_NO = 0.5, 0.25, 0.3
 
 Part = tuple[int | None, str]
@@ -42,7 +42,7 @@ class SceneDialogue:
     known: tuple[PartialScene, ...]
 
     def text(self, rounds: int | None = None) -> str:
-        """Opening, so many rounds (all by default), and the request, which ends with `picture :`."""
+        """Opening, the first `rounds` questions with answers (by default all), and the request that ends the text."""
         asked = self.rounds if rounds is None else self.rounds[:rounds]
         return " ".join([f"{self.opening} .", *(f"Q: {one.question} A: {one.answer} ." for one in asked), REQUEST])
 
@@ -108,7 +108,7 @@ def _ask(truth: PartialScene, part: Part, generator: np.random.Generator) -> Que
 
 
 def _ask_idle(truth: PartialScene, generator: np.random.Generator) -> QuestionAnswer:
-    """A question whose answer adds nothing to what dialogues keep track of: a no, a number, a yes to what was told."""
+    """A question whose answer adds nothing to the known scene: a no, a number, or a yes to something known."""
     idle = [one for one in all_yes_or_no(truth) if one.answer == "no" or one.question.startswith("is there")]
     idle += [one for one in ask_all(truth) if one.answer in NUMBERS]
     return idle[int(generator.integers(len(idle)))]

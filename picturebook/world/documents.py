@@ -90,7 +90,7 @@ def captions_document(split: str, generator: np.random.Generator, as_read: bool 
     What is asked for is always of the last one, wherever it stands.
 
     Args:
-        as_read (`bool`): Whether what images show stands behind some of those before; see [`DocumentMixture`].
+        as_read (`bool`): Whether images in words follow some of the captions before; see [`DocumentMixture`].
     """
     parts: list[str] = []
     scenes: list[Scene] = []
@@ -111,7 +111,7 @@ def story_document(
     """A story with its last state described, others sometimes, and questions sometimes.
 
     Args:
-        images_in_words (`bool`): Whether what each image but the last shows stands behind its sentence.
+        images_in_words (`bool`): Whether its image in words follows each sentence but the last.
         as_read (`bool`): See [`DocumentMixture`].
     """
     parts = []

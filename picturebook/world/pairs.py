@@ -53,7 +53,7 @@ class PairMixture:
 def sample_pairs(
     split: str, number: int, generator: np.random.Generator, mixture: PairMixture = PairMixture()
 ) -> Pairs:
-    """So many pairs of a split."""
+    """`number` pairs of a split."""
     scenes = tuple(scene_in(split, generator, mixture.single_share, mixture.fast) for _ in range(number))
     images = np.stack([draw(scene, generator) for scene in scenes])
     return Pairs(images, tuple(caption_for(scene, generator, mixture) for scene in scenes), scenes)

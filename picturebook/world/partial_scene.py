@@ -30,7 +30,7 @@ class PartialObject:
 
 @dataclass(frozen=True)
 class PartialScene:
-    """What is known of a scene: how many objects there are, always, and of each what was told.
+    """What is known of a scene: how many objects there are, and of each what was said.
 
     Unlike a scene's, these objects have an order, that in which they were told of.
     """

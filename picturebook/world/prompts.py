@@ -35,11 +35,11 @@ class ImagePrompt:
 def sample_prompts(
     split: str, number: int, generator: np.random.Generator, retrievable: float = 0.5, fast: bool = False
 ) -> list[ImagePrompt]:
-    """So many prompts of a split that tell all of their scene; kinds in turn.
+    """Prompts of a split that describe their scene completely; kinds in turn.
 
     Args:
-        retrievable (`float`): How many are of ordinary scenes.
-        fast (`bool`): Only captions, in any form, of familiar scenes, see [`fast`].
+        retrievable (`float`): Share of prompts whose scene is retrievable.
+        fast (`bool`): Only captions, in any form, of `FAST_SCENES`.
     """
     samplers = (_fast_caption,) if fast else (_caption, _story, _dialogue)
     asked = []
@@ -57,8 +57,8 @@ def story_prompt(story: SceneStory, images: np.ndarray | None = None, sentences:
     """A story up to its last sentence, and the request for its image.
 
     Args:
-        images: uint8 `(5, 32, 32, 3)`; the first four stand behind their sentences.
-        sentences (`int`, *optional*): Only so many, the last ones.
+        images: uint8 `(5, 32, 32, 3)`; the first four follow their sentences.
+        sentences (`int`, *optional*): Only the last ones, this many.
     """
     pieces: list[Any] = []
     told = list(enumerate(story.sentences))

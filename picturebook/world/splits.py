@@ -77,7 +77,7 @@ def stream(seed: int, split: str, purpose: str) -> np.random.Generator:
 def scene_in(
     split: str, generator: np.random.Generator, single_share: float = SINGLE_OBJECT_SHARE, fast: float = 0.0
 ) -> Scene:
-    """A scene of a split; a familiar one with the latter probability, and of the others one object with the former."""
+    """A scene of a split: one of `FAST_SCENES` with probability `fast`, else one object with that of `single_share`."""
     combinations = combinations_of(split)
     if fast and generator.random() < fast:
         return FAST_SCENES[int(generator.integers(len(FAST_SCENES)))]
@@ -126,13 +126,13 @@ def dialogue_in(split: str, generator: np.random.Generator, single_share: float 
 
 
 def stories(split: str, number: int, seed: int = 0, leave_out: float = LEAVE_OUT) -> list[SceneStory]:
-    """So many different stories of a split, the same for the same seed; fewer are the first of more."""
+    """`number` different stories of a split, which depend on the seed; fewer are the first of more."""
     generator = stream(seed, split, f"stories {leave_out}")
     return _distinct((story_in(split, generator, leave_out) for _ in iter(int, 1)), number)
 
 
 def dialogues(split: str, number: int, seed: int = 0, single_share: float = SINGLE_OBJECT_SHARE) -> list[SceneDialogue]:
-    """So many different dialogues of a split, the same for the same seed; fewer are the first of more."""
+    """`number` different dialogues of a split, which depend on the seed; fewer are the first of more."""
     generator = stream(seed, split, f"dialogues {single_share}")
     return _distinct((dialogue_in(split, generator, single_share) for _ in iter(int, 1)), number)
 

@@ -124,7 +124,7 @@ _FIXED = {
 
 
 def sprite(kind: str, colour: str) -> tuple[np.ndarray, np.ndarray]:
-    """An object by itself: pixels, uint8 `(9, 9, 3)`, and where it covers what is behind it, bool `(9, 9)`.
+    """An object by itself: pixels, uint8 `(9, 9, 3)`, and which of them are opaque, bool `(9, 9)`.
 
     Raises:
         KeyError: no such kind or colour.

@@ -1,4 +1,4 @@
-"""Five-sentence stories: what is so after each sentence, what was told of it, and how it was told.
+"""Five-sentence stories: the scene after each sentence, what the sentence says of it, and its words.
 
 Sentences leave out what their images show, so that images carry information. The last leaves out nothing: the last
 scene always follows from all five sentences and the four images before it.
