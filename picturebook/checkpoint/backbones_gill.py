@@ -53,6 +53,8 @@ def load_backbones(
         attention = attention.get("vision_config", attention.get(""))
     if language_model is None:
         chosen = {name: options[name] for name in LANGUAGE_MODEL_OPTIONS if options.get(name) is not None}
+        if isinstance(chosen.get("device_map"), dict) and "disk" in chosen["device_map"].values():
+            chosen["device_map"] = _place_each_module(config, chosen["device_map"])
         language_model = _load(
             AutoModelForCausalLM,
             "language_model",
@@ -98,6 +100,25 @@ def check_backbones(config: GillConfig, language_model: PreTrainedModel, vision_
     ]
     if differences:
         raise ValueError("The configuration contradicts its backbones. " + "; ".join(differences) + ".")
+
+
+def _place_each_module(config: GillConfig, device_map: dict[str, Any]) -> dict[str, Any]:
+    """A device map with an entry for each module that has weights, since accelerate cannot offload a part of what an
+    entry for a parent (such as `""`) places in memory. Tied weights are placed together."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config.text_config)
+    each = {}
+    for name, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            parents = [entry for entry in device_map if not entry or f"{name}.".startswith(f"{entry}.")]
+            if not parents:
+                return device_map
+            each[name] = device_map[max(parents, key=len)]
+    names = {module: name for name, module in model.named_modules()}
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is not None and head.weight is embeddings.weight:
+        each[names[head]] = each[names[embeddings]]
+    return each
 
 
 def _load(model_class: Any, role: str, name: str | None, revision: str | None, **options: Any) -> PreTrainedModel:

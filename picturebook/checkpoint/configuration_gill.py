@@ -246,12 +246,21 @@ def _text_config_view(text_config_class: type[PretrainedConfig]) -> type[Pretrai
     """A subclass whose instances share their fields with a text configuration, but for `vocab_size`."""
 
     def get_vocab_size(view: Any) -> int:
-        return view.gill_config.vocab_size
+        return view.gill_config.vocab_size if hasattr(view, "gill_config") else view.__dict__["vocab_size"]
 
     def set_vocab_size(view: Any, vocab_size: int) -> None:
-        view.gill_config.vocab_size = vocab_size
+        # transformers makes instances of its own to compare with.
+        fields = vars(view.gill_config if hasattr(view, "gill_config") else view)
+        fields["vocab_size"] = vocab_size
 
-    fields = {"__slots__": ("gill_config",), "vocab_size": property(get_vocab_size, set_vocab_size)}
+    def to_dict(view: Any) -> dict[str, Any]:
+        return {**text_config_class.to_dict(view), "vocab_size": view.vocab_size}
+
+    fields = {
+        "__slots__": ("gill_config",),
+        "vocab_size": property(get_vocab_size, set_vocab_size),
+        "to_dict": to_dict,
+    }
     return type(text_config_class.__name__, (text_config_class,), fields)
 
 

@@ -230,9 +230,9 @@ class GillPreTrainedModel(PreTrainedModel):
                     child.to(device)
             self.logit_scale.data = self.logit_scale.data.to(device)
         # Masks are made by `text_config`.
+        self.config._attn_implementation = language_model.config._attn_implementation
         for part, backbone in ((self.config.text_config, language_model), (self.config.vision_config, vision_model)):
             part._attn_implementation = backbone.config._attn_implementation
-        self.config._attn_implementation_internal = language_model.config._attn_implementation
         # All weights are loaded: `post_init` must not initialize any.
         for module in self.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]
