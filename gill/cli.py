@@ -52,6 +52,16 @@ COMMANDS: dict[str, Command] = {
         "conversion.converter:run",
         "Turn the files of an original GILL or FROMAGe release into a Hub repository.",
     ),
+    "card": Command(
+        "hub_card.arguments:CardOptions",
+        "hub_card.writing:write_card_and_print",
+        "Write the model card of a repository's folder, keeping what was edited in it.",
+    ),
+    "push": Command(
+        "hub_card.arguments:PushOptions",
+        "hub_card.upload:push_and_print",
+        "Push a repository with its card to the Hub, in one commit.",
+    ),
     "index": Command(
         "pipeline_gill.arguments:RetrievalSetOptions",
         "pipeline_gill.retrieval_sources:build_and_print",

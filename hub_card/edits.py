@@ -21,7 +21,21 @@ import yaml
 
 _SECTION = re.compile(r"<!-- gill:begin (?P<name>\w+) -->\n(?P<text>.*?)<!-- gill:end (?P=name) -->", re.DOTALL)
 _SEAL = re.compile(r"\n*<!-- gill:made (?P<digests>\{.*\}) -->\n*\Z")
-_HEAD = re.compile(r"\A---\n(?P<metadata>.*?)^---\n", re.DOTALL | re.MULTILINE)
+# As the Hub reads it: empty lines may stand before the metadata, and the text may end right after it.
+_HEAD = re.compile(r"\A\ufeff?(?:[ \t]*\n)*---[ \t]*\n(?P<metadata>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+
+
+class _MetadataLoader(yaml.SafeLoader):
+    """YAML whose `no`, `on` and the like are words, as the code of Norwegian is."""
+
+
+_MetadataLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_MetadataLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 class CardConflict(ValueError):
@@ -64,9 +78,10 @@ def parse(text: str) -> Card:
     Raises:
         ValueError: its metadata is no YAML mapping, or its seal was damaged.
     """
+    text = text.replace("\r\n", "\n")
     head = _HEAD.match(text)
     try:
-        found = yaml.safe_load(head["metadata"]) if head else {}
+        found = yaml.load(head["metadata"], _MetadataLoader) if head else {}
     except yaml.YAMLError as error:
         raise ValueError(f"The card's metadata is not YAML: {error}") from error
     if not isinstance(found or {}, dict):

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from evaluation_gill.results import LeftOut, MetricValue, Results
-from hub_card import make
+from gill import cli
 from hub_card.card import make_card, metadata
 from hub_card.edits import parse
 from hub_card.facts import Adapters, BaseModel, Facts, RetrievalSet, Sample, Training
@@ -168,26 +168,26 @@ def test_a_folder_that_is_no_whole_repository_is_told(
     small_repository: Path, capsys: pytest.CaptureFixture[str], lacking: str
 ) -> None:
     (small_repository / lacking).unlink()
-    assert make.main([str(small_repository)]) == 2
+    assert cli.main(["card", str(small_repository)]) == 2
     assert f"gill lacks {lacking}; expected a whole repository" in capsys.readouterr().err
     assert not (small_repository / "README.md").exists()
 
 
-def test_an_empty_results_file_is_told_and_nothing_is_written(
+def test_an_empty_results_file_is_named_and_nothing_is_written(
     small_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "results.json").touch()
-    assert make.main([str(small_repository), "--results", str(tmp_path / "results.json")]) == 2
+    assert cli.main(["card", str(small_repository), "--results", str(tmp_path / "results.json")]) == 2
     error = capsys.readouterr().err
     assert "results.json is no JSON, or only the beginning of one" in error and error.count("\n") == 1
     assert not (small_repository / "README.md").exists()
 
 
 def test_a_card_made_again_keeps_its_edits(small_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert make.main([str(small_repository), "--license", "mit"]) == 0
+    assert cli.main(["card", str(small_repository), "--license", "mit"]) == 0
     place = small_repository / "README.md"
     place.write_text(place.read_text().replace("## Limits and risks", "Thanks to all.\n\n## Limits and risks"))
-    assert make.main([str(small_repository), "--license", "apache-2.0", "--repo-id", "org/gill"]) == 0
+    assert cli.main(["card", str(small_repository), "--license", "apache-2.0", "--repo-id", "org/gill"]) == 0
     text = place.read_text()
     assert "Thanks to all." in text and 'from_pretrained("org/gill")' in text and "license: apache-2.0" in text
     assert "kept as you have it: the section 'limits'" in capsys.readouterr().out

@@ -107,3 +107,22 @@ def test_metadata_of_the_card_is_yaml_that_reads_back() -> None:
 def test_a_damaged_card_is_told(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         merge(text, NEW)
+
+
+@pytest.mark.parametrize(
+    "card",
+    (
+        "---\nlanguage: no\n---\n",
+        "---\nlanguage: no\n---",
+        "\n\n---\nlanguage: no\n---\n# Mine\n",
+        "\ufeff---\r\nlanguage: no\r\n---\r\n\r\n# Mine\r\n",
+        "---  \nlanguage: 'no'\n---  \n# Mine\n",
+    ),
+    ids=("no text", "no line break at the end", "empty lines before", "Windows", "spaces behind the dashes"),
+)
+def test_metadata_in_every_form_that_the_hub_reads_is_kept(card):
+    new = sealed({"license": "mit"}, "# New\n")
+    text, _ = merge(card, new)
+    assert parse(text).metadata == {"language": "no", "license": "mit"}
+    assert yaml.safe_load(text.split("---")[1])["language"] == "no"
+    assert ("# Mine" in text) == ("# Mine" in card)

@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 
-from hub_card import make, push
+from gill import cli
+from hub_card import upload
 from pipeline_gill import GillPipeline, RetrievalSet
 from tests.hub_fixtures import STRANGER_TOKEN, WRITER_TOKEN, TestHub, run_python
+
+
+def run_push(arguments: list[str], api: HfApi) -> int:
+    """The command `gill push` with the token and endpoint of `api`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upload, "HfApi", lambda: api)
+        return cli.main(["push", *arguments])
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def test_a_dry_run_lists_all_files_with_sizes_and_asks_the_hub_nothing(
     (small_repository / "checkpoint-3").mkdir()
     (small_repository / "checkpoint-3/optimizer.pt").write_bytes(b"0")
     (small_repository / ".env").write_text("HF_TOKEN=hf_writer")
-    assert push.main([str(small_repository), "org/gill", "--dry-run"], api) == 0
+    assert run_push([str(small_repository), "org/gill", "--dry-run"], api) == 0
     listed = capsys.readouterr().out
     weights = (small_repository / "model.safetensors").stat().st_size / 1000
     assert f"{weights:.1f} kB" in next(line for line in listed.splitlines() if "model.safetensors" in line)
@@ -52,7 +60,7 @@ def test_weights_code_card_and_samples_come_in_one_commit_and_load_where_the_pac
     samples = small_repository / "samples"
     samples.mkdir()
     (samples / "samples.json").write_text(json.dumps([{"prompt": "a dog"}]))
-    assert push.main([str(small_repository), "org/gill", "--yes"], api) == 0
+    assert run_push([str(small_repository), "org/gill", "--yes"], api) == 0
     hub = hub_in_this_process
     assert commits(hub) == ["Upload GILL", "initial commit"]
     assert {"model.safetensors", "pipeline_gill.py", "README.md", "samples/samples.json"} <= files_on(hub)
@@ -70,7 +78,7 @@ def test_the_retrieval_set_gets_a_repository_of_its_own_linked_both_ways(
 ) -> None:
     hub = hub_in_this_process
     arguments = [str(small_repository), "org/gill", "--yes", "--retrieval-set", str(small_set)]
-    assert push.main(arguments, api) == 0
+    assert run_push(arguments, api) == 0
     assert commits(hub) == ["Upload GILL", "initial commit"]
     assert commits(hub, "datasets", "org/gill-retrieval-set") == ["Retrieval set for org/gill", "initial commit"]
     pipeline = loads(hub, tmp_path / "model")
@@ -90,21 +98,21 @@ def test_what_an_earlier_push_left_goes_in_the_same_commit_and_what_others_added
     small_repository: Path, hub_in_this_process: TestHub, api: HfApi
 ) -> None:
     (small_repository / "removed_gill.py").write_text("")
-    push.main([str(small_repository), "org/gill", "--yes"], api)
+    run_push([str(small_repository), "org/gill", "--yes"], api)
     api.upload_file(path_or_fileobj=b"thanks", path_in_repo="THANKS.txt", repo_id="org/gill")
     (small_repository / "removed_gill.py").unlink()
-    push.main([str(small_repository), "org/gill", "--yes"], api)
+    run_push([str(small_repository), "org/gill", "--yes"], api)
     assert "removed_gill.py" not in files_on(hub_in_this_process) and "THANKS.txt" in files_on(hub_in_this_process)
 
 
 def test_edits_of_the_card_on_the_hub_survive_a_push(
     small_repository: Path, hub_in_this_process: TestHub, api: HfApi, tmp_path: Path
 ) -> None:
-    push.main([str(small_repository), "org/gill", "--yes"], api)
+    run_push([str(small_repository), "org/gill", "--yes"], api)
     card = Path(api.hf_hub_download("org/gill", "README.md", local_dir=tmp_path / "card"))
     edited = card.read_text().replace("## How to load it", "## How we load it").encode()
     api.upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id="org/gill")
-    assert push.main([str(small_repository), "org/gill", "--yes"], api) == 0
+    assert run_push([str(small_repository), "org/gill", "--yes"], api) == 0
     loads(hub_in_this_process, tmp_path / "there")
     assert "## How we load it" in (tmp_path / "there/README.md").read_text()
 
@@ -121,7 +129,7 @@ def test_a_push_that_fails_at_any_request_leaves_the_old_state_or_the_new_one(
 ) -> None:
     hub = hub_in_this_process
     arguments = [str(small_repository), "org/gill", "--yes", "--retrieval-set", str(small_set)]
-    assert push.main(arguments, api) == 0
+    assert run_push(arguments, api) == 0
     model, data = hub.repositories.get("models", "org/gill"), hub.repositories.get("datasets", "org/gill-retrieval-set")
     how = {
         "answered 500": {"status": 500},
@@ -138,7 +146,7 @@ def test_a_push_that_fails_at_any_request_leaves_the_old_state_or_the_new_one(
         before = (model.commit("main").oid, data.commit("main").oid)
         before_files = dict(model.commit("main").files)
         hub.fail_at(at, **how)  # type: ignore[arg-type]
-        ended = push.main(arguments, api)
+        ended = run_push(arguments, api)
         hub.recover()
         after = model.commit("main")
         if ended == 0:
@@ -176,10 +184,10 @@ def test_a_wrong_token_and_a_repository_of_someone_else_are_told_and_nothing_is_
     said: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    push.main([str(small_repository), "org/gill", "--yes"], api)
+    run_push([str(small_repository), "org/gill", "--yes"], api)
     other = HfApi(endpoint=hub_in_this_process.url, token=token)
     arguments = [str(small_repository), "org/gill", "--yes", "--retrieval-set", str(small_set)]
-    assert push.main(arguments, other) == 2
+    assert run_push(arguments, other) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and token not in error
     assert len(commits(hub_in_this_process)) == 2
@@ -193,21 +201,21 @@ def test_someone_elses_commit_meanwhile_is_not_overwritten(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    push.main([str(small_repository), "org/gill", "--yes"], api)
+    run_push([str(small_repository), "org/gill", "--yes"], api)
     (small_repository / "config.json").write_text((small_repository / "config.json").read_text() + "\n")
 
     def meanwhile(*arguments: object) -> tuple[str, list[str]]:
         api.upload_file(path_or_fileobj=b"x", path_in_repo="theirs.txt", repo_id="org/gill")
         return "# A card\n", []
 
-    monkeypatch.setattr(push, "card_to_send", meanwhile)
-    assert push.main([str(small_repository), "org/gill", "--yes"], api) == 2
+    monkeypatch.setattr(upload, "card_to_send", meanwhile)
+    assert run_push([str(small_repository), "org/gill", "--yes"], api) == 2
     assert "Someone else has changed 'org/gill' meanwhile" in capsys.readouterr().err
     assert "theirs.txt" in files_on(hub_in_this_process)
 
 
 def test_a_private_push_is_private(small_repository: Path, hub_in_this_process: TestHub, api: HfApi) -> None:
-    assert push.main([str(small_repository), "org/gill", "--yes", "--private"], api) == 0
+    assert run_push([str(small_repository), "org/gill", "--yes", "--private"], api) == 0
     assert hub_in_this_process.repositories.get("models", "org/gill").private
 
 
@@ -219,7 +227,7 @@ def test_nobody_to_ask_is_no_yes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: False)
-    assert push.main([str(small_repository), "org/gill"], api) == 2
+    assert run_push([str(small_repository), "org/gill"], api) == 2
     assert "`--yes` pushes without asking" in capsys.readouterr().err
     assert hub_in_this_process.requests == []
 
@@ -232,7 +240,7 @@ def test_tokens_are_written_nowhere(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    push.main([str(small_repository), "org/gill", "--yes", "--retrieval-set", str(small_set)], api)
+    run_push([str(small_repository), "org/gill", "--yes", "--retrieval-set", str(small_set)], api)
     written = capsys.readouterr()
     assert WRITER_TOKEN not in written.out + written.err
     kept = [path for folder in (tmp_path, hub_in_this_process.folder) for path in folder.rglob("*") if path.is_file()]
@@ -242,9 +250,9 @@ def test_tokens_are_written_nowhere(
 def test_a_card_that_the_hub_refuses_changes_nothing(
     small_repository: Path, hub_in_this_process: TestHub, api: HfApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    push.main([str(small_repository), "org/gill", "--yes"], api)
-    assert make.main([str(small_repository), "--license", "other"]) == 0
-    assert push.main([str(small_repository), "org/gill", "--yes"], api) == 2
+    run_push([str(small_repository), "org/gill", "--yes"], api)
+    assert cli.main(["card", str(small_repository), "--license", "other"]) == 0
+    assert run_push([str(small_repository), "org/gill", "--yes"], api) == 2
     assert '"license_name" is required with "license: other"' in capsys.readouterr().err
     assert len(commits(hub_in_this_process)) == 2
 
@@ -252,9 +260,9 @@ def test_a_card_that_the_hub_refuses_changes_nothing(
 @pytest.mark.slow
 def test_the_command_pushes_by_the_environments_token(small_repository: Path, hub_server: TestHub) -> None:
     code = f"""
-    import runpy, sys
-    sys.argv = ["push", {str(small_repository)!r}, "org/gill", "--yes"]
-    runpy.run_module("hub_card.push", run_name="__main__")
+    import sys
+    from gill import cli
+    sys.exit(cli.main(["push", {str(small_repository)!r}, "org/gill", "--yes"]))
     """
     done = run_python(code, hub_server.environment, package=True)
     assert f"pushed {hub_server.url}/org/gill/commit/" in done.stdout
@@ -271,11 +279,11 @@ def test_base_models_that_nobody_else_finds_are_refused_and_other_paths_are_told
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (small_repository / "training.json").write_text(json.dumps({"data": {"train_data": str(tmp_path)}}))
-    assert push.main([str(small_repository), "org/gill", "--dry-run"], api) == 0
+    assert run_push([str(small_repository), "org/gill", "--dry-run"], api) == 0
     assert f"note: training.json names {tmp_path}, a path of this machine" in capsys.readouterr().out
     config = json.loads((small_repository / "config.json").read_text())
     config |= {"language_model_id": str(tmp_path), "vision_model_id": "org/clip"}
     (small_repository / "config.json").write_text(json.dumps(config))
-    assert push.main([str(small_repository), "org/gill", "--yes"], api) == 2
+    assert run_push([str(small_repository), "org/gill", "--yes"], api) == 2
     assert f"names the language model '{tmp_path}', a folder of this machine" in capsys.readouterr().err
     assert hub_in_this_process.requests == []

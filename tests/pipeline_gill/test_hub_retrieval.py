@@ -126,8 +126,8 @@ def test_the_command_that_pushes_a_set_for_itself_names_it_in_the_repository(
     pipe.save_pretrained("gill")
     retrieval_set.save("set")
     from huggingface_hub import HfApi
-    from hub_card import push
-    assert push.main(["gill", "org/gill", "--yes", "--retrieval-set", "set"], HfApi()) == 0
+    import hub_card
+    assert hub_card.push("gill", "org/gill", retrieval_set="set", api=HfApi())
     print(len(GillPipeline.from_pretrained("org/gill").retrieval_set))
     print(len(GillPipeline.from_pretrained("gill").retrieval_set))
     """

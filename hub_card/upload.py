@@ -1,23 +1,20 @@
 """Push a repository's folder to the Hub: weights, code, card and samples in one commit.
 
-    python -m hub_card.push OUT org/gill [--private] [--retrieval-set DIR] [--dry-run] [--yes]
-
-The retrieval set goes to a data set repository of its own, in a commit of its own, before the model: the card names the
-revision of it that belongs to these weights, so that whichever commit is missing, the newest revision of the model is
-whole.
+The retrieval set goes to a dataset repository of its own, in a commit of its own, before the model: the card names the
+revision of it that belongs to these weights, so whichever commit is missing, the newest revision of the model is whole.
 """
 
-import argparse
 import contextlib
 import fnmatch
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError
 
 from modeling_gill.atomic_write_gill import replace_file
 from pipeline_gill.hub_layout_gill import MODEL_INDEX, index_with_retrieval_set
@@ -25,11 +22,12 @@ from pipeline_gill.hub_push_gill import OneCommit, clear_hub_errors, files_of, f
 from pipeline_gill.pipeline_repository_gill import RETRIEVAL_SET_FOLDER
 from pipeline_gill.retrieval_storage_gill import DATA_FOLDER, INDEX_FILE, read_folder
 
+from .arguments import PushOptions
 from .card import make_card
 from .edits import merge, parse, reconcile
 from .facts import Facts
 from .gathering import check_repository, check_travels, gather
-from .make import CARD_FILE, with_samples
+from .writing import CARD_FILE, with_samples
 
 # Of the training's own, or of this machine's: nobody loads it from a repository.
 NOT_SENT = (
@@ -47,25 +45,47 @@ NOT_SENT = (
 )
 
 
-def main(arguments: Sequence[str] | None = None, api: HfApi | None = None) -> int:
-    """Push; what a user did wrong, and whatever the Hub refuses, ends in one line on stderr and the exit code 2."""
-    options = _parser().parse_args(arguments)
-    try:
-        return _push(options, api or HfApi())
-    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+def push(folder: str | os.PathLike[str], repo_id: str, *, api: HfApi | None = None, **options: Any) -> str | None:
+    """Push a repository with its card to the Hub, in one commit.
+
+    Args:
+        folder: Folder of the repository.
+        repo_id (`str`): Such as `"org/gill"`; created if it does not exist.
+        api (`HfApi`, *optional*): With a token or endpoint of its own.
+        options: Fields of [`~hub_card.arguments.PushOptions`], such as `private`, `retrieval_set` and `message`.
+
+    Returns:
+        `str`: URL of the commit, or `None` with `dry_run=True`.
+
+    Raises:
+        OSError, ValueError: a folder that cannot be pushed, a card that was edited here and on the Hub, or a refusal
+            of the Hub.
+
+    Example:
+
+    ```python
+    >>> import gill
+    >>> gill.push("my-model", "org/my-model", private=True)  # doctest: +SKIP
+    ```
+    """
+    return _push(PushOptions(folder=Path(folder), repo_id=repo_id, **{"yes": True, **options}), api or HfApi())
 
 
-def _push(options: argparse.Namespace, api: HfApi) -> int:
+def push_and_print(options: PushOptions) -> int:
+    """The command `gill push`: 0 if it was pushed or listed, 1 if the user did not agree."""
+    return 0 if _push(options, HfApi()) is not None or options.dry_run else 1
+
+
+def _push(options: PushOptions, api: HfApi) -> str | None:
     check_repository(options.folder)
     if not options.dry_run:
         options.repo_id = full_repo_id(options.repo_id, api)
     paths = check_travels(options.folder)
     set_id = options.retrieval_set_id or f"{options.repo_id}-retrieval-set"
-    sends_set = options.retrieval_set is not None
-    if sends_set:
-        read_folder(options.retrieval_set)
+    set_folder = options.retrieval_set
+    sends_set = set_folder is not None
+    if set_folder is not None:
+        read_folder(set_folder)
     files, left = files_to_send(options.folder, without_set=sends_set)
     facts = with_samples(
         gather(
@@ -78,26 +98,26 @@ def _push(options: argparse.Namespace, api: HfApi) -> int:
     )
     print(listing(options.repo_id, files, left))
     if CARD_FILE not in files:
-        print(f"  {CARD_FILE:<44} made of what the folder says; `python -m hub_card.make` says more")
-    if sends_set:
-        print(listing(f"datasets/{set_id}", files_of(options.retrieval_set), []))
+        print(f"  {CARD_FILE:<44} made of what the folder says; `gill card` says more")
+    if set_folder is not None:
+        print(listing(f"datasets/{set_id}", files_of(set_folder), []))
     for path in paths:
         print(f"  note: {path}, a path of this machine")
     if options.dry_run:
-        return 0
+        return None
     if not options.yes and not _agreed():
         print("nothing was sent", file=sys.stderr)
-        return 1
+        return None
 
     private = options.private or None
     with contextlib.ExitStack() as stack:
         # Large files first, which cannot be seen; then two short commits follow each other.
         model = stack.enter_context(OneCommit(without_card(files), options.repo_id, api, private=private))
         model.upload()
-        if sends_set:
+        if set_folder is not None:
             retrieval_set = stack.enter_context(
                 OneCommit(
-                    without_card(files_of(options.retrieval_set)),
+                    without_card(files_of(set_folder)),
                     set_id,
                     api,
                     repo_type="dataset",
@@ -109,8 +129,8 @@ def _push(options: argparse.Namespace, api: HfApi) -> int:
         on_hub = _card_on_hub(api, options.repo_id)
         card, kept = card_to_send(options, facts, on_hub, set_id if sends_set else None)
         changed: dict[str, bytes] = {}
-        if sends_set:
-            linked = {CARD_FILE: _linked_to(options.retrieval_set, options.repo_id).encode()}
+        if set_folder is not None:
+            linked = {CARD_FILE: _linked_to(set_folder, options.repo_id).encode()}
             sent = retrieval_set.commit(f"Retrieval set for {options.repo_id}", linked)
             print(f"pushed {sent.commit_url}")
             card, kept = card_to_send(options, facts, on_hub, set_id, sent.oid)
@@ -123,7 +143,7 @@ def _push(options: argparse.Namespace, api: HfApi) -> int:
     for what in kept:
         print(f"  kept in the card as it was: {what}")
     print(f"pushed {commit.commit_url}")
-    return 0
+    return str(commit.commit_url)
 
 
 def files_to_send(folder: Path, without_set: bool = False) -> tuple[dict[str, Path], list[str]]:
@@ -150,7 +170,7 @@ def listing(repo_id: str, files: dict[str, Path], left: list[str]) -> str:
 
 
 def card_to_send(
-    options: argparse.Namespace, facts: Facts, on_hub: str | None, set_id: str | None, revision: str | None = None
+    options: PushOptions, facts: Facts, on_hub: str | None, set_id: str | None, revision: str | None = None
 ) -> tuple[str, list[str]]:
     """The folder's card, or one made of what is known, with the Hub's own edits and the retrieval set's revision.
 
@@ -210,21 +230,3 @@ def _size(count: int) -> str:
             break
         value /= 1000
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hub_card.push", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of the repository")
-    parser.add_argument("repo_id", help="where to, such as org/gill; made if it does not exist")
-    parser.add_argument("--private", action="store_true", help="make new repositories private")
-    parser.add_argument("--retrieval-set", type=Path, help="folder of a retrieval set, for a repository of its own")
-    parser.add_argument("--retrieval-set-id", help="that repository; by default REPO_ID-retrieval-set")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and stop")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--card", choices=["local", "hub"], help="whose edits count where both cards were edited")
-    parser.add_argument("--message", default="Upload GILL", help="of the commit")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
