@@ -148,12 +148,9 @@ def test_the_likelihood_of_a_prompt_is_the_authors(golden_model, golden_processo
 
 
 @pytest.mark.parametrize("number", (0, 1))
-def test_losses_and_gradients_are_the_authors(
-    number, golden_repository, golden_cases, gill_arrays, images, golden_model
-):
-    model = GillForConditionalGeneration.from_pretrained(
-        golden_repository, language_model=golden_model.language_model, vision_model=golden_model.vision_model
-    )
+def test_losses_and_gradients_are_the_authors(number, golden_repository, golden_cases, gill_arrays, images):
+    # In float64: in float32, a unit of a ReLU that rounding pushes over zero changes gradients on some machines.
+    model = GillForConditionalGeneration.from_pretrained(golden_repository, dtype=torch.float64)
     case, prefix = golden_cases["train"][number], f"t{number}."
     processor = GillProcessor.from_pretrained(golden_repository)
     shown = processor.image_processor(images=[images[i] for i in case["images"]], return_tensors="pt")
