@@ -1,4 +1,4 @@
-"""`python -m conversion.fromage` turns an original FROMAGe release into a repository that retrieves the same."""
+"""`gill convert fromage` turns an original FROMAGe release into a repository that retrieves the same."""
 
 import json
 import re

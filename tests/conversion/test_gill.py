@@ -1,4 +1,4 @@
-"""`python -m conversion.gill` turns an original GILL release into a repository that computes the same."""
+"""`gill convert gill` turns an original GILL release into a repository that computes the same."""
 
 import json
 import pickle

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation_gill import Results, decisions, evaluate
 from evaluation_gill.decisions import (
     Annotation,
     AnnotationError,
@@ -20,6 +21,7 @@ from evaluation_gill.decisions import (
     split_record,
     without_ties,
 )
+from tests.examples import run_example
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 CONFIDENT = REFERENCE / "PartiPromptsDecisionsConfident.tsv"
@@ -173,3 +175,10 @@ def test_single_annotators_are_measured_against_what_all_agreed_on() -> None:
     agreement: Callable[..., float | None] = human_agreement
     assert agreement([sure, unsure]) == 1 and agreement([Annotation("a", "generate")]) is None
     assert 0 < (agreement([against, unsure]) or 0) < 1
+
+
+def test_the_examples_of_the_docstrings_give_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("votes.tsv"), "Prompt\tDecision", "a cat\tgen", "the sea\tret")
+    for documented in (evaluate, decisions.majority_label, decisions.macro_f1, Results):
+        run_example(documented)
