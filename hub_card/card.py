@@ -81,6 +81,8 @@ def metadata(facts: Facts) -> dict[str, Any]:
         ],
     )
     found = data.to_dict()
+    if shown := [sample for sample in facts.samples if sample.generated or sample.retrieved]:
+        found["widget"] = [{"text": one.prompt, "output": {"url": one.generated or one.retrieved}} for one in shown]
     if not evaluated:
         found.pop("model_name", None)
     return found

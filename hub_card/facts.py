@@ -80,6 +80,7 @@ class Facts:
         datasets (`list[str]`): Hub ids of what it was trained on.
         retrieves_only (`bool`): It has no part that generates (FROMAGe).
         decides (`bool`): It has learnt when to retrieve and when to generate.
+        decision (`dict`, *optional*): The record of the decision head's training, `results/decision.json`.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Facts:
     datasets: list[str] = field(default_factory=list)
     retrieves_only: bool = False
     decides: bool = True
+    decision: dict[str, Any] | None = None
 
 
 __all__ = ["Adapters", "BaseModel", "Facts", "RetrievalSet", "Sample", "Training"]

@@ -151,7 +151,16 @@ def gather(
         datasets=list(dict.fromkeys(datasets)),
         retrieves_only=config.get("mapper_type") is None,
         decides=bool(config.get("use_decision_head")),
+        decision=_decision(folder),
     )
+
+
+def _decision(folder: Path) -> dict[str, Any] | None:
+    """The record of the decision head's training, if it holds what the card says of it."""
+    path = folder / "results" / "decision.json"
+    record = _read_json(path) if path.is_file() else {}
+    known = isinstance(record, dict) and {"train_prompts", "validation_prompts", "macro_f1", "accuracy"} <= {*record}
+    return record if known else None
 
 
 def _base_model(config: dict[str, Any], role: str, license: str | None) -> BaseModel | None:

@@ -205,3 +205,16 @@ def test_samples_are_answered_drawn_into_a_grid_and_shown(golden_pipeline: GillP
     (tmp_path / "samples/00-retrieved.png").unlink()
     with pytest.raises(OSError, match="names the image 00-retrieved"):
         read_samples(tmp_path / "samples")
+
+
+def test_the_record_of_the_decision_heads_training_is_told() -> None:
+    record = {
+        "annotations": "votes.tsv",
+        "train_prompts": 9,
+        "validation_prompts": 4,
+        "macro_f1": 0.75,
+        "accuracy": 0.5,
+    }
+    card = make_card(replace(FACTS, results=[], decision=record))
+    assert "trained on 9 prompts of votes.tsv" in card and "macro F1 is 0.750 and its accuracy 0.500" in card
+    assert "Nothing was measured" not in card
