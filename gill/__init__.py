@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _PACKAGE_OF:
         raise AttributeError(f"module 'gill' has no attribute {name!r}")
+    from gill.quiet import quiet_imports
+
+    quiet_imports()
     value = getattr(import_module(_PACKAGE_OF[name]), name)
     globals()[name] = value
     return value

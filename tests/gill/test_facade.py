@@ -45,3 +45,10 @@ def test_a_missing_optional_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"pip install 'gill-multimodal\[retrieval\]'"):
         require("faiss")
+
+
+def test_importing_the_pipeline_prints_nothing():
+    result = subprocess.run(
+        [sys.executable, "-c", "import gill; gill.GillPipeline"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (result.stdout, result.stderr) == ("", "")
