@@ -195,6 +195,12 @@ def parameters_of(options: type) -> list[inspect.Parameter]:
     return [_parameter(field, hints[field.name]) for field in _command_line_fields(options) if not _is_extra(field)]
 
 
+def option_names(command: Command) -> set[str] | None:
+    """The names of a command's options, such as `"--batch-size"`; `None` if it takes more than its dataclass has."""
+    options = load(command.options)
+    return None if any(map(_is_extra, fields(options))) else _option_names(options)
+
+
 def load(reference: str) -> Any:
     """Import `"module:name"`."""
     module, _, name = reference.partition(":")
@@ -298,14 +304,18 @@ def _interrupted(resume: str) -> int:
 
 def _with_hyphens(arguments: list[str], command: Command) -> list[str]:
     """`--batch_size` as `--batch-size`, for the command's own options; others are passed on as they are."""
-    names = [field.name.replace("_", "-") for field in _command_line_fields(load(command.options))]
-    own = {f"--{prefix}{name}" for name in names for prefix in ("", "no-")}
+    own = _option_names(load(command.options))
     result = []
     for argument in arguments:
         option, separator, value = argument.partition("=")
         with_hyphens = option.replace("_", "-")
         result.append(with_hyphens + separator + value if with_hyphens in own else argument)
     return result
+
+
+def _option_names(options: type) -> set[str]:
+    names = [field.name.replace("_", "-") for field in _command_line_fields(options)]
+    return {f"--{prefix}{name}" for name in names for prefix in ("", "no-")} | {"--help"}
 
 
 def _command_line_fields(options: type) -> "list[Field[Any]]":
@@ -373,4 +383,4 @@ def _pair(name: str, text: str) -> tuple[str, str]:
     return key, value
 
 
-__all__ = ["COMMANDS", "GROUPS", "Command", "load", "main", "parameters_of"]
+__all__ = ["COMMANDS", "GROUPS", "Command", "load", "main", "option_names", "parameters_of"]
