@@ -28,19 +28,20 @@ EXTRAS = ("all", "picturebook")
 def main() -> int:
     """Build, install and run; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("which", nargs="*", default=["oldest", "newest"], choices=["oldest", "newest"])
+    parser.add_argument("--which", choices=["oldest", "newest"], help="make and test one of them (default: both)")
     parser.add_argument("--torch", default=_pinned("torch"), help="version of torch (default: %(default)s)")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the environments")
     options = parser.parse_args()
+    names = [options.which] if options.which else ["oldest", "newest"]
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         wheels = build_wheels(Path(folder))
-        for name in options.which:
+        for name in names:
             python = environment(name, wheels, options.torch, options.python)
             print(f"== {name}: {_versions(python)}", flush=True)
             if not smoke(python, Path(folder) / name):
                 failed.append(name)
-    for name in options.which:
+    for name in names:
         print(f"{name}: {'failed' if name in failed else 'passed'}")
     return len(failed) > 0
 
