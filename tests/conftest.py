@@ -1,15 +1,21 @@
 """What all tests share: the seeded world of the golden outputs, and the repositories converted from it."""
 
+import atexit
 import importlib.util
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Before any import of huggingface_hub, which reads it once: no test may leave this machine.
+# Before any import of huggingface_hub, which reads them once: no test may leave this machine, and what tests cache and
+# sign stays out of the user's home directory.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="gill-tests-")
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 import numpy as np
 import pytest
