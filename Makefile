@@ -23,7 +23,7 @@ unit: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow" --durations 15
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 -m slow --durations 15
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations 15
 
 # The built wheel with the oldest and with the newest versions that pyproject.toml allows.
 compat: $(VENV)/installed-dev

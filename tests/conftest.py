@@ -1,6 +1,5 @@
 """What all tests share: the seeded world of the golden outputs, and the repositories converted from it."""
 
-import atexit
 import importlib.util
 import json
 import os
@@ -15,7 +14,6 @@ from typing import Any
 # sign stays out of the user's home directory.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="gill-tests-")
-atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 import numpy as np
 import pytest
@@ -32,6 +30,10 @@ pytest_plugins = ["tests.hub_fixtures"]
 GOLDEN = Path(__file__).parent / "golden"
 # The tests run side by side; more threads than cores would only wait for each other.
 torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 def make_checkpoint() -> ModuleType:
