@@ -66,7 +66,7 @@ class GillProcessor(ProcessorMixin):
         img_tokens (`list[str]`, *optional*, defaults to `[IMG0]`..`[IMG7]`): Tokens of an output image.
         image_token (`str`, defaults to `"<|image|>"`): The placeholder of an input image.
         chat_template (`str`, *optional*): Jinja template for chat messages, by default the paper's `Q: ...\nA:`.
-        split_image_tokens (`bool`, defaults to `True`):
+        split_image_tokens (`bool`, *optional*, defaults to `True`, for the single token `[RET]` of FROMAGe to `False`):
             Tokenize `img_tokens` that somebody typed in a prompt as ordinary text. With `False` they are the special
             tokens, which request an image. A typed `image_token` is text in any case, but for the argument `text`.
         allowed_image_sources (`Collection[str]`, *optional*, defaults to all):
@@ -103,13 +103,14 @@ class GillProcessor(ProcessorMixin):
         img_tokens: list[str] | None = None,
         image_token: str = "<|image|>",
         chat_template: str | None = None,
-        split_image_tokens: bool = True,
+        split_image_tokens: bool | None = None,
         allowed_image_sources: Collection[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.split_image_tokens = split_image_tokens
         self.num_visual_tokens = num_visual_tokens
         self.img_tokens = [f"[IMG{i}]" for i in range(8)] if img_tokens is None else list(img_tokens)
+        # The prompts of FROMAGe's authors type [RET], and repositories converted by older versions do not say so.
+        self.split_image_tokens = self.img_tokens != ["[RET]"] if split_image_tokens is None else split_image_tokens
         self.image_token = image_token
         self.allowed_image_sources = (
             None if allowed_image_sources is None else list(check_allowed_sources(allowed_image_sources))

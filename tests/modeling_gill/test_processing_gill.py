@@ -391,6 +391,13 @@ def test_image_tokens_are_special_where_that_is_asked_for(processor):
     assert processor.image_token_id not in processor([["a <|image|> cat"]], split_image_tokens=False)["input_ids"]
 
 
+def test_typed_tokens_of_fromage_request_an_image_also_where_an_older_repository_does_not_say_so(processor):
+    tokenizer = GillProcessor.extend_tokenizer(copy.deepcopy(processor.tokenizer), ["[RET]"])
+    fromage = GillProcessor(processor.image_processor, tokenizer, 1, ["[RET]"])
+    assert fromage("a cat[RET]")["input_ids"][0].tolist()[-1:] == fromage.image_output_token_ids
+    assert processor.split_image_tokens and not fromage.split_image_tokens
+
+
 def with_template(processor: GillProcessor, template: str, **kwargs: Any) -> GillProcessor:
     """The same with a tokenizer that puts special tokens around each text."""
     tokenizer = copy.deepcopy(processor.tokenizer)
