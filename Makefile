@@ -30,7 +30,7 @@ compat: $(VENV)/installed-dev
 	$(BIN)/python tests/compat/environments.py
 
 docs: $(VENV)/installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

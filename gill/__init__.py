@@ -22,6 +22,9 @@ _PACKAGE_OF = {
     "build_retrieval_set": "pipeline_gill",
     "convert": "conversion",
     "evaluate": "evaluation_gill",
+    "push": "hub_card",
+    "write_card": "hub_card",
+    "demo": "picturebook",
     "DecisionHeadOptions": "training_gill",
     "PrecomputeArguments": "training_gill",
     "precompute": "training_gill",
@@ -33,7 +36,9 @@ _PACKAGE_OF = {
 if TYPE_CHECKING:
     from conversion import convert
     from evaluation_gill import evaluate
+    from hub_card import push, write_card
     from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
+    from picturebook import demo
     from pipeline_gill import GillImage, GillPipeline, GillPipelineOutput, RetrievalSet, build_retrieval_set
     from training_gill import (
         DecisionHeadOptions,
@@ -71,11 +76,14 @@ __all__ = [
     "PrecomputeArguments",
     "RetrievalSet",
     "__version__",
-    "convert",
-    "evaluate",
     "build_retrieval_set",
+    "convert",
+    "demo",
+    "evaluate",
     "precompute",
+    "push",
     "read_recipe",
     "train",
     "train_decision_head",
+    "write_card",
 ]

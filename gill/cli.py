@@ -195,12 +195,6 @@ def parameters_of(options: type) -> list[inspect.Parameter]:
     return [_parameter(field, hints[field.name]) for field in _command_line_fields(options) if not _is_extra(field)]
 
 
-def option_names(command: Command) -> set[str] | None:
-    """The names of a command's options, such as `"--batch-size"`; `None` if it takes more than its dataclass has."""
-    options = load(command.options)
-    return None if any(map(_is_extra, fields(options))) else _option_names(options)
-
-
 def load(reference: str) -> Any:
     """Import `"module:name"`."""
     module, _, name = reference.partition(":")
@@ -383,4 +377,4 @@ def _pair(name: str, text: str) -> tuple[str, str]:
     return key, value
 
 
-__all__ = ["COMMANDS", "GROUPS", "Command", "load", "main", "option_names", "parameters_of"]
+__all__ = ["COMMANDS", "GROUPS", "Command", "load", "main", "parameters_of"]
