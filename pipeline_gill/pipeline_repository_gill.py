@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,8 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers.utils import logging as transformers_logging
 
 from .components_gill import (
     COMPONENT_CLASSES,
@@ -84,7 +86,7 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
         # diffusers' own check for the variant knows nothing of components in the root or in other repositories.
         if not os.path.isdir(name) and name.count("/") <= 1:
             folder = cls.download(name, variant=options.variant, **kwargs)
-        with load_options(options):
+        with load_options(options), _one_progress_bar():
             pipeline = super().from_pretrained(folder, **kwargs)
         if options.variant is not None and not options.variant_found:
             raise ValueError(f"No component of {name!r} has weights of the variant {options.variant!r}.")
@@ -304,6 +306,24 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
                 logger.warning(f"The retrieval set is not saved: {error}")
                 return None
         return found
+
+
+@contextlib.contextmanager
+def _one_progress_bar() -> Iterator[None]:
+    """Show diffusers' progress bar of the components without those of transformers for the weights of each."""
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    downloads_are_shown = not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    if downloads_are_shown:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+        if not downloads_are_shown:
+            disable_progress_bars()
 
 
 def _own_class(config: dict[str, Any]) -> dict[str, Any]:

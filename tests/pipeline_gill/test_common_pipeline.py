@@ -104,6 +104,12 @@ def test_the_text_encoder_is_needed_for_guidance_alone(golden_pipeline):
     assert pipe("a cat", guidance_scale=1.0, **DRAW).images.shape == (1, 16, 16, 3)
 
 
+def test_one_progress_bar_is_shown_while_a_pipeline_loads(capfd):
+    GillPipeline.from_pretrained("picturebook/checkpoint")
+    shown = capfd.readouterr().err
+    assert "Loading pipeline components" in shown and "Loading weights" not in shown
+
+
 def test_a_streamer_hears_a_forced_image_too(pipe):
     streamer = TextIteratorStreamer(pipe.processor.tokenizer, skip_prompt=True)
     pipe("a cat", streamer=streamer, **DRAW)
