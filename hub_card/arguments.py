@@ -12,7 +12,8 @@ class CardOptions:
     folder: Path = field(metadata={"help": "Folder of the repository.", "positional": True})
     repo_id: str | None = field(default=None, metadata={"help": "Where it will be on the Hub, for the examples."})
     results: list[Path] = field(
-        default_factory=list, metadata={"help": "results.json of an evaluation; those in the folder are read too."}
+        default_factory=list,
+        metadata={"help": "results.json of an evaluation; those in the results/ of the folder are read too."},
     )
     license: str | None = field(default=None, metadata={"help": "Of the adapters: the Hub's short name, or other."})
     license_name: str | None = field(default=None, metadata={"help": "Name, with --license other."})

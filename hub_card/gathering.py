@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
-from evaluation_gill.results import Results
+from evaluation_gill.results import RESULTS_FILE, Results
 from modeling_gill.fingerprint_gill import fingerprint_name, fingerprint_weights, fingerprints_match
 from modeling_gill.pretrained_gill import BACKBONE_PREFIXES
 from pipeline_gill.retrieval_storage_gill import INFO_FILE
@@ -117,7 +117,7 @@ def gather(
     Args:
         base_licenses (`Mapping[str, str]`): The user's word on base models, by role as in [`ROLES`]; else their own
             cards are asked, where these lie on this machine already.
-        results (`Sequence[Path]`): Files that evaluations wrote.
+        results (`Sequence[Path]`): Files that evaluations wrote; those in the folder's `results/` are read as well.
         retrieval_set (`Path`, *optional*), retrieval_set_id (`str`, *optional*): Folder of the set, by default
             `retrieval_set` in `folder`; and the repository that it is pushed to, if it gets one of its own.
 
@@ -131,6 +131,7 @@ def gather(
     unknown = sorted({*licenses} - {*ROLES})
     if unknown:
         raise ValueError(f"There is no base model {unknown[0]!r}; there are {', '.join(ROLES)}.")
+    results = [*results, *_results_in(folder, results)]
     measured = [Results.read(path) for path in results]
     _check_weights(folder, measured, results)
     trained = _training(folder)
@@ -153,6 +154,13 @@ def gather(
         decides=bool(config.get("use_decision_head")),
         decision=_decision(folder),
     )
+
+
+def _results_in(folder: Path, given: Sequence[Path]) -> list[Path]:
+    """Files of evaluations in `results/` that are not given already; other files there are somebody's own."""
+    known = {(path / RESULTS_FILE if path.is_dir() else path).resolve() for path in map(Path, given)}
+    found = [path for path in sorted((folder / "results").rglob(RESULTS_FILE)) if path.resolve() not in known]
+    return [path for path in found if path.is_file()]
 
 
 def _decision(folder: Path) -> dict[str, Any] | None:

@@ -173,6 +173,14 @@ def test_a_folder_that_is_no_whole_repository_is_told(
     assert not (small_repository / "README.md").exists()
 
 
+def test_results_that_are_in_the_folder_are_read_without_being_named(small_repository: Path) -> None:
+    place = small_repository / "results" / "vist"
+    place.mkdir(parents=True)
+    replace(RESULTS, system={"kind": "gill"}).write(place / "results.json")
+    assert gather(small_repository).results[0].metrics == RESULTS.metrics
+    assert len(gather(small_repository, results=[place]).results) == 1
+
+
 def test_an_empty_results_file_is_named_and_nothing_is_written(
     small_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
