@@ -25,7 +25,9 @@ class CardOptions:
     dataset: list[str] = field(default_factory=list, metadata={"help": "Hub id of what it was trained on."})
     samples: Path | None = field(default=None, metadata={"help": "Folder with samples.json and its images."})
     prompt: list[str] = field(default_factory=list, metadata={"help": "Have it answered as a sample."})
-    steps: int = field(default=50, metadata={"help": "Denoising steps of the samples.", "min": 1})
+    steps: int | None = field(
+        default=None, metadata={"help": "Denoising steps of the samples; the repository's own by default.", "min": 1}
+    )
     size: int | None = field(default=None, metadata={"help": "Height and width of generated samples.", "min": 1})
     template: Path | None = field(default=None, metadata={"help": "A jinja template in place of the usual one."})
 

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -94,6 +95,12 @@ def test_a_model_that_only_retrieves_is_not_said_to_generate() -> None:
     text = make_card(Facts("fromage", retrieves_only=True))
     assert "2301.13823" in text and "generat" not in text.split("## Citation")[0].replace("gill:", "")
     assert "text-to-image" not in parse(text).metadata["tags"]
+
+
+def test_only_a_model_with_frozen_base_models_is_said_to_inherit_their_faults() -> None:
+    card = make_card(replace(FACTS, base_models=[]))
+    assert "faults of its frozen models" in make_card(FACTS) and "faults of its frozen models" not in card
+    assert "of what it was trained on" in card
 
 
 def test_a_template_with_an_unknown_field_is_told(tmp_path: Path) -> None:
@@ -199,6 +206,16 @@ def test_a_card_made_again_keeps_its_edits(small_repository: Path, capsys: pytes
     text = place.read_text()
     assert "Thanks to all." in text and 'from_pretrained("org/gill")' in text and "license: apache-2.0" in text
     assert "kept as you have it: the section 'limits'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "expected"), [([], None), (["--steps", "3"], 3)])
+def test_samples_take_the_steps_of_the_repository_unless_others_are_given(
+    small_repository: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], expected: int | None
+) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr("hub_card.writing.answer_prompts", lambda *_, **drawing: calls.append(drawing))
+    assert cli.main(["card", str(small_repository), "--prompt", "a dog", *given]) == 0
+    assert [call["num_inference_steps"] for call in calls] == [expected]
 
 
 def test_samples_are_answered_drawn_into_a_grid_and_shown(golden_pipeline: GillPipeline, tmp_path: Path) -> None:
