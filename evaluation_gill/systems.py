@@ -220,7 +220,7 @@ class GillSystem:
     def _image_features(self, path: Path) -> torch.Tensor:
         pixels = self.pipeline.processor.image_processor(images=[self._image(path)], return_tensors="pt")
         features = self.pipeline.model.get_image_features(pixels["pixel_values"].to(self.pipeline.device))
-        return getattr(features, "pooler_output", features)
+        return features.pooler_output
 
     def _prompt_ids(self, prompt: Prompt) -> torch.Tensor:
         """Ids of a prompt, with placeholders for images; the images are not opened."""

@@ -139,7 +139,7 @@ class AdapterTrainingStep(nn.Module):
             self._captioning(rows, image_features, measured)
         if self.weights.language or self.weights.contrastive or self.weights.conditioning:
             rows = _Rows(input_ids[~reads], attention_mask[~reads], labels[~reads])
-            shown = None if context_images is None else self._read_images(image_features[context_images])
+            shown = None if context_images is None else self.gill.embed_images(image_features[context_images])
             states = self._text(rows, shown, measured)
             if states is not None:
                 self._images(states, image_features, target_conditioning, measured)
@@ -153,7 +153,7 @@ class AdapterTrainingStep(nn.Module):
 
     def _captioning(self, rows: "_Rows", image_features: torch.Tensor, measured: "_Measured") -> None:
         gill, config = self.gill, self.gill.config
-        visual = self._read_images(image_features)
+        visual = gill.embed_images(image_features)
         per_row = (rows.ids == config.image_token_id).sum(1) // config.num_visual_tokens
         first = per_row.cumsum(0) - per_row
         for group in length_groups(rows.lengths):
@@ -255,12 +255,6 @@ class AdapterTrainingStep(nn.Module):
             measured.add("conditioning", mean * num_images, mean.new_tensor(float(num_images)))
 
     # --- inside ------------------------------------------------------------------------------------------------------
-
-    def _read_images(self, image_features: torch.Tensor) -> torch.Tensor:
-        """Embeddings `(num_images, num_visual_tokens, hidden_size)` of images in the language model's input."""
-        projection, config = self.gill.visual_projection, self.gill.config
-        visual = projection(image_features.to(projection.weight.device, projection.weight.dtype))
-        return visual.reshape(-1, config.num_visual_tokens, config.embedding_dim)
 
     def _add_cross_entropy(self, name: str, states: torch.Tensor, targets: torch.Tensor, measured: "_Measured") -> None:
         targets = targets.to(states.device)

@@ -108,7 +108,7 @@ class GillConfig(PretrainedConfig):
         language_model_lora: str | None = None,
         **kwargs: Any,
     ) -> None:
-        # The name in repositories written before version 0.2.
+        # The name of the key in older repositories.
         image_output_token_ids = kwargs.pop("img_token_ids", None) or image_output_token_ids
         self.text_config = _sub_config("text_config", text_config, "opt")
         self.vision_config = _sub_config("vision_config", vision_config, "clip_vision_model")
