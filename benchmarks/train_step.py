@@ -7,7 +7,8 @@ language model over rows padded to 32 tokens (36 with the image) once for captio
 generation, makes all logits, and encodes the images for captioning and for retrieval (`--encodings 3`: for generation
 too, which has no use for them). Ours is measured twice: with the images
 encoded in the step, and with their features given, as after `gill precompute --image-features`.
-Both take the same batch; times are medians of interleaved runs. Gradients are compared in float64, on fewer examples:
+Both take the same batch; times are medians of interleaved runs, in CPU time on a CPU, which other processes change
+less than wall time. Gradients are compared in float64, on fewer examples:
 in float32 a unit of a ReLU that rounding pushes over zero makes more of a difference than is to be shown.
 """
 
@@ -164,17 +165,18 @@ def largest_gradient_difference(args: argparse.Namespace) -> dict[str, float]:
 
 
 def run_step(model: GillForConditionalGeneration, step: Callable, device: str, dtype: torch.dtype) -> float:
-    """Seconds of one forward and backward."""
+    """Seconds of one forward and backward: of CPU time on a CPU, else of wall time."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
     model.zero_grad(set_to_none=True)
     if device != "cpu":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
         loss = step()
     loss.backward()
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def peak_bytes(args: argparse.Namespace, name: str) -> int:

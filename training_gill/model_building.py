@@ -50,6 +50,20 @@ def build_model(
     return model, processor
 
 
+def adapter_fields(arguments: ModelArguments) -> dict[str, Any]:
+    """Fields of [`GillConfig`] for new adapters, but those that depend on the frozen models."""
+    return {
+        "num_visual_tokens": arguments.num_visual_tokens,
+        "retrieval_dim": arguments.retrieval_dim,
+        "mapper_hidden_size": arguments.mapper_hidden_size,
+        "mapper_num_layers": arguments.mapper_num_layers,
+        "mapper_num_heads": arguments.mapper_num_heads,
+        "mapper_ffn_dim": arguments.mapper_ffn_dim,
+        "img_logit_scaling": arguments.img_logit_scaling,
+        "use_decision_head": False,  # `train_decision_head` adds one
+    }
+
+
 @torch.no_grad()
 def begin_img_rows_as(model: GillForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, token: str) -> None:
     """Initialize every `[IMG]` row with the row of a known token, as textual inversion does.
@@ -132,14 +146,7 @@ def _new(
         vision_model_revision=vision.revision,
         image_token_id=tokenizer.cls_token_id,
         image_output_token_ids=tokenizer.convert_tokens_to_ids(img_tokens),
-        num_visual_tokens=arguments.num_visual_tokens,
-        retrieval_dim=arguments.retrieval_dim,
-        mapper_hidden_size=arguments.mapper_hidden_size,
-        mapper_num_layers=arguments.mapper_num_layers,
-        mapper_num_heads=arguments.mapper_num_heads,
-        mapper_ffn_dim=arguments.mapper_ffn_dim,
-        img_logit_scaling=arguments.img_logit_scaling,
-        use_decision_head=False,  # `train_decision_head` adds one
+        **adapter_fields(arguments),
         **_generator_fields(arguments),
     )
     torch.manual_seed(seed)
@@ -168,4 +175,4 @@ def _generator_fields(arguments: ModelArguments) -> dict[str, Any]:
     }
 
 
-__all__ = ["add_lora", "build_model"]
+__all__ = ["adapter_fields", "add_lora", "build_model"]
