@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from pipeline_gill.contact_sheet import contact_sheet
 from pipeline_gill.pipeline_repository_gill import SAMPLES_FOLDER
 
 from .facts import Sample
 
 LIST_FILE = "samples.json"
 GRID_FILE = "grid.png"
-_CELL, _TEXT, _GAP = 192, 240, 8
+_DECISIONS = ("retrieve", "generate")  # in the order of their columns
 
 
 def answer_prompts(
@@ -73,41 +74,31 @@ def read_samples(folder: Path) -> list[Sample]:
 
 
 def grid(samples: Sequence[Sample], folder: Path) -> Image.Image:
-    """An image with a row for each sample, whose files lie in `folder`."""
-    width = _TEXT + 2 * (_CELL + _GAP) + 2 * _GAP
-    header = 24
-    sheet = Image.new("RGB", (width, header + len(samples) * (_CELL + _GAP)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    columns = (_GAP, _TEXT + _GAP, _TEXT + _CELL + 2 * _GAP)
-    for x, title in zip(columns, ("prompt and decision", "retrieved", "generated"), strict=True):
-        draw.text((x, 6), title, fill="dimgrey", font=font)
-    for row, sample in enumerate(samples):
-        y = header + row * (_CELL + _GAP)
-        told = textwrap.wrap(sample.prompt, 34)[:9]
-        if sample.decision:
-            told += ["", f"-> {sample.decision}" + (f" ({sample.probability:.2f})" if sample.probability else "")]
-        draw.multiline_text((columns[0], y + 4), "\n".join(told), fill="black", font=font)
-        for x, source, name in (
-            (columns[1], "retrieve", sample.retrieved),
-            (columns[2], "generate", sample.generated),
-        ):
-            if name is None:
-                draw.rectangle((x, y, x + _CELL - 1, y + _CELL - 1), outline="lightgrey")
-                draw.text((x + _GAP, y + _GAP), "none", fill="dimgrey", font=font)
-                continue
-            with Image.open(folder / Path(name).name) as image:
-                fitted = _fit(image.convert("RGB"))
-            sheet.paste(fitted, (x + (_CELL - fitted.width) // 2, y + (_CELL - fitted.height) // 2))
-            if sample.decision == source:
-                draw.rectangle((x, y, x + _CELL - 1, y + _CELL - 1), outline="seagreen", width=4)
-    return sheet
+    """An image with a row for each sample, whose files lie in `folder`; the image decided for is framed."""
+    rows = [
+        [_text_of(sample), *(_open(folder, name) for name in (sample.retrieved, sample.generated))]
+        for sample in samples
+    ]
+    framed = [
+        (row, 1 + _DECISIONS.index(sample.decision))
+        for row, sample in enumerate(samples)
+        if sample.decision in _DECISIONS and rows[row][1 + _DECISIONS.index(sample.decision)] is not None
+    ]
+    headings = ("prompt and decision", "retrieved", "generated")
+    return contact_sheet(rows, cell=200, text_width=248, headings=headings, framed=framed)
 
 
-def _fit(image: Image.Image) -> Image.Image:
-    """As large as a cell holds; small images are enlarged without blurring their pixels."""
-    scale = _CELL / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
+def _text_of(sample: Sample) -> str:
+    probability = f" ({sample.probability:.2f})" if sample.probability else ""
+    decision = f"\n\n-> {sample.decision}{probability}" if sample.decision else ""
+    return textwrap.shorten(sample.prompt, 300) + decision
+
+
+def _open(folder: Path, name: str | None) -> Image.Image | None:
+    if name is None:
+        return None
+    with Image.open(folder / Path(name).name) as image:
+        return image.convert("RGB")
 
 
 def _in_repository(name: str | None) -> str | None:

@@ -1,18 +1,18 @@
 """Image panels that show how far training is: caption, true image, retrieved image, generated image."""
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from modeling_gill import GillProcessor
 from modeling_gill.image_loading_gill import ImageError
+from pipeline_gill.contact_sheet import contact_sheet
 
 from .training_data import CaptionedImages, load_example_image
 from .training_step import AdapterTrainingStep
@@ -21,7 +21,7 @@ logger = logging.get_logger(__name__)
 
 CELL = 128  # pixels of an image on the panel
 _CANDIDATES = 64  # images that are retrieved from
-_HEADINGS = ("caption", "true", "retrieved", "generated")
+_HEADINGS = ("true", "retrieved", "generated")
 
 
 class ImagePanel(TrainerCallback):
@@ -132,20 +132,9 @@ class ImagePanel(TrainerCallback):
 
 
 def _lay_out(rows: list[tuple[str, list[Image.Image | None]]]) -> Image.Image:
-    columns = [0] + [n for n in (1, 2, 3) if any(images[n - 1] is not None for _, images in rows)]
-    heading = 16
-    panel = Image.new("RGB", (CELL * len(columns), heading + CELL * len(rows)), "white")
-    pen, font = ImageDraw.Draw(panel), ImageFont.load_default()
-    for place, column in enumerate(columns):
-        pen.text((place * CELL + 3, 2), _HEADINGS[column], fill="black", font=font)
-    for row, (caption, images) in enumerate(rows):
-        top = heading + row * CELL
-        pen.multiline_text((3, top + 4), "\n".join(textwrap.wrap(caption, 20)[:9]), fill="black", font=font)
-        for place, column in enumerate(columns[1:], start=1):
-            image = images[column - 1]
-            if image is not None:
-                panel.paste(image.convert("RGB").resize((CELL - 4, CELL - 4)), (place * CELL + 2, top + 2))
-    return panel
+    columns = [n for n in range(3) if any(images[n] is not None for _, images in rows)]
+    cells = [[caption, *(images[n] for n in columns)] for caption, images in rows]
+    return contact_sheet(cells, cell=CELL, gap=4, headings=("caption", *(_HEADINGS[n] for n in columns)))
 
 
 __all__ = ["CELL", "ImagePanel"]

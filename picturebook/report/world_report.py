@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline_gill.contact_sheet import contact_sheet
+
 from ..arguments import WorldArguments
 from ..world.caption_grammar import describe
 from ..world.dialogue_sampling import SceneDialogue
 from ..world.documents import documents, vocabulary
-from ..world.drawing import contact_sheet, draw
+from ..world.drawing import draw, image_rows
 from ..world.pairs import draw_all, illustrated_stories, sample_pairs, save_pairs
 from ..world.phrases import BACKGROUND_PHRASES
 from ..world.reader import correct_shares, read
@@ -70,10 +72,10 @@ def write_sheets(folder: Path, seed: int) -> None:
         for colour in COLOURS
         for left, right in zip(KINDS[::2], KINDS[1::2], strict=True)
     ]
-    contact_sheet(objects, 12).save(folder / "objects.png")
+    contact_sheet(image_rows(objects, 12)).save(folder / "objects.png")
     generator = stream(seed, TRAIN, "sheet")
     scenes = draw_all([scene_in(TRAIN, generator) for _ in range(40)], generator)
-    contact_sheet(list(scenes), 8, factor=5).save(folder / "scenes.png")
+    contact_sheet(image_rows(scenes, 8)).save(folder / "scenes.png")
     generator = stream(seed, TEST, "page")
     write_page(
         folder / "index.html",

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from modeling_gill.atomic_write_gill import replace_file
+from pipeline_gill.contact_sheet import contact_sheet
 
-from ..world.drawing import contact_sheet
+from ..world.drawing import image_rows
 
 _NUM_PAIRS_SHOWN = 20
 
@@ -50,10 +51,10 @@ class RunFolder:
         shown = zip(expected[:_NUM_PAIRS_SHOWN], actual[:_NUM_PAIRS_SHOWN], strict=False)
         self.write_sheet(stage, [image for pair in shown for image in pair], 8)
 
-    def write_sheet(self, stage: str, images: Sequence[np.ndarray], columns: int) -> None:
+    def write_sheet(self, stage: str, images: Sequence[np.ndarray] | np.ndarray, columns: int) -> None:
         """Write a contact sheet of uint8 images of shape `(32, 32, 3)`."""
         (self.root / "sheets").mkdir(parents=True, exist_ok=True)
-        contact_sheet(list(images), columns).save(self.root / "sheets" / f"{stage}.png")
+        contact_sheet(image_rows(images, columns)).save(self.root / "sheets" / f"{stage}.png")
 
 
 def _formatted(value: Any) -> str:

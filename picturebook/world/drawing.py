@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from .backgrounds import IMAGE_SIZE, PAINTED
+from .backgrounds import PAINTED
 from .scene import PLACES, Scene
 from .sprites import SIZE, SPRITES
 
@@ -44,37 +44,10 @@ def put(image: np.ndarray, kind: str, colour: str, place: str, offset: Sequence[
     image[y : y + SIZE, x : x + SIZE][covers] = pixels[covers]
 
 
-def enlarge(image: np.ndarray, factor: int = 8) -> Image.Image:
-    """Enlarge by a whole factor without smoothing.
-
-    Args:
-        image: uint8 `(height, width, 3)`.
-    """
-    return Image.fromarray(np.repeat(np.repeat(image, factor, axis=0), factor, axis=1))
-
-
-def contact_sheet(images: Sequence[np.ndarray], columns: int, factor: int = 4, gap: int = 2) -> Image.Image:
-    """All images side by side, row by row, enlarged.
-
-    Args:
-        images: uint8 `(32, 32, 3)` each; at least one.
-        columns (`int`): In a row.
-        factor (`int`): Of enlargement.
-        gap (`int`): Between images, in pixels of the small images.
-    """
-    step = IMAGE_SIZE + gap
-    rows = -(-len(images) // columns)
-    sheet = np.full((rows * step + gap, columns * step + gap, 3), 255, dtype=np.uint8)
-    for number, image in enumerate(images):
-        y, x = (gap + step * at for at in divmod(number, columns))
-        sheet[y : y + IMAGE_SIZE, x : x + IMAGE_SIZE] = image
-    return enlarge(sheet, factor)
-
-
-def png_bytes(image: np.ndarray, factor: int = 1) -> bytes:
-    """An image as a PNG file, enlarged without smoothing."""
+def png_bytes(image: np.ndarray) -> bytes:
+    """A uint8 image of shape `(height, width, 3)` as a PNG file."""
     file = io.BytesIO()
-    enlarge(image, factor).save(file, "PNG")
+    Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 
@@ -83,6 +56,11 @@ def from_images(images: Sequence[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image.convert("RGB")) for image in images])
 
 
-def to_images(images: np.ndarray) -> list[Image.Image]:
+def to_images(images: Sequence[np.ndarray] | np.ndarray) -> list[Image.Image]:
     """uint8 `(num_images, height, width, 3)` as PIL images."""
     return [Image.fromarray(image) for image in images]
+
+
+def image_rows(images: Sequence[np.ndarray] | np.ndarray, columns: int) -> list[list[Image.Image]]:
+    """Images as rows of a contact sheet, `columns` to a row."""
+    return [to_images(images[start : start + columns]) for start in range(0, len(images), columns)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from picturebook.world.backgrounds import PAINTED
-from picturebook.world.drawing import contact_sheet, draw, enlarge
+from picturebook.world.drawing import draw
 from picturebook.world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneObject, all_scenes
 from picturebook.world.sprites import BODY, SPRITES
 
@@ -58,17 +58,3 @@ def test_kinds_have_shapes_of_their_own() -> None:
         for other in KINDS:
             differs = (SPRITES[one, "red"][0] != SPRITES[other, "red"][0]).any(axis=-1)
             assert one == other or differs.sum() >= 25, (one, other)
-
-
-def test_enlarging_smooths_nothing() -> None:
-    image = draw(Scene((SceneObject("cat", "pink", "left"),), "snow"))
-    large = np.array(enlarge(image, 5))
-    assert large.shape == (160, 160, 3)
-    assert (large[2::5, 2::5] == image).all() and (large[::5, ::5] == large[4::5, 4::5]).all()
-
-
-def test_contact_sheets_hold_every_image() -> None:
-    images = [draw(scene) for scene in list(all_scenes())[:5]]
-    sheet = np.array(contact_sheet(images, columns=3, factor=1, gap=2))
-    assert sheet.shape == (2 * 34 + 2, 3 * 34 + 2, 3)
-    assert (sheet[36:68, 36:68] == images[4]).all()
