@@ -224,6 +224,25 @@ class GillProcessor(ProcessorMixin):
         kwargs = {**self._template_variables(chat_template), **kwargs}
         return super().apply_chat_template(chats[0] if single else chats, chat_template=chat_template, **kwargs)
 
+    def unknown_words(self, prompt: Any) -> list[str]:
+        """The words of one prompt that the tokenizer has no token for, each once; none where it knows subwords.
+
+        Args:
+            prompt: See [`GillProcessor.__call__`]. Of chat messages, the words that the chat template writes.
+
+        Example:
+
+        ```python
+        >>> processor.unknown_words([{"role": "user", "content": "Show me a red zebra"}])
+        ['zebra']
+        ```
+        """
+        if self.tokenizer.unk_token_id is None:
+            return []
+        pieces = self._splitter(None, IMAGE_SOURCES).split(prompt, "The prompt")
+        texts = [part for piece in pieces if isinstance(piece, str) for part in piece.split(TEXT_BREAK) if part]
+        return list(dict.fromkeys(word for text in texts for word in self._unknown_words_of(text)))
+
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """The placeholders of one image, as transformers' processors give them."""
         return self.image_token * self.num_visual_tokens
@@ -406,8 +425,7 @@ class GillProcessor(ProcessorMixin):
                 self._warn_of_unknown_words(part)
         return [i for some in ids for i in some]
 
-    def _warn_of_unknown_words(self, text: str) -> None:
-        """Name the words of a text that the tokenizer has no token for, in the first text that has some."""
+    def _unknown_words_of(self, text: str) -> list[str]:
         if self.tokenizer.is_fast:
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             spans = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
@@ -415,7 +433,11 @@ class GillProcessor(ProcessorMixin):
         else:
             unknown = self.tokenizer.unk_token_id
             words = [w for w in self.tokenizer.tokenize(text) if self.tokenizer.convert_tokens_to_ids(w) == unknown]
-        words = [word for word in dict.fromkeys(words) if word.strip() and word != self.tokenizer.unk_token]
+        return [word for word in dict.fromkeys(words) if word.strip() and word != self.tokenizer.unk_token]
+
+    def _warn_of_unknown_words(self, text: str) -> None:
+        """Name the words of a text that the tokenizer has no token for, in the first text that has some."""
+        words = self._unknown_words_of(text)
         if words and not self._warned_of_unknown_words:
             self._warned_of_unknown_words = True
             more = f" and {len(words) - 10} more" if len(words) > 10 else ""

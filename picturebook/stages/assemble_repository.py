@@ -29,6 +29,8 @@ from .train_adapters import STAGE as ADAPTERS
 
 STAGE = "gill"
 _RETRIEVAL_SET = "retrieval_set"
+# What people type, in the form of the stories: it travels with the processor.
+CHAT_TEMPLATE = Path(__file__).parents[1] / "models" / "chat_template.jinja"
 
 
 def write_repository(run: RunFolder, settings: Settings, seed: int = 0) -> None:
@@ -36,6 +38,7 @@ def write_repository(run: RunFolder, settings: Settings, seed: int = 0) -> None:
     scenes = retrievable_scenes(settings.fast)
     with replace_folder(run.folder(STAGE)) as folder:
         pipe = load_pipeline(run.folder(ADAPTERS)).to("cpu")
+        pipe.processor.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
         pipe.register_to_config(num_inference_steps=INFERENCE_STEPS, guidance_scale=GUIDANCE_SCALE)
         for part in (pipe.vae, pipe.unet):
             # Without this, diffusers writes the folder that they were loaded from.
