@@ -114,7 +114,8 @@ def measure_pipeline(steps: int, size: int, repeats: int) -> None:
     for pipe in (gill, bare):
         pipe.set_progress_bar_config(disable=True)
     options: dict[str, Any] = {"num_inference_steps": steps, "height": size, "width": size}
-    embeds = torch.randn(1, config.conditioning_length, config.conditioning_dim)
+    (tensor,) = config.conditioning_tensors
+    embeds = torch.randn(1, tensor.num_positions, tensor.dim)
     prompt = [[Image.effect_noise((320, 240), 60).convert("RGB"), SENTENCE]]
     whole, drawn = seconds(
         lambda: gill(prompt, decision="generate", image_token_scale=1e5, min_text_tokens=8, **options),

@@ -74,8 +74,11 @@ def build_batch(model: GillForConditionalGeneration, size: int, packing: float, 
     )
     torch.manual_seed(1)
     batch["pixel_values"] = torch.randn(size, 3, 224, 224)
-    batch["target_conditioning"] = torch.randn(size, config.conditioning_length, config.conditioning_dim)
     batch = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    batch["target_conditioning"] = {
+        tensor.name: torch.randn(size, tensor.num_positions, tensor.dim, device=device)
+        for tensor in config.conditioning_tensors
+    }
     with torch.no_grad():
         batch["image_features"] = model.get_image_features(batch["pixel_values"]).pooler_output
     batch["mean_tokens"] = float(lengths.mean()) + 1
@@ -125,8 +128,8 @@ def three_passes(model: GillForConditionalGeneration, batch: dict[str, Any], enc
             loss = loss + contrast.loss_sum / contrast.pairs
         else:
             assert model.mapper is not None
-            conditioning = model.mapper(img_states, model.img_embeddings.weight)
-            loss = loss + conditioning_loss(conditioning, batch["target_conditioning"])
+            mapped = model.mapper(img_states, model.img_embeddings.weight)
+            loss = loss + conditioning_loss(mapped, batch["target_conditioning"], config.conditioning_tensors)
     return loss
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
+from .conditioning_gill import ConditioningTensor, plain_conditioning, read_conditioning
+
 # Where the Auto classes find what they load in a Hub repository.
 AUTO_MAP = {
     "AutoConfig": "configuration_gill.GillConfig",
@@ -15,6 +17,9 @@ AUTO_MAP = {
 }
 MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder")
 IMG_LOGIT_SCALINGS = ("absolute", "signed")
+
+# Fields that are not written where they are `None`.
+_OMITTED = ("conditioning", "conditioning_length", "conditioning_dim")
 
 # Models whose embedding width differs from `hidden_size` (OPT-350m) store it under another name, looked up first.
 _EMBEDDING_DIM_NAMES = ("word_embed_proj_dim", "embedding_size", "hidden_size", "n_embd", "d_model")
@@ -51,7 +56,11 @@ class GillConfig(PretrainedConfig):
         mapper_tokens_per_img_token (`int`, *optional*):
             Conditioning positions that each `[IMG]` state yields in the kinds without learnt queries; by default as
             many as it takes to fill `conditioning_length`.
-        conditioning_length, conditioning_dim (`int`): Shape of the generator's conditioning [`L x c`].
+        conditioning_length, conditioning_dim (`int`, *optional*, default to 77 and 768):
+            Shape of the generator's conditioning [`L x c`], where it is one tensor `prompt_embeds` without a mask.
+        conditioning (`list` of `dict` or [`ConditioningTensor`], *optional*):
+            All other conditionings: the fields of a [`ConditioningTensor`] for each tensor. `conditioning_length` and
+            `conditioning_dim` are then `None`. One plain tensor is stored as these two numbers.
         use_decision_head (`bool`, defaults to `True`): Whether the model has a head that decides between retrieving
             and generating an image.
         decision_dropout (`float`, defaults to 0.5): Dropout probability before the decision head.
@@ -100,8 +109,9 @@ class GillConfig(PretrainedConfig):
         mapper_num_heads: int = 4,
         mapper_ffn_dim: int = 2048,
         mapper_tokens_per_img_token: int | None = None,
-        conditioning_length: int = 77,
-        conditioning_dim: int = 768,
+        conditioning_length: int | None = None,
+        conditioning_dim: int | None = None,
+        conditioning: list[dict[str, Any]] | None = None,
         use_decision_head: bool = True,
         decision_dropout: float = 0.5,
         img_logit_scaling: str = "absolute",
@@ -135,10 +145,13 @@ class GillConfig(PretrainedConfig):
         self.mapper_num_layers = mapper_num_layers
         self.mapper_num_heads = mapper_num_heads
         self.mapper_ffn_dim = mapper_ffn_dim
-        self.conditioning_length = conditioning_length
-        self.conditioning_dim = conditioning_dim
+        self.conditioning, conditioning_length, conditioning_dim = _conditioning_fields(
+            conditioning, conditioning_length, conditioning_dim
+        )
+        self.conditioning_length, self.conditioning_dim = conditioning_length, conditioning_dim
         if mapper_tokens_per_img_token is None:
-            mapper_tokens_per_img_token = -(-conditioning_length // max(self.num_image_output_tokens, 1))
+            positions = conditioning_length if isinstance(conditioning_length, int) else 1
+            mapper_tokens_per_img_token = -(-positions // max(self.num_image_output_tokens, 1))
         self.mapper_tokens_per_img_token = mapper_tokens_per_img_token
         self.use_decision_head = use_decision_head
         self.decision_dropout = decision_dropout
@@ -163,6 +176,16 @@ class GillConfig(PretrainedConfig):
         return _first_int(self.vision_config, ("hidden_size",), "vision_config")
 
     @property
+    def conditioning_tensors(self) -> tuple[ConditioningTensor, ...]:
+        """What the mapper yields for each image; nothing without a mapper."""
+        if self.mapper_type is None:
+            return ()
+        if self.conditioning is not None:
+            return read_conditioning(self.conditioning)
+        assert self.conditioning_length is not None and self.conditioning_dim is not None
+        return plain_conditioning(self.conditioning_length, self.conditioning_dim)
+
+    @property
     def num_language_model_rows(self) -> int:
         """Rows of the language model's own embedding, unused ones included."""
         return _first_int(self.text_config.get_text_config(), ("vocab_size",), "text_config")
@@ -177,6 +200,10 @@ class GillConfig(PretrainedConfig):
     def is_self_contained(self) -> bool:
         """Whether the checkpoint holds the weights of the backbones."""
         return self.language_model_id is None and self.vision_model_id is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; fields that do not apply are left out, as older versions do not know them."""
+        return {name: value for name, value in super().to_dict().items() if name not in _OMITTED or value is not None}
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
         """The language model's configuration, with `vocab_size` as wide as the logits are.
@@ -201,9 +228,8 @@ class GillConfig(PretrainedConfig):
             "mapper_num_heads",
             "mapper_ffn_dim",
             "mapper_tokens_per_img_token",
-            "conditioning_length",
-            "conditioning_dim",
             "vocab_size",
+            *(() if self.conditioning is not None else ("conditioning_length", "conditioning_dim")),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -223,6 +249,12 @@ class GillConfig(PretrainedConfig):
             raise ValueError(f"`image_token_id` {self.image_token_id} is also one of `image_output_token_ids`.")
         if self.mapper_type is not None and self.mapper_type not in MAPPER_TYPES:
             raise ValueError(f"`mapper_type` must be one of {MAPPER_TYPES} or None, got {self.mapper_type!r}.")
+        if self.conditioning is not None and self.mapper_type not in (None, "gill_mapper"):
+            names = [tensor.name for tensor in self.conditioning_tensors]
+            raise ValueError(
+                f"`mapper_type` {self.mapper_type!r} makes `prompt_embeds` of a fixed length alone, not {names}; "
+                "expected 'gill_mapper'."
+            )
         if self.mapper_hidden_size % self.mapper_num_heads:
             raise ValueError(
                 f"`mapper_hidden_size` {self.mapper_hidden_size} is no multiple of `mapper_num_heads` "
@@ -274,6 +306,23 @@ def _sub_config(name: str, value: PretrainedConfig | dict[str, Any] | None, defa
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"`{name}` has model_type {model_type!r}, which the installed transformers does not know.")
     return CONFIG_MAPPING[model_type](**fields)
+
+
+def _conditioning_fields(
+    conditioning: Any, length: int | None, dim: int | None
+) -> tuple[list[dict[str, Any]] | None, int | None, int | None]:
+    """`conditioning`, `conditioning_length` and `conditioning_dim` as stored: the first, or the two numbers."""
+    if conditioning is None:
+        return None, 77 if length is None else length, 768 if dim is None else dim
+    tensors = read_conditioning(conditioning)
+    is_plain = len(tensors) == 1 and tensors[0].is_plain
+    numbers = (tensors[0].length, tensors[0].dim) if is_plain else (None, None)
+    if (length, dim) not in ((None, None), numbers):
+        raise ValueError(
+            f"`conditioning_length` {length!r} and `conditioning_dim` {dim!r} describe one plain tensor, but "
+            f"`conditioning` is {conditioning!r:.200}; expected one or the other."
+        )
+    return None if is_plain else [tensor.to_dict() for tensor in tensors], *numbers
 
 
 def _first_int(config: PretrainedConfig, names: tuple[str, ...], where: str) -> int:

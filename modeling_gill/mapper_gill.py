@@ -1,35 +1,85 @@
 """From the language model's states at the `[IMG]` tokens to the conditioning of the image generator."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import nn
 
+from .conditioning_gill import mask_of_lengths
 from .configuration_gill import GillConfig
 
 
+@dataclass
+class MapperOutput:
+    """
+    What a mapper yields for each image.
+
+    Args:
+        tensors (`dict[str, torch.FloatTensor]`):
+            By the names of `config.conditioning_tensors`, of shape `(num_images, length, dim)`, or `(num_images, dim)`
+            for one vector per image.
+        length_logits (`dict[str, torch.FloatTensor]`):
+            Logits of shape `(num_images, length)` of the lengths 1, 2, ..., for the tensors that can be shorter.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    length_logits: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def conditioning(self, config: GillConfig) -> dict[str, torch.Tensor]:
+        """The tensors, zero after the most likely length, and the masks of the positions up to it."""
+        found = dict(self.tensors)
+        for tensor in config.conditioning_tensors:
+            if tensor.mask_key is not None:
+                lengths = self.length_logits[tensor.name].argmax(-1) + 1
+                mask = mask_of_lengths(lengths, tensor.num_positions)
+                found[tensor.name] = found[tensor.name].masked_fill(~mask[..., None], 0)
+                found[tensor.mask_key] = mask
+        return found
+
+
 class GillMapper(nn.Module):
-    """The paper's GILLMapper (section 3.2): an encoder over the `[IMG]` states and a decoder with learnt queries."""
+    """The paper's GILLMapper (section 3.2): an encoder over the `[IMG]` states and a decoder with learnt queries.
+
+    One decoder serves all tensors of the generator's conditioning: a query for each of their positions, and a linear
+    layer for each tensor. A tensor whose images can have different lengths has one more query, for its length.
+    """
 
     def __init__(self, config: GillConfig) -> None:
         super().__init__()
         width = config.mapper_hidden_size
+        self.specification = config.conditioning_tensors
+        ragged = [tensor for tensor in self.specification if tensor.mask_key is not None]
+        num_queries = sum(tensor.num_positions for tensor in self.specification) + len(ragged)
         self.input_projection = nn.Linear(config.embedding_dim, width)
         self.transformer = _pre_norm_transformer(config)
-        self.queries = nn.Parameter(torch.randn(1, config.conditioning_length, width))
-        self.output_projection = nn.Linear(width, config.conditioning_dim)
+        self.queries = nn.Parameter(torch.randn(1, num_queries, width))
+        heads = {tensor.name: nn.Linear(width, tensor.dim) for tensor in self.specification}
+        # The authors' parameter names where there is one tensor.
+        self.output_projection = nn.ModuleDict(heads) if len(heads) > 1 else heads.popitem()[1]
+        self.length_heads = nn.ModuleDict({tensor.name: nn.Linear(width, tensor.num_positions) for tensor in ragged})
 
-    def forward(self, img_states: torch.Tensor, img_embeddings: torch.Tensor) -> torch.Tensor:
+    def forward(self, img_states: torch.Tensor, img_embeddings: torch.Tensor) -> MapperOutput:
         """
         Args:
             img_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`):
                 Last hidden states at the `[IMG]` tokens.
             img_embeddings (`torch.FloatTensor` of shape `(num_image_output_tokens, embedding_dim)`):
                 Input embeddings of the same tokens.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_images, conditioning_length, conditioning_dim)`.
         """
         inputs = self.input_projection(img_states + img_embeddings)
-        return self.output_projection(self.transformer(inputs, self.queries.expand(inputs.shape[0], -1, -1)))
+        states = self.transformer(inputs, self.queries.expand(inputs.shape[0], -1, -1))
+        heads = self.output_projection
+        output, begin = MapperOutput({}), 0
+        for tensor in self.specification:
+            own = states[:, begin : begin + tensor.num_positions]
+            head = heads[tensor.name] if isinstance(heads, nn.ModuleDict) else heads
+            values = head(own if tensor.length is not None else own[:, 0])
+            output.tensors[tensor.name] = values if tensor.scale is None else values * tensor.scale
+            begin += tensor.num_positions
+            if tensor.mask_key is not None:
+                output.length_logits[tensor.name] = self.length_heads[tensor.name](states[:, begin])
+                begin += 1
+        return output
 
 
 class TokenwiseMapper(nn.Module):
@@ -37,12 +87,13 @@ class TokenwiseMapper(nn.Module):
 
     `linear` and `mlp` read the states one by one; `encoder` attends over all of them and adds the embeddings as
     [`GillMapper`] does. As in the authors' code, the positions are cut to `conditioning_length`, or padded with zeros.
+    They serve generators that take one tensor without a mask.
     """
 
     def __init__(self, config: GillConfig) -> None:
         super().__init__()
-        self.conditioning_length, self.conditioning_dim = config.conditioning_length, config.conditioning_dim
-        width, out_dim = config.mapper_hidden_size, config.mapper_tokens_per_img_token * config.conditioning_dim
+        (self.specification,) = config.conditioning_tensors
+        width = config.mapper_hidden_size
         self.adds_embeddings = config.mapper_type == "encoder"
         if config.mapper_type == "linear":
             self.body: nn.Module = nn.Identity()
@@ -51,14 +102,16 @@ class TokenwiseMapper(nn.Module):
             self.body = nn.Sequential(nn.Linear(config.embedding_dim, width), nn.ReLU())
         else:
             self.body = nn.Sequential(nn.Linear(config.embedding_dim, width), _pre_norm_encoder(config))
-        self.output_projection = nn.Linear(width, out_dim)
+        self.output_projection = nn.Linear(width, config.mapper_tokens_per_img_token * self.specification.dim)
 
-    def forward(self, img_states: torch.Tensor, img_embeddings: torch.Tensor) -> torch.Tensor:
-        """Shapes as in [`GillMapper.forward`]."""
+    def forward(self, img_states: torch.Tensor, img_embeddings: torch.Tensor) -> MapperOutput:
+        """As [`GillMapper.forward`]."""
+        tensor = self.specification
         inputs = img_states + img_embeddings if self.adds_embeddings else img_states
-        positions = self.output_projection(self.body(inputs)).reshape(inputs.shape[0], -1, self.conditioning_dim)
+        positions = self.output_projection(self.body(inputs)).reshape(inputs.shape[0], -1, tensor.dim)
         # A negative padding cuts.
-        return nn.functional.pad(positions, (0, 0, 0, self.conditioning_length - positions.shape[1]))
+        positions = nn.functional.pad(positions, (0, 0, 0, tensor.num_positions - positions.shape[1]))
+        return MapperOutput({tensor.name: positions})
 
 
 def build_mapper(config: GillConfig) -> nn.Module | None:
@@ -94,4 +147,4 @@ def _pre_norm_transformer(config: GillConfig) -> nn.Transformer:
     )
 
 
-__all__ = ["GillMapper", "TokenwiseMapper", "build_mapper"]
+__all__ = ["GillMapper", "MapperOutput", "TokenwiseMapper", "build_mapper"]

@@ -322,7 +322,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
             img_logits = torch.cat([first, later], dim=-1)
         return logits.index_copy(-1, self._image_output_token_ids(logits.device), img_logits)
 
-    def image_outputs(self, img_hidden_states: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    def image_outputs(self, img_hidden_states: torch.Tensor) -> dict[str, Any]:
         """
         Run the heads at images that the model has written.
 
@@ -334,10 +334,11 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         """
         states = img_hidden_states.to(self.text_retrieval_head.weight)
         first = states[:, 0]
+        mapped = self.mapper(states, self.img_embeddings.weight) if self.mapper is not None else None
         return {
             "img_hidden_states": img_hidden_states,
             "retrieval_embeds": self.text_retrieval_head(first),
-            "conditioning": self.mapper(states, self.img_embeddings.weight) if self.mapper is not None else None,
+            "conditioning": mapped.conditioning(self.config) if mapped is not None else None,
             "decision_logits": (
                 self.decision_head(self.decision_dropout(first)) if self.decision_head is not None else None
             ),

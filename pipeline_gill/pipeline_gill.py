@@ -14,6 +14,7 @@ from transformers import BatchFeature, CLIPTextModel, CLIPTokenizer, LogitsProce
 # of the repository is imported here.
 from modeling_gill.atomic_write_gill import replace_folder  # noqa: F401
 from modeling_gill.backbones_gill import load_backbones  # noqa: F401
+from modeling_gill.conditioning_gill import take_images
 from modeling_gill.configuration_gill import GillConfig  # noqa: F401
 from modeling_gill.fingerprint_gill import fingerprint_name  # noqa: F401
 from modeling_gill.generation_gill import find_images  # noqa: F401
@@ -280,7 +281,7 @@ class GillPipeline(RepositoryPipeline):
     def generate_images(
         self,
         slots: Sequence[ImageSlot],
-        conditioning: torch.Tensor | None,
+        conditioning: dict[str, torch.Tensor] | None,
         retrieval_embeds: torch.Tensor,
         *,
         num_images_per_prompt: int,
@@ -294,7 +295,7 @@ class GillPipeline(RepositoryPipeline):
         """Fill the slots that are to be generated, all in one run of the image generator.
 
         Args:
-            conditioning (`torch.Tensor` of shape `(num_images, length, width)`): The generator's prompt embeddings.
+            conditioning (`dict[str, torch.Tensor]`): Of all images, as in [`GillOutput`].
             retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`): What candidates are scored with.
             latents (`torch.Tensor`, *optional*), negative_prompt_embeds (`torch.Tensor`, *optional*):
                 Of each prompt, as its generator and negative prompt; they stay with all images of the prompt.
@@ -314,7 +315,7 @@ class GillPipeline(RepositoryPipeline):
         assert conditioning is not None
         device, dtype = self._generator._execution_device, self.unet.dtype
         generated = self._run_generator(
-            prompt_embeds=conditioning[images.to(conditioning.device)].to(device, dtype),
+            prompt_embeds=take_images(conditioning, images)["prompt_embeds"].to(device, dtype),
             generator=_per_image(generator, repeated),
             negative_prompt=_per_image(negative_prompt, repeated),
             output_type=output_type,

@@ -61,7 +61,7 @@ def test_states_conditioning_and_queries_are_the_authors(
         **writing_options(case),
     )
     assert_close(written.img_hidden_states[:1], gill_arrays[f"g{number}.hidden"])
-    assert_close(written.conditioning[:1], gill_arrays[f"g{number}.gen_emb"])
+    assert_close(written.conditioning["prompt_embeds"][:1], gill_arrays[f"g{number}.gen_emb"])
     assert_close(written.retrieval_embeds[:1, None], gill_arrays[f"g{number}.ret_emb"])
     assert_close(written.decision_logits[:1].softmax(-1), gill_arrays[f"g{number}.decision_probs"])
 
@@ -161,7 +161,7 @@ def test_losses_and_gradients_are_the_authors(number, golden_repository, golden_
     output = AdapterTrainingStep(model)(
         **both_passes(rows, model.config, case["concat"]),
         image_features=features,
-        target_conditioning=torch.from_numpy(target),
+        target_conditioning={"prompt_embeds": torch.from_numpy(target)},
     )
     for name, expected in (
         ("captioning", "captioning.ce"),

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
+from modeling_gill.mapper_gill import MapperOutput
 from training_gill.losses import conditioning_loss
 
 
@@ -42,7 +43,7 @@ def plain_losses(
     batch: dict[str, torch.Tensor],
     image_features: torch.Tensor,
     target_features: torch.Tensor,
-    target_conditioning: torch.Tensor,
+    target_conditioning: dict[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     """The four losses of a batch of both passes, without any of the training step's shortcuts.
 
@@ -64,7 +65,9 @@ def plain_losses(
         "captioning": cross_entropy(reads),
         "language": cross_entropy(~reads),
         "contrastive": _contrastive_loss(output.retrieval_embeds, image_embeds, model.logit_scale.exp()),
-        "conditioning": conditioning_loss(output.conditioning, target_conditioning),
+        "conditioning": conditioning_loss(
+            MapperOutput(output.conditioning), target_conditioning, model.config.conditioning_tensors
+        ),
     }
 
 

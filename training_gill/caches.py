@@ -214,7 +214,7 @@ class ArrayCacheWriter:
 
 class TextTargetsCache(ArrayCache):
     """
-    Targets of the conditioning loss by caption: float32 of shape `(conditioning_length, conditioning_dim)`.
+    Targets of the conditioning loss by caption, in the form of [`GillOutput.conditioning`] for one image.
 
     Args:
         cache (`Path`): Folder that `gill precompute` wrote.
@@ -230,9 +230,9 @@ class TextTargetsCache(ArrayCache):
         folder = Path(cache) / self.FOLDER
         super().__init__(folder, _shape_in(folder, "conditioning_length", "conditioning_dim"), expected)
 
-    def __getitem__(self, caption: str) -> torch.Tensor:
+    def __getitem__(self, caption: str) -> dict[str, torch.Tensor]:  # type: ignore[override]
         try:
-            return super().__getitem__(caption)
+            return {"prompt_embeds": super().__getitem__(caption)}
         except KeyError:
             raise CacheError(
                 f"The cache {self.folder} has no target for the caption {caption!r:.80}: it was made for other data, "

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from modeling_gill import GillProcessor
 from modeling_gill.image_loading_gill import ImageError
@@ -100,11 +101,13 @@ class CaptionedImageCollator:
         Args:
             examples: Mappings with `index` (`int`), `name` (`str`, for messages), `key` (`str`, of the caches),
                 `image` (anything that `load_image` takes) and `caption` (`str`); one may bring its own
-                `image_features` `(vision_dim,)` or `target_conditioning` `(conditioning_length, conditioning_dim)`.
+                `image_features` `(vision_dim,)` or `target_conditioning`, a `dict` of arrays in the form of
+                [`GillOutput.conditioning`] without the first dimension.
 
         Returns:
             `dict`: `index` of shape `(num_images,)`; `input_ids`, `attention_mask`, `labels` of shape `(batch_size,
-            sequence_length)`; `pixel_values` or `image_features`; `target_conditioning` where there are targets;
+            sequence_length)`; `pixel_values` or `image_features`; `target_conditioning` where there are targets, a
+            `dict` of tensors that are padded to the longest of the batch;
             `skipped`, a list of messages; and with `context_images` the indices `(num_context_images,)` of the images
             in text rows among those of the batch, in reading order. Of a batch of which nothing can be read, `index`
             is empty.
@@ -129,10 +132,15 @@ class CaptionedImageCollator:
             "attention_mask": _padded([[1] * len(ids) for ids, _ in rows], longest, 0),
             "labels": _padded([labels for _, labels in rows], longest, -100),
         }
-        for name in ("pixel_values", "image_features", "target_conditioning"):
+        for name in ("pixel_values", "image_features"):
             values = [fields[name] for _, fields in read if name in fields]
             if values:
                 batch[name] = torch.stack(values)
+        targets = [fields["target_conditioning"] for _, fields in read if "target_conditioning" in fields]
+        if targets:
+            batch["target_conditioning"] = {
+                name: pad_sequence([target[name] for target in targets], batch_first=True) for name in targets[0]
+            }
         if self.context_images:
             batch["context_images"] = torch.tensor(
                 [index for _, shown in contexts for index in shown], dtype=torch.long
@@ -169,7 +177,8 @@ class CaptionedImageCollator:
             values = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
             fields["pixel_values"] = values[0]
         if "target_conditioning" in example:
-            fields["target_conditioning"] = torch.as_tensor(example["target_conditioning"]).float()
+            own = {name: torch.as_tensor(value) for name, value in example["target_conditioning"].items()}
+            fields["target_conditioning"] = own
         elif self.text_targets is not None:
             fields["target_conditioning"] = self.text_targets[caption]
         return ids, fields

@@ -95,7 +95,7 @@ class ImagePanel(TrainerCallback):
             (caption, [image, images[best[number]], drawn[number]]) for number, (caption, image) in enumerate(shown)
         ]
 
-    def _draw_images(self, conditioning: torch.Tensor) -> list[Any]:
+    def _draw_images(self, conditioning: dict[str, torch.Tensor]) -> list[Any]:
         if self._generator is None:
             config = self.gill.config
             self._generator = StableDiffusionPipeline.from_pretrained(
@@ -106,10 +106,10 @@ class ImagePanel(TrainerCallback):
                 requires_safety_checker=False,
             ).to(self.gill.device)
             self._generator.set_progress_bar_config(disable=True)
-        conditioning = conditioning.to(self._generator.unet.dtype)
+        prompt_embeds = conditioning["prompt_embeds"].to(self._generator.unet.dtype)
         # One seed, so that panels differ by the training alone.
         generator = torch.Generator().manual_seed(0)
-        return list(self._generator(prompt_embeds=conditioning, num_inference_steps=20, generator=generator).images)
+        return list(self._generator(prompt_embeds=prompt_embeds, num_inference_steps=20, generator=generator).images)
 
     def _read_examples(self) -> None:
         for index in range(len(self.data)):

@@ -1,20 +1,73 @@
 """The losses of the adapters (paper, section 3; their weights are all 1), over the images of all processes."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch.nn import functional
 
+from modeling_gill.conditioning_gill import ConditioningTensor
+from modeling_gill.mapper_gill import MapperOutput
 
-def conditioning_loss(conditioning: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean L2 distance, not squared, between the positions of two conditionings.
+
+def conditioning_loss(
+    mapped: MapperOutput, target: Mapping[str, torch.Tensor], tensors: Sequence[ConditioningTensor]
+) -> torch.Tensor:
+    """Mean over images of the distance between the mapper's output and the generator's own conditioning.
+
+    For each tensor that is the mean L2 distance, not squared, of its positions, in units of `scale * sqrt(dim)` where
+    it has a scale; for each that can be shorter than `length`, also the cross-entropy of its length.
 
     Args:
-        conditioning, target (`torch.Tensor` of shape `(num_images, sequence_length, hidden_size)`)
+        mapped ([`MapperOutput`]): Of `num_images` images.
+        target (`dict[str, torch.Tensor]`):
+            The tensors by name and their masks, as in [`GillOutput.conditioning`]; those that can be shorter than
+            `length` may be padded to the longest of the batch.
+        tensors (`Sequence[ConditioningTensor]`): `config.conditioning_tensors`.
+
+    Returns:
+        `torch.FloatTensor`, a scalar.
+
+    Raises:
+        ValueError: a tensor that `target` lacks, or one of another shape; the message names it.
     """
-    precision = torch.promote_types(conditioning.dtype, torch.float32)
-    return torch.linalg.vector_norm(conditioning.to(precision) - target.to(precision), dim=-1).mean()
+    loss = torch.zeros(())
+    for tensor in tensors:
+        own = mapped.tensors[tensor.name]
+        wanted = _target_of(tensor, target, own)
+        own = own[:, : wanted.shape[1]]
+        precision = torch.promote_types(own.dtype, torch.float32)
+        distance = torch.linalg.vector_norm(own.to(precision) - wanted.to(precision), dim=-1)
+        if tensor.scale is not None:
+            distance = distance / (tensor.scale * math.sqrt(tensor.dim))
+        if tensor.mask_key is None:
+            loss = loss.to(distance) + distance.mean()
+            continue
+        mask = target[tensor.mask_key].to(own.device)
+        lengths = mask.sum(-1)
+        # A mean over each image's own positions, so that long captions count as much as short ones.
+        loss = loss.to(distance) + ((distance * mask).sum(-1) / lengths).mean()
+        loss = loss + functional.cross_entropy(mapped.length_logits[tensor.name].to(precision), lengths - 1)
+    return loss
+
+
+def _target_of(tensor: ConditioningTensor, target: Mapping[str, torch.Tensor], own: torch.Tensor) -> torch.Tensor:
+    missing = [name for name in (tensor.name, tensor.mask_key) if name is not None and name not in target]
+    if missing:
+        raise ValueError(f"The target conditioning lacks {missing}, which the generator takes; it has {[*target]}.")
+    wanted = target[tensor.name].to(own.device)
+    fits = own.shape == wanted.shape
+    if tensor.mask_key is not None:
+        mask = target[tensor.mask_key]
+        fits = own[:, : wanted.shape[1]].shape == wanted.shape and mask.shape == wanted.shape[:2]
+    if not fits:
+        raise ValueError(
+            f"The target conditioning `{tensor.name}` has the shape {tuple(wanted.shape)}; expected {tuple(own.shape)}"
+            + (", of which the positions may be fewer, and a mask of them." if tensor.mask_key is not None else ".")
+        )
+    return wanted
 
 
 @dataclass

@@ -97,7 +97,7 @@ class AdapterTrainingStep(nn.Module):
         labels: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
-        target_conditioning: torch.Tensor | None = None,
+        target_conditioning: dict[str, torch.Tensor] | None = None,
         context_images: torch.Tensor | None = None,
         totals: BatchTotals | None = None,
         **unused: Any,
@@ -113,8 +113,8 @@ class AdapterTrainingStep(nn.Module):
             image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*):
                 One of both, or neither of an empty batch: the images in reading order of the captioning rows, which is
                 that of the `[IMG]` runs of the text rows.
-            target_conditioning (`torch.FloatTensor` of shape `(num_images, conditioning_length, conditioning_dim)`,
-            *optional*): The image generator's own text embeddings of the text of each `[IMG]` run.
+            target_conditioning (`dict[str, torch.Tensor]`, *optional*): The image generator's own conditioning for the
+                text of each `[IMG]` run, in the form of [`GillOutput.conditioning`].
             context_images (`torch.LongTensor` of shape `(num_context_images,)`, *optional*): Indices of the images in
                 text rows, in reading order. They are read without a graph, as all that precedes `[IMG]`.
             totals (`BatchTotals`, *optional*): By default this batch's own counts.
@@ -234,7 +234,7 @@ class AdapterTrainingStep(nn.Module):
         self,
         states: torch.Tensor,
         image_features: torch.Tensor,
-        target_conditioning: torch.Tensor | None,
+        target_conditioning: dict[str, torch.Tensor] | None,
         measured: "_Measured",
     ) -> None:
         gill = self.gill
@@ -250,8 +250,8 @@ class AdapterTrainingStep(nn.Module):
             if target_conditioning is None:
                 raise ValueError("The conditioning loss has a weight, but the batch has no `target_conditioning`.")
             assert gill.mapper is not None
-            conditioning = gill.mapper(states, gill.img_embeddings.weight)
-            mean = conditioning_loss(conditioning, target_conditioning.to(conditioning.device))
+            mapped = gill.mapper(states, gill.img_embeddings.weight)
+            mean = conditioning_loss(mapped, target_conditioning, gill.config.conditioning_tensors)
             measured.add("conditioning", mean * num_images, mean.new_tensor(float(num_images)))
 
     # --- inside ------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class GillGenerationMixin(GenerationMixin):
         >>> batch = processor([[image, "a photo of a cat in the snow"]])
         >>> output = model.generate(**batch, max_new_tokens=24, return_dict_in_generate=True)
         >>> text = processor.batch_decode(output.sequences)
-        >>> prompt_embeds = output.conditioning  # of the images in the answer, for the image generator
+        >>> prompt_embeds = output.conditioning["prompt_embeds"]  # of the images in the answer, for the image generator
         ```
         """
         if image_token_scale != 1.0:
@@ -190,7 +190,7 @@ class GillGenerationMixin(GenerationMixin):
 
     def _image_outputs_of_sequences(
         self: Any, sequences: torch.Tensor, prompt: "_Prompt", generated: Any
-    ) -> dict[str, torch.Tensor | None]:
+    ) -> dict[str, Any]:
         """Outputs of the heads at the images in `sequences`.
 
         The state of the last token is never computed while generating. So the columns from the first image on are

@@ -27,8 +27,10 @@ class GillOutput(CausalLMOutputWithPast):
             Last hidden states at the `[IMG]` tokens.
         retrieval_embeds (`torch.FloatTensor` of shape `(num_images, retrieval_dim)`):
             Embeddings in the retrieval space, not normalized.
-        conditioning (`torch.FloatTensor` of shape `(num_images, conditioning_length, conditioning_dim)`, *optional*):
-            The `prompt_embeds` of the image generator.
+        conditioning (`dict[str, torch.Tensor]`, *optional*):
+            What the image generator draws, by the names in `config.conditioning_tensors`: `"prompt_embeds"` of shape
+            `(num_images, length, dim)` and whatever else it takes. Where images can be shorter than `length`, the
+            tensor is padded with zeros, and a `torch.BoolTensor` of shape `(num_images, length)` is its mask.
         decision_logits (`torch.FloatTensor` of shape `(num_images, 2)`, *optional*): Generate, retrieve.
     """
 
@@ -36,7 +38,7 @@ class GillOutput(CausalLMOutputWithPast):
     img_start_positions: torch.Tensor | None = None
     img_hidden_states: torch.Tensor | None = None
     retrieval_embeds: torch.Tensor | None = None
-    conditioning: torch.Tensor | None = None
+    conditioning: dict[str, torch.Tensor] | None = None
     decision_logits: torch.Tensor | None = None
 
 
@@ -56,7 +58,7 @@ class GillGenerateOutput(GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutpu
     img_start_positions: torch.Tensor = None  # type: ignore[assignment]
     img_hidden_states: torch.Tensor = None  # type: ignore[assignment]
     retrieval_embeds: torch.Tensor = None  # type: ignore[assignment]
-    conditioning: torch.Tensor | None = None
+    conditioning: dict[str, torch.Tensor] | None = None
     decision_logits: torch.Tensor | None = None
 
 

@@ -36,7 +36,7 @@ def test_the_converted_heads_answer_as_the_authors_did(
     model = GillForConditionalGeneration.from_pretrained(golden_repository)
     with torch.no_grad():
         made = model.image_outputs(torch.from_numpy(gill_arrays["g0.hidden"]))
-    assert np.allclose(made["conditioning"], gill_arrays["g0.gen_emb"], atol=2e-4)
+    assert np.allclose(made["conditioning"]["prompt_embeds"], gill_arrays["g0.gen_emb"], atol=2e-4)
     assert np.allclose(made["retrieval_embeds"][:, None], gill_arrays["g0.ret_emb"], atol=2e-4)
     probabilities = made["decision_logits"].softmax(-1)
     assert np.allclose(probabilities.flatten(), gill_arrays["g0.decision_probs"].flatten(), atol=1e-4)

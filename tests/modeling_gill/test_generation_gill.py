@@ -138,9 +138,9 @@ def test_beams_of_a_batch_keep_the_images_with_their_prompt(opt, processor, pad_
             row = 2 * number + copy_number
             expected = alone.sequences[copy_number, single["input_ids"].shape[1] :].tolist()
             assert together.sequences[row, batch["input_ids"].shape[1] :].tolist()[: len(expected)] == expected
-            own = alone.conditioning[alone.img_batch_indices == copy_number]
+            own = alone.conditioning["prompt_embeds"][alone.img_batch_indices == copy_number]
             torch.testing.assert_close(
-                together.conditioning[together.img_batch_indices == row], own, atol=1e-4, rtol=1e-4
+                together.conditioning["prompt_embeds"][together.img_batch_indices == row], own, atol=1e-4, rtol=1e-4
             )
 
 

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
+from modeling_gill.conditioning_gill import take_images
 from pipeline_gill.hub_layout_gill import write_code
 from tests.small_model import LANGUAGE_MODELS, small_config, small_model, small_processor
 
@@ -50,7 +51,7 @@ def test_a_prompt_gets_the_same_answer_alone_and_in_a_batch_whatever_the_languag
         mine = together.img_batch_indices == row
         assert len(alone.img_batch_indices) == mine.sum() > 0
         torch.testing.assert_close(alone.img_hidden_states, together.img_hidden_states[mine], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(alone.conditioning, together.conditioning[mine], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(alone.conditioning, take_images(together.conditioning, mine), atol=1e-4, rtol=1e-4)
 
 
 def test_logits_are_as_wide_as_the_tokenizer_and_never_favour_ids_without_an_embedding(processor):
@@ -159,7 +160,7 @@ def test_streamers_stopping_criteria_and_logits_processors_are_those_of_transfor
 def test_an_answer_without_images_has_empty_outputs_and_not_none(model, processor):
     written = model.generate(**processor(PROMPTS), max_new_tokens=3, min_text_tokens=3, return_dict_in_generate=True)
     assert written.img_hidden_states.shape == (0, 3, 24)
-    assert written.conditioning.shape == (0, 7, 12)
+    assert written.conditioning["prompt_embeds"].shape == (0, 7, 12)
     assert written.decision_logits.shape == (0, 2)
 
 
@@ -179,7 +180,7 @@ def test_the_loss_of_labels_is_transformers_own_and_placeholders_are_never_predi
 def test_every_kind_of_mapper_fills_the_conditioning(processor, mapper_type):
     model = small_model(processor, mapper_type=mapper_type)
     output = model(**processor(PROMPTS, add_img_tokens=True))
-    assert output.conditioning.shape == (3, 7, 12)
+    assert output.conditioning["prompt_embeds"].shape == (3, 7, 12)
 
 
 def test_a_model_that_only_retrieves_has_no_mapper(processor):

@@ -41,7 +41,7 @@ def main() -> None:
             "key": "",
             "caption": caption,
             "image_features": torch.randn(gill.config.vision_dim, generator=generator),
-            "target_conditioning": torch.randn(77, 768, generator=generator),
+            "target_conditioning": {"prompt_embeds": torch.randn(77, 768, generator=generator)},
         }
         for i, caption in enumerate(CAPTIONS)
     ]

@@ -123,7 +123,7 @@ def test_values_that_are_no_numbers_are_never_used(value, tmp_path):
     values[0, 1, 2] = value
     values.flush()
     cache = TextTargetsCache(tmp_path)
-    assert float(cache["key 0"][0, 0]) == 0
+    assert float(cache["key 0"]["prompt_embeds"][0, 0]) == 0
     with pytest.raises(CacheError, match=r"values-00001\.npy is damaged"):
         cache["key 3"]
 

@@ -97,7 +97,7 @@ def test_with_lora_the_cheap_step_has_the_gradients_of_the_plain_forward(loaded,
     step = AdapterTrainingStep(model).eval()  # without LoRA's dropout
     data = open_data(str(small_world / "train.tsv"))
     collator = CaptionedImageCollator(GillProcessor.from_pretrained(out), 24, 0.5)
-    target = torch.randn(model.config.conditioning_length, model.config.conditioning_dim)
+    target = {"prompt_embeds": torch.randn(model.config.conditioning_length, model.config.conditioning_dim)}
     batch = collator([{**data[i], "target_conditioning": target} for i in range(6)])
     step(**batch)["loss"].backward()
     found = {name: w.grad.clone() for name, w in model.named_parameters() if w.requires_grad}

@@ -47,7 +47,14 @@ def golden_examples(case, images):
     count = len(case["captions"])
     targets = np.random.RandomState(case["seed"]).standard_normal((count, 77, 768)).astype(np.float32)
     return [
-        {"index": i, "name": str(i), "key": "", "image": images[p], "caption": c, "target_conditioning": targets[i]}
+        {
+            "index": i,
+            "name": str(i),
+            "key": "",
+            "image": images[p],
+            "caption": c,
+            "target_conditioning": {"prompt_embeds": targets[i]},
+        }
         for i, (p, c) in enumerate(zip(case["images"], case["captions"], strict=True))
     ]
 
@@ -62,7 +69,7 @@ def twelve_examples(images):
             "key": "",
             "image": images[i],
             "caption": c,
-            "target_conditioning": rng.standard_normal((77, 768)),
+            "target_conditioning": {"prompt_embeds": rng.standard_normal((77, 768))},
         }
         for i, c in enumerate(captions)
     ]
@@ -245,7 +252,7 @@ def test_an_empty_batch_is_a_loss_of_zero_that_reaches_all_that_is_trained(gill,
     batch = CaptionedImageCollator(golden_processor)([])
     batch["image_features"] = torch.zeros(0, gill.config.vision_dim)
     step = AdapterTrainingStep(gill)
-    output = step(**batch, target_conditioning=torch.zeros(0, 77, 768))
+    output = step(**batch, target_conditioning={"prompt_embeds": torch.zeros(0, 77, 768)})
     output["loss"].backward()
     assert float(output["loss"].detach()) == 0
     assert all(w.grad is not None and not w.grad.any() for w in step.parameters() if w.requires_grad)
