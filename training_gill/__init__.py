@@ -9,14 +9,17 @@ if TYPE_CHECKING:
     from .decision_head import train_decision_head
     from .precomputation import precompute
     from .recipe import Recipe, read_recipe
+    from .sizes import RecipeSizes, recipe_sizes
     from .trainer import GillTrainer
     from .training import train
 
 _MODULE_OF = {
     "GillTrainer": "trainer",
     "Recipe": "recipe",
+    "RecipeSizes": "sizes",
     "precompute": "precomputation",
     "read_recipe": "recipe",
+    "recipe_sizes": "sizes",
     "train": "training",
     "train_decision_head": "decision_head",
 }
@@ -42,8 +45,10 @@ __all__ = [
     "ModelArguments",
     "PrecomputeArguments",
     "Recipe",
+    "RecipeSizes",
     "precompute",
     "read_recipe",
+    "recipe_sizes",
     "train",
     "train_decision_head",
 ]

@@ -92,6 +92,7 @@ class TrainCommand:
 
     recipe: str | None = _option(None, "YAML file, e.g. training_gill/recipes/gill_cc3m.yaml.", positional=True)
     list_entries: bool = _option(False, "Print what a recipe can hold, and stop.")
+    sizes: bool = _option(False, "Print what the recipe trains and the memory that takes, and stop.")
     overrides: list[str] = field(
         default_factory=list, metadata={"help": "Any entry of the recipe, as --learning_rate 1e-3.", "extra": True}
     )

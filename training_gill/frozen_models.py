@@ -60,7 +60,7 @@ def load_part(auto_class: Any, model: FrozenModel, what: str, **options: Any) ->
     try:
         return auto_class.from_pretrained(model.name, revision=model.revision or "main", **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise _not_found(model, what, error) from error
+        raise not_found(model, what, error) from error
 
 
 def load_vision_config(model: FrozenModel) -> PretrainedConfig:
@@ -87,7 +87,7 @@ def conditioning_shape(model: FrozenModel) -> tuple[int, int]:
             path = cached_file(model.name, f"{folder}/config.json", revision=model.revision or "main")
             value = read_json(str(path)).get(key)
         except (OSError, ValueError, AttributeError) as error:
-            raise _not_found(model, f"{folder}/config.json", error) from error
+            raise not_found(model, f"{folder}/config.json", error) from error
         if type(value) is not int:
             raise FrozenModelError(f"The {model} has {key} {value!r} in {folder}/config.json; expected one number.")
         sizes.append(value)
@@ -105,7 +105,8 @@ def generation_config(text_config: PretrainedConfig, tokenizer: Any) -> Generati
     )
 
 
-def _not_found(model: FrozenModel, what: str, error: BaseException) -> FrozenModelError:
+def not_found(model: FrozenModel, what: str, error: BaseException) -> FrozenModelError:
+    """The error that a part of a model could not be loaded, with its reason."""
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     revision = f" (revision {model.revision})" if model.revision else ""
     return FrozenModelError(
@@ -121,4 +122,5 @@ __all__ = [
     "generation_config",
     "load_part",
     "load_vision_config",
+    "not_found",
 ]

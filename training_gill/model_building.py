@@ -50,6 +50,15 @@ def build_model(
     return model, processor
 
 
+def frozen_models(arguments: ModelArguments) -> tuple[FrozenModel, FrozenModel]:
+    """Where the language model and the image encoder of a recipe are."""
+    language, vision = full_path(arguments.language_model), full_path(arguments.vision_model)
+    return (
+        FrozenModel("language model", language, "`language_model`", arguments.language_model_revision),
+        FrozenModel("image encoder", vision, "`vision_model`", arguments.vision_model_revision),
+    )
+
+
 def adapter_fields(arguments: ModelArguments) -> dict[str, Any]:
     """Fields of [`GillConfig`] for new adapters, but those that depend on the frozen models."""
     return {
@@ -123,12 +132,7 @@ def _loaded(arguments: ModelArguments, dtype: torch.dtype) -> tuple[GillForCondi
 def _new(
     arguments: ModelArguments, dtype: torch.dtype, seed: int
 ) -> tuple[GillForConditionalGeneration, GillProcessor]:
-    language = FrozenModel(
-        "language model", full_path(arguments.language_model), "`language_model`", arguments.language_model_revision
-    )
-    vision = FrozenModel(
-        "image encoder", full_path(arguments.vision_model), "`vision_model`", arguments.vision_model_revision
-    )
+    language, vision = frozen_models(arguments)
     img_tokens = (
         arguments.img_tokens.split(",")
         if arguments.img_tokens
@@ -175,4 +179,4 @@ def _generator_fields(arguments: ModelArguments) -> dict[str, Any]:
     }
 
 
-__all__ = ["adapter_fields", "add_lora", "build_model"]
+__all__ = ["adapter_fields", "add_lora", "build_model", "frozen_models"]

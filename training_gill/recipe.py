@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import torch
 import yaml
 from transformers import TrainingArguments
 
@@ -51,6 +52,14 @@ class Recipe:
         return LossWeights(
             losses.captioning_weight, losses.language_weight, losses.contrastive_weight, losses.conditioning_weight
         )
+
+    def backbone_dtype(self) -> torch.dtype:
+        """Dtype of the frozen models."""
+        if self.model.backbone_dtype != "auto":
+            return getattr(torch, self.model.backbone_dtype)
+        if self.training.bf16:
+            return torch.bfloat16
+        return torch.float16 if self.training.fp16 else torch.float32
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON holds it, for the model card; without secrets and what depends on the machine."""

@@ -23,6 +23,7 @@ from .collator import CaptionedImageCollator
 from .image_panel import ImagePanel
 from .model_building import build_model
 from .recipe import Recipe, RecipeError, describe_entries, parse_overrides, read_recipe
+from .sizes import recipe_sizes
 from .trainer import GillTrainer
 from .training_data import CaptionedImages, CaptionedImageStream, open_data
 from .training_step import AdapterTrainingStep
@@ -75,6 +76,10 @@ def run_train(command: TrainCommand) -> None:
     if recipe is None:
         raise RecipeError("No recipe was given; expected a .yaml file, or the name of a shipped one as gill_cc3m.")
     hide_loading_bars()
+    if command.sizes:
+        # No accelerator is needed to count.
+        print(recipe_sizes(read_recipe(recipe, use_cpu=True, **overrides)))
+        return
     train(recipe, **overrides)
 
 
@@ -243,7 +248,7 @@ def _train(recipe: Recipe) -> dict[str, float]:
         return finished
     set_seed(args.seed)
     train_data, validation_data = open_training_data(recipe), open_validation_data(recipe)
-    gill, processor = build_model(recipe.model, _backbone_dtype(recipe), args.seed)
+    gill, processor = build_model(recipe.model, recipe.backbone_dtype(), args.seed)
     try:
         step = AdapterTrainingStep(gill, recipe.loss_weights())
         collator = build_collator(recipe, gill, processor)
@@ -349,14 +354,6 @@ def _check_arguments(recipe: Recipe) -> None:
     args.accelerator_config.dispatch_batches = False
     if args.data_seed is None:
         args.data_seed = args.seed
-
-
-def _backbone_dtype(recipe: Recipe) -> torch.dtype:
-    if recipe.model.backbone_dtype != "auto":
-        return getattr(torch, recipe.model.backbone_dtype)
-    if recipe.training.bf16:
-        return torch.bfloat16
-    return torch.float16 if recipe.training.fp16 else torch.float32
 
 
 def _checkpoint_to_resume(args: Any) -> str | None:
