@@ -1,7 +1,8 @@
 """Turns the files of the original GILL and FROMAGe releases into a Hub repository."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gill.imports import lazy_names
 
 if TYPE_CHECKING:
     from .arguments import ConversionOptions
@@ -9,18 +10,14 @@ if TYPE_CHECKING:
     from .original_files import ConversionError
     from .verification import VerificationError
 
-_MODULES = {
-    "ConversionError": "original_files",
-    "ConversionOptions": "arguments",
-    "VerificationError": "verification",
-    "convert": "converter",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
-
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        ".original_files": ["ConversionError"],
+        ".arguments": ["ConversionOptions"],
+        ".verification": ["VerificationError"],
+        ".converter": ["convert"],
+    },
+)
 
 __all__ = ["ConversionError", "ConversionOptions", "VerificationError", "convert"]

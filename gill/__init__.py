@@ -6,32 +6,9 @@
     >>> pipe = gill.GillPipeline.from_pretrained("picturebook/checkpoint")  # doctest: +SKIP
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-
-_PACKAGE_OF = {
-    "GillConfig": "modeling_gill",
-    "GillForConditionalGeneration": "modeling_gill",
-    "GillProcessor": "modeling_gill",
-    "GillImage": "pipeline_gill",
-    "GillPipeline": "pipeline_gill",
-    "GillPipelineOutput": "pipeline_gill",
-    "RetrievalSet": "pipeline_gill",
-    "build_retrieval_set": "pipeline_gill",
-    "convert": "conversion",
-    "evaluate": "evaluation_gill",
-    "push": "hub_card",
-    "write_card": "hub_card",
-    "demo": "picturebook",
-    "DecisionHeadOptions": "training_gill",
-    "PrecomputeArguments": "training_gill",
-    "precompute": "training_gill",
-    "read_recipe": "training_gill",
-    "train": "training_gill",
-    "train_decision_head": "training_gill",
-}
+from gill.imports import lazy_names
 
 if TYPE_CHECKING:
     from conversion import convert
@@ -49,21 +26,27 @@ if TYPE_CHECKING:
         train_decision_head,
     )
 
+__version__ = "0.1.0"
 
-def __getattr__(name: str) -> Any:
-    if name not in _PACKAGE_OF:
-        raise AttributeError(f"module 'gill' has no attribute {name!r}")
-    from gill.quiet import quiet_imports
-
-    quiet_imports()
-    value = getattr(import_module(_PACKAGE_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PACKAGE_OF})
-
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "modeling_gill": ["GillConfig", "GillForConditionalGeneration", "GillProcessor"],
+        "pipeline_gill": ["GillImage", "GillPipeline", "GillPipelineOutput", "RetrievalSet", "build_retrieval_set"],
+        "conversion": ["convert"],
+        "evaluation_gill": ["evaluate"],
+        "hub_card": ["push", "write_card"],
+        "picturebook": ["demo"],
+        "training_gill": [
+            "DecisionHeadOptions",
+            "PrecomputeArguments",
+            "precompute",
+            "read_recipe",
+            "train",
+            "train_decision_head",
+        ],
+    },
+)
 
 __all__ = [
     "DecisionHeadOptions",

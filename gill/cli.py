@@ -18,8 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import typer
 
 from gill import __version__
-from gill.optional import EXTRA_OF, how_to_install
-from gill.quiet import quiet_libraries
+from gill.imports import EXTRA_OF, how_to_install, quiet_libraries
 
 
 @dataclass(frozen=True)
@@ -286,7 +285,7 @@ def _failed(error: Exception) -> int:
         traceback.print_exception(error)
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRA_OF:
-        message = how_to_install(error.name, EXTRA_OF[error.name])
+        message = how_to_install(error.name)
     print(f"error: {message}", file=sys.stderr)
     return int(getattr(error, "exit_code", 2))
 

@@ -1,20 +1,19 @@
 """Model cards, and the push of a repository with its card in one commit."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gill.imports import lazy_names
 
 if TYPE_CHECKING:
     from .upload import push
     from .writing import write_card
 
-_MODULES = {"push": "upload", "write_card": "writing"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        ".upload": ["push"],
+        ".writing": ["write_card"],
+    },
+)
 
 __all__ = ["push", "write_card"]

@@ -8,8 +8,9 @@ Rooms, each of which imports from those before it only:
 * `report`: tables, pages and the demo
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gill.imports import lazy_names
 
 if TYPE_CHECKING:
     from .arguments import DemoArguments, EmbedArguments, PicturebookTrainArguments, TablesArguments, WorldArguments
@@ -19,32 +20,23 @@ if TYPE_CHECKING:
     from .report.world_report import write_world
     from .stages.training import train
 
-_MODULE_OF = {
-    "DemoArguments": "arguments",
-    "EmbedArguments": "arguments",
-    "PicturebookTrainArguments": "arguments",
-    "TablesArguments": "arguments",
-    "WorldArguments": "arguments",
-    "demo": "report.demo",
-    "embed": "checkpoint_folder",
-    "find_checkpoint": "checkpoint_folder",
-    "train": "stages.training",
-    "write_tables": "report.tables",
-    "write_world": "report.world_report",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
-
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        ".arguments": [
+            "DemoArguments",
+            "EmbedArguments",
+            "PicturebookTrainArguments",
+            "TablesArguments",
+            "WorldArguments",
+        ],
+        ".report.demo": ["demo"],
+        ".checkpoint_folder": ["embed", "find_checkpoint"],
+        ".stages.training": ["train"],
+        ".report.tables": ["write_tables"],
+        ".report.world_report": ["write_world"],
+    },
+)
 
 __all__ = [
     "DemoArguments",

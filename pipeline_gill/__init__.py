@@ -1,7 +1,8 @@
 """GILL as a diffusers pipeline, and the sets of images that it retrieves from."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gill.imports import lazy_names
 
 if TYPE_CHECKING:
     from .arguments import RetrievalSetOptions
@@ -10,21 +11,16 @@ if TYPE_CHECKING:
     from .retrieval_set_gill import RetrievalSet
     from .retrieval_sources import build_retrieval_set
 
-_MODULES = {
-    "GillImage": "pipeline_output_gill",
-    "GillPipeline": "pipeline_gill",
-    "GillPipelineOutput": "pipeline_output_gill",
-    "RetrievalSet": "retrieval_set_gill",
-    "RetrievalSetOptions": "arguments",
-    "build_retrieval_set": "retrieval_sources",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
-
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        ".pipeline_output_gill": ["GillImage", "GillPipelineOutput"],
+        ".pipeline_gill": ["GillPipeline"],
+        ".retrieval_set_gill": ["RetrievalSet"],
+        ".arguments": ["RetrievalSetOptions"],
+        ".retrieval_sources": ["build_retrieval_set"],
+    },
+)
 
 __all__ = [
     "GillImage",

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import gill
-from gill.optional import DISTRIBUTION, EXTRA_OF
+from gill.imports import DISTRIBUTION, EXTRA_OF
 from tests.compat.environments import ROOT, build_wheels, copy_tree
 
 MODULE_OF = {"faiss": "faiss-cpu"}

@@ -1,7 +1,8 @@
 """Training of GILL's adapters and of its decision head; names are imported the first time they are used."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gill.imports import lazy_names
 
 from .arguments import DataArguments, DecisionHeadOptions, LossArguments, ModelArguments, PrecomputeArguments
 
@@ -13,29 +14,17 @@ if TYPE_CHECKING:
     from .trainer import GillTrainer
     from .training import train
 
-_MODULE_OF = {
-    "GillTrainer": "trainer",
-    "Recipe": "recipe",
-    "RecipeSizes": "sizes",
-    "precompute": "precomputation",
-    "read_recipe": "recipe",
-    "recipe_sizes": "sizes",
-    "train": "training",
-    "train_decision_head": "decision_head",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
-
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        ".trainer": ["GillTrainer"],
+        ".recipe": ["Recipe", "read_recipe"],
+        ".precomputation": ["precompute"],
+        ".sizes": ["RecipeSizes", "recipe_sizes"],
+        ".training": ["train"],
+        ".decision_head": ["train_decision_head"],
+    },
+)
 
 __all__ = [
     "DataArguments",

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import gill
-from gill.optional import require
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,19 +31,13 @@ def test_every_name_is_there_and_documented(name):
 def test_type_checkers_see_the_names():
     assert (ROOT / "gill" / "py.typed").is_file()
     source = (ROOT / "gill" / "__init__.py").read_text()
-    typed = source.split("if TYPE_CHECKING:")[1].split("def ")[0]
-    assert all(name in typed for name in gill._PACKAGE_OF)
+    typed = source.split("if TYPE_CHECKING:")[1].split("__getattr__")[0]
+    assert all(name in typed for name in gill.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'GillModel'"):
         gill.GillModel  # noqa: B018
-
-
-def test_a_missing_optional_package_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"pip install 'gill-multimodal\[retrieval\]'"):
-        require("faiss")
 
 
 def test_importing_the_pipeline_prints_nothing():
