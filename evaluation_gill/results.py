@@ -3,15 +3,14 @@
 import dataclasses
 import json
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import gill
 from modeling_gill.atomic_write_gill import replace_file
+from modeling_gill.fingerprint_gill import library_versions
 from pipeline_gill.caption_files import read_json
 
 from .bootstrap import interval_of_mean
@@ -22,13 +21,7 @@ _FORMAT, _FORMAT_VERSION = "gill-results", 1
 
 def software_versions() -> dict[str, str]:
     """Versions of the libraries that affect the metrics."""
-    versions = {"python": platform.python_version(), "gill": gill.__version__}
-    for package in ("torch", "transformers", "diffusers", "torchmetrics"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return {**library_versions("torch", "transformers", "diffusers", "torchmetrics"), "gill": gill.__version__}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How the packages import: names on first use, libraries without messages that nobody can act on, optional ones by extra."""
+"""How packages are imported: names on first use, without messages that nobody can act on, optional ones by extra."""
 
 import logging
 import os

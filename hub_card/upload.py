@@ -20,6 +20,7 @@ from modeling_gill.atomic_write_gill import replace_file
 from pipeline_gill.hub_layout_gill import MODEL_INDEX, index_with_retrieval_set
 from pipeline_gill.hub_push_gill import OneCommit, clear_hub_errors, files_of, full_repo_id
 from pipeline_gill.pipeline_repository_gill import RETRIEVAL_SET_FOLDER
+from pipeline_gill.repository_writer_gill import REPOSITORY_FILES
 from pipeline_gill.retrieval_storage_gill import DATA_FOLDER, INDEX_FILE, read_folder
 
 from .arguments import PushOptions
@@ -112,7 +113,9 @@ def _push(options: PushOptions, api: HfApi) -> str | None:
     private = options.private or None
     with contextlib.ExitStack() as stack:
         # Large files first, which cannot be seen; then two short commits follow each other.
-        model = stack.enter_context(OneCommit(without_card(files), options.repo_id, api, private=private))
+        model = stack.enter_context(
+            OneCommit(without_card(files), options.repo_id, api, outdated=REPOSITORY_FILES, private=private)
+        )
         model.upload()
         if set_folder is not None:
             retrieval_set = stack.enter_context(

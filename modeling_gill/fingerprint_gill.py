@@ -1,4 +1,4 @@
-"""A fingerprint of weights that does not depend on their dtype and device.
+"""What a file was made with: fingerprints of weights that do not depend on dtype and device, versions of libraries.
 
 A retrieval set can only be searched with the weights that embedded it. Since weights are stored in one dtype and
 loaded in another, their bytes cannot be hashed. A *sketch* is compared instead: the scalar products of the weights
@@ -6,8 +6,11 @@ with fixed vectors of random signs, divided by the norm of the weights. Rounding
 0.001, a change of the weights by one per cent by about 0.01, and other weights by about 1.
 """
 
+import contextlib
 import hashlib
+import platform
 from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -16,6 +19,15 @@ _SKETCH_SIZE = 32
 _TOLERANCE = 0.008
 # Enough of each tensor to distinguish two encoders without reading gigabytes.
 _VALUES_PER_TENSOR = 4096
+
+
+def library_versions(*packages: str) -> dict[str, str]:
+    """Versions of Python and of those of the packages that are installed, by name."""
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def fingerprint_weights(parts: Mapping[str, Iterable[torch.Tensor]]) -> dict[str, Any]:
@@ -76,4 +88,4 @@ def _close(first: list[float] | None, second: list[float] | None) -> bool:
     return all(abs(a - b) <= _TOLERANCE for a, b in zip(first, second, strict=True))
 
 
-__all__ = ["differing_parts", "fingerprint_name", "fingerprint_weights", "fingerprints_match"]
+__all__ = ["differing_parts", "fingerprint_name", "fingerprint_weights", "fingerprints_match", "library_versions"]

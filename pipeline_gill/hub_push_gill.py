@@ -10,20 +10,6 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-# What earlier pushes of a model may have left and a new one would contradict: other shards, other code, other parts.
-OUTDATED_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*_gill.py",
-    "language_model_lora/*",
-    "retrieval_set/*",
-    "samples/*",
-    "vae/*",
-    "text_encoder/*",
-    "tokenizer/*",
-    "unet/*",
-    "scheduler/*",
-)
 _NEW_REPOSITORY_FILES = {".gitattributes"}
 
 # huggingface_hub has changed the library that it speaks HTTP with more than once.
@@ -43,7 +29,7 @@ class OneCommit:
         repo_id (`str`): The repository, created if need be; without a namespace, in that of the token's owner.
         api (`HfApi`): With the token to use.
         repo_type (`str`, defaults to `"model"`): `"model"` or `"dataset"`.
-        outdated (`Iterable[str]`, defaults to [`OUTDATED_FILES`]):
+        outdated (`Iterable[str]`, defaults to `()`):
             Patterns of files that the same commit deletes unless they are among `files`.
         private (`bool`, *optional*): Whether a new repository is private; the Hub's default if not given.
         revision (`str`, *optional*): Branch, created if need be.
@@ -67,7 +53,7 @@ class OneCommit:
         api: HfApi,
         *,
         repo_type: str = "model",
-        outdated: Iterable[str] = OUTDATED_FILES,
+        outdated: Iterable[str] = (),
         private: bool | None = None,
         revision: str | None = None,
     ) -> None:
@@ -185,4 +171,4 @@ def files_of(folder: str | os.PathLike[str]) -> dict[str, Path]:
     return {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-__all__ = ["OUTDATED_FILES", "OneCommit", "clear_hub_errors", "files_of", "full_repo_id"]
+__all__ = ["OneCommit", "clear_hub_errors", "files_of", "full_repo_id"]

@@ -9,18 +9,16 @@ README.md             what it is, for people and for the Hub
 import contextlib
 import dataclasses
 import json
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download, snapshot_download
 
 from modeling_gill.atomic_write_gill import replace_folder
-from modeling_gill.fingerprint_gill import fingerprint_name
+from modeling_gill.fingerprint_gill import fingerprint_name, library_versions
 
 from .retrieval_trust_gill import lies_within
 
@@ -40,13 +38,9 @@ _MAX_JSON_BYTES = 4 * 1024 * 1024
 _MAX_RETRIEVAL_DIM = 1 << 16
 
 
-def created_with() -> dict[str, str]:
-    """Versions of the libraries that affect the embeddings."""
-    versions = {"python": platform.python_version(), "format_version": str(_FORMAT_VERSION)}
-    for package in ("gill", "transformers", "torch", "datasets", "pillow"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
+def _created_with() -> dict[str, str]:
+    versions = library_versions("gill-multimodal", "transformers", "torch", "datasets", "pillow")
+    return {**versions, "format_version": str(_FORMAT_VERSION)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +64,14 @@ class RetrievalSetInfo:
     source: str = ""
     skipped: int = 0
     base_dir: str = "."
-    created_with: dict[str, str] = dataclasses.field(default_factory=created_with)
+    created_with: dict[str, str] = dataclasses.field(default_factory=_created_with)
     signature: str | None = None
 
 
 def require_datasets() -> Any:
     """The `datasets` library, or an `ImportError` that says how to get it."""
     if datasets is None:
-        raise ImportError("a retrieval set needs the datasets library: pip install datasets")
+        raise ImportError("A retrieval set needs `datasets`: pip install datasets, or 'gill-multimodal[retrieval]'")
     return datasets
 
 
@@ -309,7 +303,6 @@ __all__ = [
     "RetrievalSetInfo",
     "check_free",
     "check_columns",
-    "created_with",
     "download_folder",
     "read_folder",
     "require_datasets",

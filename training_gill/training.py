@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from huggingface_hub import HfApi
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, set_seed
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
+from modeling_gill.fingerprint_gill import library_versions
 from pipeline_gill.hub_push_gill import OneCommit, clear_hub_errors, files_of
+from pipeline_gill.repository_writer_gill import REPOSITORY_FILES
 from pipeline_gill.repository_writer_gill import write_repository as write_gill_repository
 
 from .arguments import TrainCommand
@@ -205,7 +205,7 @@ def write_repository(
         "epochs": trainer.state.epoch,
         "unreadable_examples": trainer.unreadable,
         "measured": {name: value for name, value in metrics.items() if isinstance(value, (int, float))},
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": library_versions("torch", "transformers"),
     }
     write_gill_repository(
         str(trainer.args.output_dir),
@@ -233,7 +233,8 @@ def push_repository(recipe: Recipe) -> None:
         for name, path in files_of(args.output_dir).items()
         if not name.startswith((f"{PREFIX_CHECKPOINT_DIR}-", "."))
     }
-    OneCommit(files, repo_id, api, revision=args.hub_revision).commit("Training finished")
+    push = OneCommit(files, repo_id, api, outdated=REPOSITORY_FILES, revision=args.hub_revision)
+    push.commit("Training finished")
 
 
 def _train(recipe: Recipe) -> dict[str, float]:

@@ -27,7 +27,7 @@ from .components_gill import (
 from .components_gill import __name__ as components_module
 from .hub_push_gill import OneCommit, clear_hub_errors, files_of, full_repo_id
 from .image_generator_gill import ImageGeneratorMixin
-from .repository_writer_gill import RETRIEVAL_SET_FOLDER, write_repository
+from .repository_writer_gill import REPOSITORY_FILES, RETRIEVAL_SET_FOLDER, write_repository
 from .retrieval_set_gill import RetrievalSet
 from .retrieval_storage_gill import INFO_FILE
 
@@ -197,7 +197,7 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
                 has_card = api.repo_exists(repo_id) and api.file_exists(repo_id, CARD_FILE)
             if not has_card:
                 files = {**self._card_and_samples(), **files}
-            with OneCommit(files, repo_id, api, private=private, revision=revision) as push:
+            with OneCommit(files, repo_id, api, outdated=REPOSITORY_FILES, private=private, revision=revision) as push:
                 return str(push.commit(commit_message).commit_url)
 
     @property

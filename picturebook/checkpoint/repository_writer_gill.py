@@ -51,6 +51,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """What a repository is made of: the files of each part."""
 
+REPOSITORY_FILES = (*(pattern for patterns in PARTS.values() for pattern in patterns), "samples/*")
+"""Files that a push of a whole repository deletes on the Hub unless it has them: they would contradict the new ones."""
+
 
 @contextmanager
 def repository_folder(
@@ -243,4 +246,11 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
     return any(fnmatchcase(name, pattern) and ("/" in pattern or "/" not in name) for pattern in patterns)
 
 
-__all__ = ["PARTS", "RETRIEVAL_SET_FOLDER", "repository_folder", "write_repository", "write_repository_files"]
+__all__ = [
+    "PARTS",
+    "REPOSITORY_FILES",
+    "RETRIEVAL_SET_FOLDER",
+    "repository_folder",
+    "write_repository",
+    "write_repository_files",
+]

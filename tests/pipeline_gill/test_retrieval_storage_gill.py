@@ -155,7 +155,7 @@ def test_an_index_of_another_set_is_refused(folder: Path, tmp_path: Path) -> Non
 
 def test_without_the_datasets_library_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval_storage_gill, "datasets", None)
-    with pytest.raises(ImportError, match="pip install datasets"):
+    with pytest.raises(ImportError, match=r"pip install datasets, or 'gill-multimodal\[retrieval\]'"):
         ranked_set(["a"])
 
 
