@@ -29,6 +29,8 @@ class ImgTokenLogitsProcessor(LogitsProcessor):
         self.image_output_token_ids = image_output_token_ids
         self.prompt_length = prompt_length
         self.min_text_tokens = min_text_tokens
+        # Made once, as every copy of ids to an accelerator waits for it.
+        self.ids = torch.tensor(image_output_token_ids)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """
@@ -39,20 +41,27 @@ class ImgTokenLogitsProcessor(LogitsProcessor):
         Returns:
             `torch.FloatTensor` of shape `(batch_size, vocab_size)`.
         """
-        first, *later = self.image_output_token_ids
         if max(self.image_output_token_ids) >= scores.shape[-1]:
             return scores  # an assistant model that has no `[IMG]` tokens
-        scores = scores.clone()
-        is_too_early = input_ids.shape[1] - self.prompt_length < self.min_text_tokens
-        is_forbidden = (scores[:, later] == -torch.inf).any(1) | is_too_early
-        scores[:, first] = scores[:, first].masked_fill(is_forbidden, -torch.inf)
-        scores[:, later] = -torch.inf
-        if not later or input_ids.shape[1] == 0:
-            return scores
-        is_begun = input_ids[:, -1, None] == input_ids.new_tensor(self.image_output_token_ids[:-1])
-        successors = input_ids.new_tensor(later)[is_begun.int().argmax(1)]
-        forced = torch.full_like(scores, -torch.inf).scatter(1, successors[:, None], 0.0)
-        return torch.where(is_begun.any(1, keepdim=True), forced, scores)
+        if self.ids.device != scores.device:
+            self.ids = self.ids.to(scores.device)
+        first, later = self.ids[:1], self.ids[1:]
+        is_forbidden = input_ids.new_zeros(len(scores), 1, dtype=torch.bool)
+        if input_ids.shape[1] - self.prompt_length < self.min_text_tokens:
+            is_forbidden.fill_(True)
+        elif len(later):
+            is_forbidden = (scores[:, later] == -torch.inf).any(1, keepdim=True)
+        # The first one's score, and where an image is begun, 0 for the next one alone.
+        first_scores = scores[:, first].masked_fill(is_forbidden, -torch.inf)
+        scores = scores.index_fill(1, self.ids, -torch.inf)
+        if not len(later) or input_ids.shape[1] == 0:
+            return scores.index_copy_(1, first, first_scores)
+        is_next = input_ids[:, -1:] == self.ids[:-1]
+        is_begun = is_next.any(1, keepdim=True)
+        scores.masked_fill_(is_begun, -torch.inf)
+        next_scores = torch.zeros_like(scores[:, later]).masked_fill_(~is_next, -torch.inf)
+        first_scores = first_scores.masked_fill(is_begun, -torch.inf)
+        return scores.index_copy_(1, self.ids, torch.cat([first_scores, next_scores], dim=1))
 
 
 class GillGenerationMixin(GenerationMixin):
