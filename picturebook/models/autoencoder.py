@@ -1,4 +1,4 @@
-"""The image generator's autoencoder."""
+"""The image generator's autoencoder: its loss, and images as the tensors that it reads and writes."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,16 @@ from torch.nn import functional
 from ..world.backgrounds import IMAGE_SIZE
 
 _KL_WEIGHT = 1e-6
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """uint8 `(num_images, height, width, 3)` to float32 `(num_images, 3, height, width)` from -1 to 1."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_arrays(tensor: torch.Tensor) -> np.ndarray:
+    """The inverse of [`to_tensor`]; values are clipped to [-1, 1]."""
+    return ((tensor.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def latent_side(widths: Sequence[int]) -> int:

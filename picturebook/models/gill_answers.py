@@ -3,18 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from pipeline_gill import GillImage, GillPipeline
 
+from ..world.backgrounds import IMAGE_SIZE
 from ..world.drawing import from_images, to_images
 from ..world.prompts import ImagePrompt
 from ..world.reader import correctness, read
 from ..world.scene import Scene
+from . import batches
 from .image_generator import GUIDANCE_SCALE, INFERENCE_STEPS, noise_seeds
-from .language_model import parse_full_caption
+from .language_model import description_in
 
 SOURCES = ("retrieved", "generated")
 
@@ -26,44 +30,53 @@ def load_pipeline(folder: Path) -> GillPipeline:
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def generate_images(pipe: GillPipeline, prompts: list, seed: int = 0, batch_size: int = 50) -> np.ndarray:
-    """GILL's image right after each prompt, uint8 `(prompts, 32, 32, 3)`; each with a seed of its own."""
-    drawn = []
-    for begin in range(0, len(prompts), batch_size):
-        some = prompts[begin : begin + batch_size]
-        seeds = noise_seeds(seed, begin, len(some))
-        out = pipe(
-            some,
-            decision="generate",
-            force_image=True,
-            generator=seeds,
-            num_inference_steps=INFERENCE_STEPS,
-            guidance_scale=GUIDANCE_SCALE,
-        )
-        drawn.append(from_images([answer[0].image for answer in out.image_pieces]))
-    return np.concatenate(drawn)
+def answer_prompts(
+    pipe: GillPipeline, prompts: Sequence[Any], seed: int = 0, **options: Any
+) -> list[tuple[str, list[GillImage]]]:
+    """GILL's text and images for each prompt, generated from noise of its own.
+
+    Args:
+        options: Those of the pipeline's call.
+    """
+    answers: list[tuple[str, list[GillImage]]] = []
+    for some in batches(list(zip(prompts, noise_seeds(seed, len(prompts)), strict=True))):
+        generators = [generator for _, generator in some]
+        out = pipe([prompt for prompt, _ in some], generator=generators, **options)
+        answers += [(text.strip(), images) for text, images in zip(out.texts, out.image_pieces, strict=True)]
+    return answers
 
 
-def write_captions(pipe: GillPipeline, images: np.ndarray, batch_size: int = 50) -> list[Scene | None]:
-    """The scene that GILL says each image shows; `None` where it says less, or no caption."""
-    said = []
-    for begin in range(0, len(images), batch_size):
-        prompts = [[one] for one in to_images(images[begin : begin + batch_size])]
-        batch = pipe.processor(prompts).to(pipe.device)
+def generate_images(
+    pipe: GillPipeline, prompts: Sequence[Any], seed: int = 0, force_image: bool = False
+) -> tuple[np.ndarray, list[str]]:
+    """GILL's generated image for each prompt, uint8 `(num_prompts, 32, 32, 3)`, and the text before it.
+
+    Args:
+        force_image (`bool`): Whether the image comes right after the prompt. Otherwise it is black where the model
+            does not ask for one.
+    """
+    options = {"num_inference_steps": INFERENCE_STEPS, "guidance_scale": GUIDANCE_SCALE, "force_image": force_image}
+    answers = answer_prompts(pipe, prompts, seed, decision="generate", **options)
+    return _pixels_of([images[0] if images else None for _, images in answers]), [text for text, _ in answers]
+
+
+def write_captions(pipe: GillPipeline, images: np.ndarray) -> list[Scene | None]:
+    """The scene that GILL's caption of each image describes; `None` if it leaves anything out or is no caption."""
+    scenes = []
+    for some in batches(to_images(images)):
+        batch = pipe.processor([[image] for image in some]).to(pipe.device)
         written = pipe.model.generate(**batch, max_new_tokens=24)
         for ids in written[:, batch["input_ids"].shape[1] :].tolist():
             text = pipe.processor.split_answer(ids)
-            said.append(
-                parse_full_caption(text[0].partition(".")[0].strip() if text and isinstance(text[0], str) else "")
-            )
-    return said
+            scenes.append(description_in(text[0])[1] if text and isinstance(text[0], str) else None)
+    return scenes
 
 
-def share_with_image(pipe: GillPipeline, prompts: list[str], batch_size: int = 50) -> float:
+def share_with_image(pipe: GillPipeline, prompts: Sequence[str]) -> float:
     """How often the model asks for an image of its own accord right after a full caption."""
     asked = []
-    for begin in range(0, len(prompts), batch_size):
-        batch = pipe.processor(prompts[begin : begin + batch_size]).to(pipe.device)
+    for some in batches(prompts):
+        batch = pipe.processor(some).to(pipe.device)
         with torch.no_grad():
             best = pipe.model(**batch, logits_to_keep=1).logits[:, -1].argmax(-1)
         asked += (best == pipe.model.config.image_output_token_ids[0]).tolist()
@@ -92,6 +105,11 @@ class AnsweredBothWays:
     images: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
+    def retrieves(self) -> bool:
+        """Whether the model decides to retrieve."""
+        return self.decided == "retrieve"
+
+    @property
     def label(self) -> str:
         """`"retrieve"`, `"generate"`, or `"tie"` where both images are right or neither is."""
         if self.retrieved == self.generated:
@@ -99,46 +117,37 @@ class AnsweredBothWays:
         return "retrieve" if self.retrieved else "generate"
 
 
-def answer_both_ways(
-    pipe: GillPipeline, asked: Sequence[ImagePrompt], seed: int = 0, batch_size: int = 50
-) -> list[AnsweredBothWays]:
+def answer_both_ways(pipe: GillPipeline, asked: Sequence[ImagePrompt], seed: int = 0) -> list[AnsweredBothWays]:
     """Retrieve and generate for each prompt, and let the reader judge."""
+    answers = answer_prompts(pipe, [prompt.prompt for prompt in asked], seed, decision="both")
+    both = [{image.source: image for image in images} for _, images in answers]
+    verdicts = {
+        source: judge([images.get(source) for images in both], [prompt.scene for prompt in asked]) for source in SOURCES
+    }
     answered = []
-    for begin in range(0, len(asked), batch_size):
-        some = asked[begin : begin + batch_size]
-        seeds = noise_seeds(seed, begin, len(some))
-        out = pipe([one.prompt for one in some], decision="both", generator=seeds)
-        both = [{image.source: image for image in images} for images in out.image_pieces]
-        verdicts = {source: judge([two.get(source) for two in both], some) for source in SOURCES}
-        for number, (one, two, text) in enumerate(zip(some, both, out.texts, strict=True)):
-            found = two.get("retrieved")
-            answered.append(
-                AnsweredBothWays(
-                    one,
-                    text.strip(),
-                    bool(verdicts["retrieved"][number]),
-                    bool(verdicts["generated"][number]),
-                    found.score if found is not None and found.score is not None else 0.0,
-                    decided(two),
-                    {name: from_images([image.image])[0] for name, image in two.items()},
-                )
+    for number, (prompt, (text, _), images) in enumerate(zip(asked, answers, both, strict=True)):
+        retrieved = images.get("retrieved")
+        probabilities = next(iter(images.values())).decision_probabilities if images else None
+        answered.append(
+            AnsweredBothWays(
+                prompt,
+                text,
+                bool(verdicts["retrieved"][number]),
+                bool(verdicts["generated"][number]),
+                retrieved.score if retrieved is not None and retrieved.score is not None else 0.0,
+                max(probabilities, key=lambda name: probabilities[name]) if probabilities else None,
+                {source: from_images([image.image])[0] for source, image in images.items()},
             )
+        )
     return answered
 
 
-def decided(both: dict[str, GillImage]) -> str | None:
-    """What the model would have done; `None` for no image or no decision head."""
-    chances = next(iter(both.values())).decision_probabilities if both else None
-    return max(chances, key=lambda name: chances[name]) if chances else None
+def judge(images: Sequence[GillImage | None], scenes: Sequence[Scene]) -> np.ndarray:
+    """Whether each image shows all of its scene; a missing one does not."""
+    return correctness(read(_pixels_of(images)), scenes)["scene"]
 
 
-def judge(images: Sequence[GillImage | None], asked: Sequence[ImagePrompt]) -> np.ndarray:
-    """Whether each image shows all that its prompt asks for; none shows nothing."""
-    verdicts = np.zeros(len(asked), dtype=bool)
-    pixels = {number: image.image for number, image in enumerate(images) if image is not None}
-    if pixels:
-        there = list(pixels)
-        verdicts[there] = correctness(
-            read(from_images(list(pixels.values()))), [asked[number].scene for number in there]
-        )["scene"]
-    return verdicts
+def _pixels_of(images: Sequence[GillImage | None]) -> np.ndarray:
+    """uint8 `(num_images, 32, 32, 3)`; a missing image is black, which is never right."""
+    black = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE))
+    return from_images([black if image is None else image.image for image in images])

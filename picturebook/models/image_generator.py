@@ -1,8 +1,11 @@
 """The world's text-to-image generator: a Stable Diffusion pipeline of the autoencoder, CLIP's text tower and a UNet."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextModel
@@ -12,39 +15,35 @@ from ..world.caption_grammar import describe
 from ..world.drawing import from_images
 from ..world.partial_scene import fully_known
 from ..world.scene import Scene
+from . import batches
 
 GUIDANCE_SCALE, INFERENCE_STEPS = 2.0, 25
 # Conditioning is jittered by up to this part of its deviation: GILL's mapper comes near a caption, never right on it.
 _MOST_NOISE = 0.3
 
 
-def generate_from_captions(
-    pipeline: StableDiffusionPipeline, captions: list[str], seed: int = 0, batch_size: int = 50
-) -> np.ndarray:
-    """What the generator alone draws for captions, uint8 `(captions, 32, 32, 3)`; each with a seed of its own."""
+def generate_from_captions(pipeline: StableDiffusionPipeline, captions: Sequence[str], seed: int = 0) -> np.ndarray:
+    """Images of captions by the generator alone, uint8 `(num_captions, 32, 32, 3)`, each from noise of its own."""
     pipeline.set_progress_bar_config(disable=True)
-    drawn = []
-    for begin in range(0, len(captions), batch_size):
-        some = captions[begin : begin + batch_size]
-        seeds = noise_seeds(seed, begin, len(some))
-        images = pipeline(
-            some,
+    images: list[Image.Image] = []
+    for some in batches(list(zip(captions, noise_seeds(seed, len(captions)), strict=True))):
+        images += pipeline(
+            [caption for caption, _ in some],
             height=IMAGE_SIZE,
             width=IMAGE_SIZE,
             num_inference_steps=INFERENCE_STEPS,
             guidance_scale=GUIDANCE_SCALE,
-            generator=seeds,
+            generator=[generator for _, generator in some],
         ).images
-        drawn.append(from_images(images))
-    return np.concatenate(drawn)
+    return from_images(images)
 
 
-def noise_seeds(seed: int, begin: int, number: int) -> list[torch.Generator]:
-    """Generators of the items from number `begin` on: whatever draws an item starts from the same noise."""
-    return [torch.Generator().manual_seed(seed * 1_000_003 + begin + at) for at in range(number)]
+def noise_seeds(seed: int, number: int) -> list[torch.Generator]:
+    """A random generator for each item: every system that draws an item starts from the same noise."""
+    return [torch.Generator().manual_seed(seed * 1_000_003 + item) for item in range(number)]
 
 
-def plain_captions(scenes: list[Scene]) -> list[str]:
+def plain_captions(scenes: Sequence[Scene]) -> list[str]:
     """The plain form of each scene's full caption."""
     return [describe(fully_known(scene)) for scene in scenes]
 

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
-from transformers import OPTForCausalLM, PreTrainedTokenizerBase
+from transformers import BatchEncoding, OPTForCausalLM, PreTrainedTokenizerBase
 
 from ..world.caption_grammar import layout, parse_caption
 from ..world.documents import availability_word
 from ..world.phrases import IMAGE_REQUEST, STOP
 from ..world.scene import PLACES, Scene, SceneError
+from . import batches
 
 # As many words as the longest description with its full stop and a remark.
 _MAX_NEW_TOKENS = 24
@@ -76,23 +77,34 @@ def reduce_embedding_scale(model: OPTForCausalLM) -> None:
 
 
 def described_scenes(
-    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], batch_size: int = 100
+    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> Iterator[tuple[str, Scene | None]]:
-    """What the model says after each prompt and `picture :`, up to the full stop, and the scene that this means."""
-    for start in range(0, len(prompts), batch_size):
-        texts = [f"{prompt} {IMAGE_REQUEST}" for prompt in prompts[start : start + batch_size]]
-        tokens = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
+    """What the model writes after each text and `picture :`, up to the full stop, and the scene that this describes."""
+    for tokens in _image_requests(model, tokenizer, texts):
         with torch.no_grad():
             written = model.generate(
                 **tokens,
                 do_sample=False,
                 max_new_tokens=_MAX_NEW_TOKENS,
-                eos_token_id=[tokenizer.convert_tokens_to_ids("."), tokenizer.eos_token_id],
+                eos_token_id=[tokenizer.convert_tokens_to_ids(STOP), tokenizer.eos_token_id],
                 pad_token_id=tokenizer.pad_token_id,
             )
         for row in written[:, tokens.input_ids.shape[1] :]:
-            text = tokenizer.decode(row, skip_special_tokens=True).partition(".")[0].strip()
-            yield text, parse_full_caption(text)
+            yield description_in(tokenizer.decode(row, skip_special_tokens=True))
+
+
+def _image_requests(
+    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> Iterator[BatchEncoding]:
+    for some in batches(texts, 100):
+        prompts = [f"{text} {IMAGE_REQUEST}" for text in some]
+        yield tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
+
+
+def description_in(text: str) -> tuple[str, Scene | None]:
+    """The part of a text before its first full stop, and the scene that it fully describes."""
+    description = text.partition(STOP)[0].strip()
+    return description, parse_full_caption(description)
 
 
 def parse_full_caption(text: str) -> Scene | None:
@@ -171,9 +183,15 @@ class LanguageModelLosses(nn.Module):
         )
         return loss if layouts is None else loss + self._cross_entropy(self.layout(states[colons]), layouts)
 
-    def at_once(self, states: torch.Tensor) -> torch.Tensor:
-        """The words ahead that states `(places, width)` hold, `(places, words)`."""
-        return self.ahead(states).unflatten(-1, (WORDS_AHEAD, -1)).argmax(-1)
+    @torch.no_grad()
+    def scenes_at_once(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Scene | None]:
+        """The scenes that the states at the colon after `picture` hold, all words read at once; `None` for none."""
+        scenes = []
+        for tokens in _image_requests(self.model, tokenizer, texts):
+            states = self.model.model(**tokens).last_hidden_state[:, -1]
+            words = self.ahead(states).unflatten(-1, (WORDS_AHEAD, -1)).argmax(-1)
+            scenes += [description_in(tokenizer.decode(ids))[1] for ids in words.tolist()]
+        return scenes
 
     def _cross_entropy(self, logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         each = logits.float().reshape(words.numel(), -1)

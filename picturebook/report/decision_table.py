@@ -1,11 +1,12 @@
 """Table 2: whether the model decides well, and what its decisions are worth."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
-from evaluation_gill.decisions import DECISIONS, LABELS, macro_f1
+from evaluation_gill.decisions import macro_f1
 from pipeline_gill import GillPipeline
 
 from ..models.gill_answers import AnsweredBothWays, answer_both_ways
@@ -13,15 +14,10 @@ from ..world.prompts import sample_prompts
 from ..world.splits import TEST, VALIDATION, stream
 from .results_table import Table, mean_of, statistic_of
 
-LEARNT, THRESHOLD, GENERATE, RETRIEVE = (
-    "learned decision",
-    "threshold on the retrieval score",
-    "always generate",
-    "always retrieve",
-)
+LEARNED, THRESHOLD = "learned decision", "threshold on the retrieval score"
+GENERATE, RETRIEVE = "always generate", "always retrieve"
 BEST = "the better image, if known"
 _COLUMNS = ("macro F1", "answers right")
-_GENERATE, _RETRIEVE = range(2)
 
 
 def answer_decision_items(pipe: GillPipeline, items: int, seed: int) -> dict[str, list[AnsweredBothWays]]:
@@ -36,23 +32,28 @@ def decision_table(answered: dict[str, list[AnsweredBothWays]]) -> Table:
     """Table 2."""
     tested = answered[TEST]
     threshold = best_threshold(answered[VALIDATION])
-    deciders: dict[str, Callable[[AnsweredBothWays], int]] = {
-        GENERATE: lambda one: _GENERATE,
-        RETRIEVE: lambda one: _RETRIEVE,
-        THRESHOLD: lambda one: _RETRIEVE if one.score >= threshold else _GENERATE,
-        LEARNT: lambda one: _RETRIEVE if one.decided == "retrieve" else _GENERATE,
+    generated, retrieved, retrieves = (
+        np.array([getattr(answer, name) for answer in tested]) for name in ("generated", "retrieved", "retrieves")
+    )
+    # Whether each decides to retrieve, `True` or 1 as in `evaluation_gill.decisions.DECISIONS`.
+    decisions = {
+        GENERATE: np.zeros(len(tested), dtype=bool),
+        RETRIEVE: np.ones(len(tested), dtype=bool),
+        THRESHOLD: np.array([answer.score for answer in tested]) >= threshold,
+        LEARNED: retrieves,
     }
-    labelled = [one for one in tested if one.label in DECISIONS]
-    true = np.array([DECISIONS.index(one.label) for one in labelled])
-    rows = {}
-    for name, decide in deciders.items():
-        predicted = np.array([decide(one) for one in labelled])
-        rows[name] = {
-            "macro F1": statistic_of(len(true), partial(_macro_f1_of, predicted, true)),
-            "answers right": mean_of(rightness(tested, [decide(one) for one in tested])),
+    labelled = generated != retrieved
+    rows = {
+        name: {
+            "macro F1": statistic_of(
+                int(labelled.sum()), partial(_macro_f1_of, retrieve[labelled], retrieved[labelled])
+            ),
+            "answers right": mean_of(np.where(retrieve, retrieved, generated)),
         }
-    rows[BEST] = {"answers right": mean_of(np.array([one.retrieved or one.generated for one in tested]))}
-    counts = {label: sum(one.label == label for one in tested) for label in LABELS}
+        for name, retrieve in decisions.items()
+    }
+    rows[BEST] = {"answers right": mean_of(retrieved | generated)}
+    counts = Counter(answer.label for answer in tested)
     return Table(
         "decision",
         "Retrieve or generate, %",
@@ -71,19 +72,9 @@ def _macro_f1_of(predicted: np.ndarray, true: np.ndarray, drawn: np.ndarray) -> 
 
 def best_threshold(answered: Sequence[AnsweredBothWays]) -> float:
     """The retrieval score from which on retrieving gives the highest macro F1."""
-    labelled = [one for one in answered if one.label in DECISIONS]
+    labelled = [answer for answer in answered if answer.label != "tie"]
     if not labelled:
         return float("inf")
-    scores = np.array([one.score for one in labelled])
-    true = np.array([DECISIONS.index(one.label) for one in labelled])
-    return float(max(np.unique(scores), key=lambda least: macro_f1((scores >= least).astype(int), true)))
-
-
-def rightness(answered: Sequence[AnsweredBothWays], decisions: Sequence[int]) -> np.ndarray:
-    """Whether each answer's image is right, if decided so."""
-    return np.array(
-        [
-            one.retrieved if decision == _RETRIEVE else one.generated
-            for one, decision in zip(answered, decisions, strict=True)
-        ]
-    )
+    scores = np.array([answer.score for answer in labelled])
+    true = np.array([answer.retrieved for answer in labelled])
+    return float(max(np.unique(scores), key=lambda least: macro_f1(scores >= least, true)))

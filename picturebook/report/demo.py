@@ -14,12 +14,11 @@ from pipeline_gill import GillImage, GillPipeline
 
 from ..arguments import DemoArguments
 from ..checkpoint_folder import find_checkpoint
-from ..models.gill_answers import load_pipeline
+from ..models.gill_answers import judge, load_pipeline
 from ..world.dialogue_sampling import SceneDialogue
-from ..world.drawing import from_images, to_images
+from ..world.drawing import to_images
 from ..world.pairs import draw_all
 from ..world.phrases import IMAGE_REQUEST
-from ..world.reader import correct_shares
 from ..world.scene import Scene
 from ..world.splits import TEST, dialogues, stories, stream
 from ..world.story_sampling import SceneStory
@@ -151,12 +150,11 @@ def _answer_in_words(pipe: GillPipeline, lines: Sequence[Any]) -> str:
 def _answers(pipe: GillPipeline, prompts: list[list[Any]], scenes: Sequence[Scene], seed: int) -> list[Answer]:
     generators = [torch.Generator().manual_seed(seed * 1_000 + index) for index in range(len(prompts))]
     out = pipe(prompts, generator=generators)
-    answers = []
-    for text, images, scene in zip(out.texts, out.image_pieces, scenes, strict=True):
-        image = images[0] if images else None
-        is_right = image is not None and correct_shares(from_images([image.image]), [scene])["scene"] == 1
-        answers.append(Answer(text.strip(), image, is_right))
-    return answers
+    images = [pieces[0] if pieces else None for pieces in out.image_pieces]
+    return [
+        Answer(text.strip(), image, bool(is_right))
+        for text, image, is_right in zip(out.texts, images, judge(images, scenes), strict=True)
+    ]
 
 
 def _as_people_write(sentence: str) -> str:

@@ -11,15 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from modeling_gill.atomic_write_gill import replace_file, replace_folder
 from pipeline_gill import GillPipeline, RetrievalSet
+from pipeline_gill.repository_writer_gill import RETRIEVAL_SET_FOLDER
 from pipeline_gill.retrieval_storage_gill import INDEX_FILE
 
-from ..models.gill_answers import load_pipeline
-from ..models.image_generator import GUIDANCE_SCALE, INFERENCE_STEPS
+from ..models.gill_answers import answer_prompts, load_pipeline
+from ..models.image_generator import GUIDANCE_SCALE, INFERENCE_STEPS, plain_captions
 from ..models.language_model import parse_full_caption
-from ..world.caption_grammar import describe
 from ..world.drawing import from_images
 from ..world.pairs import draw_all
-from ..world.partial_scene import fully_known
 from ..world.scene import Scene
 from ..world.scene_subsets import retrievable_scenes
 from ..world.splits import TEST, VALIDATION, scene_in, stream
@@ -28,28 +27,25 @@ from .settings import Settings
 from .train_adapters import STAGE as ADAPTERS
 
 STAGE = "gill"
-_RETRIEVAL_SET = "retrieval_set"
 # What people type, in the form of the stories: it travels with the processor.
 CHAT_TEMPLATE = Path(__file__).parents[1] / "models" / "chat_template.jinja"
 
 
-def write_repository(run: RunFolder, settings: Settings, seed: int = 0) -> None:
+def assemble_repository(run: RunFolder, settings: Settings, seed: int = 0) -> None:
     """Write frozen models, adapters and the retrieval set to `DIR/gill`, and measure retrieval."""
     scenes = retrievable_scenes(settings.fast)
+    pipe = load_pipeline(run.folder(ADAPTERS))
+    pipe.processor.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    pipe.register_to_config(num_inference_steps=INFERENCE_STEPS, guidance_scale=GUIDANCE_SCALE)
+    # The rounded weights embed the images, as they will embed the queries.
+    for weight in pipe.model.parameters():
+        weight.data = weight.data.half().float()
+    pipe.retrieval_set = build_retrieval_set(pipe, scenes, seed)
     with replace_folder(run.folder(STAGE)) as folder:
-        pipe = load_pipeline(run.folder(ADAPTERS)).to("cpu")
-        pipe.processor.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
-        pipe.register_to_config(num_inference_steps=INFERENCE_STEPS, guidance_scale=GUIDANCE_SCALE)
-        for part in (pipe.vae, pipe.unet):
-            # Without this, diffusers writes the folder that they were loaded from.
-            part.register_to_config(_name_or_path="")
         pipe.save_pretrained(folder, self_contained=True)
         halve_weights(folder)
-        # The rounded weights embed the images, as they will embed the queries.
-        pipe = load_pipeline(folder)
-        build_retrieval_set(pipe, scenes, seed).save(folder / _RETRIEVAL_SET)
         # Rebuilt from the embeddings when it is loaded.
-        (folder / _RETRIEVAL_SET / INDEX_FILE).unlink(missing_ok=True)
+        (folder / RETRIEVAL_SET_FOLDER / INDEX_FILE).unlink(missing_ok=True)
 
     pipe = load_pipeline(run.folder(STAGE))
     size = sum(path.stat().st_size for path in run.folder(STAGE).rglob("*") if path.is_file())
@@ -72,24 +68,17 @@ def build_retrieval_set(pipe: GillPipeline, scenes: Sequence[Scene], seed: int) 
     """The retrieval set: one image of each scene with its full caption."""
     generator = stream(seed, TEST, "library")
     images = draw_all(scenes, generator)
-    entries = [
-        ({"bytes": small_png(image), "path": None}, describe(fully_known(scene)))
-        for image, scene in zip(images, scenes, strict=True)
-    ]
+    files = [{"bytes": small_png(image), "path": None} for image in images]
+    entries = list(zip(files, plain_captions(scenes), strict=True))
     return RetrievalSet.build(pipe.model, pipe.processor, entries, source="the picture book", progress=False)
 
 
 def small_png(image: np.ndarray) -> bytes:
     """An image as a PNG file, with a palette if it has at most 256 colours: half the size."""
-    colours = np.unique(image.reshape(-1, 3), axis=0)
-    file = io.BytesIO()
-    if len(colours) > 256:
-        Image.fromarray(image).save(file, "PNG", optimize=True)
-        return file.getvalue()
-    codes = (image.astype(np.int64) * (65_536, 256, 1)).sum(-1)
-    palette_image = Image.fromarray(np.searchsorted((colours * (65_536, 256, 1)).sum(-1), codes).astype(np.uint8), "P")
-    palette_image.putpalette(colours.astype(np.uint8).tobytes())
-    palette_image.save(file, "PNG", optimize=True)
+    original, file = Image.fromarray(image), io.BytesIO()
+    if original.getcolors(maxcolors=256) is not None:
+        original = original.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    original.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
@@ -103,13 +92,10 @@ def measure_retrieval(
         scene = scene_in(VALIDATION, generator, float(settings.fast))
         if scene in retrievable:
             expected.append(scene)
-    retrieved, images = [], []
-    for start in range(0, len(expected), 50):
-        captions = [describe(fully_known(scene)) for scene in expected[start : start + 50]]
-        out = pipe(captions, decision="retrieve", force_image=True)
-        retrieved += [parse_full_caption(pieces[0].caption or "") for pieces in out.image_pieces]
-        images += list(from_images([pieces[0].image for pieces in out.image_pieces]))
-    run.write_pairs_sheet(STAGE, draw_all(expected, generator), images)
+    answers = answer_prompts(pipe, plain_captions(expected), decision="retrieve", force_image=True)
+    retrieved = [parse_full_caption(images[0].caption or "") for _, images in answers]
+    shown = from_images([images[0].image for _, images in answers])
+    run.write_pairs_sheet(STAGE, draw_all(expected, generator), shown)
     pairs = list(zip(retrieved, expected, strict=True))
     same_background = [scene is not None and scene.background == right.background for scene, right in pairs]
     return {

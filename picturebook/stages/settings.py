@@ -2,12 +2,62 @@
 
 from dataclasses import dataclass
 
-from ..world.documents import AS_READ
+from ..world.documents import ALL_KINDS, AS_READ, DocumentMixture
 from ..world.pairs import PairMixture
-from .train_clip import ClipPhase
-from .train_generator import GeneratorPhase
-from .train_language_model import LanguageModelPhase
 from .training_loop import Schedule
+
+
+@dataclass(frozen=True)
+class ClipPhase(Schedule):
+    """A part of training, with its schedule.
+
+    Attributes:
+        group_size: Images in a group of a scene and its edits.
+        fast: Share of groups whose scene is one of `FAST_SCENES`.
+        images_only: Whether the text tower is frozen.
+        naming: Whether a linear layer also predicts what is at each place.
+    """
+
+    group_size: int = 1
+    fast: float = 0.0
+    images_only: bool = False
+    naming: bool = False
+
+
+@dataclass(frozen=True)
+class GeneratorPhase(Schedule):
+    """A part of training, with its schedule.
+
+    Attributes:
+        easy_steps: Steps at the start with more scenes of one object, all fully described.
+        fast: Share of scenes that are among `FAST_SCENES`.
+        jitter: Whether objects are moved by up to one pixel, as in all other data. No caption says by how much, so a
+            model trained on jitter alone sometimes draws an object twice, one pixel apart.
+    """
+
+    easy_steps: int = 0
+    fast: float = 0.0
+    jitter: bool = True
+
+
+@dataclass(frozen=True)
+class LanguageModelPhase(Schedule):
+    """A part of training, with its schedule.
+
+    Attributes:
+        mixture: Documents to train on.
+        event_steps: Steps at the start in which all documents are events between two objects.
+        layouts: Whether the state at a colon also predicts what is at each place, see [`layout`]. The order of objects
+            in a description is not visible in an image, and retrieval compares by linear maps alone, which can only
+            match what both sides represent place by place.
+        availability: Whether it also predicts whether the retrieval set has an image of the scene. A linear layer reads
+            GILL's decision from such a state.
+    """
+
+    mixture: DocumentMixture = ALL_KINDS
+    event_steps: int = 0
+    layouts: bool = False
+    availability: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,27 +101,25 @@ FULL = Settings(
     autoencoder=Schedule(1_400, 64, 3e-3, ema=0.99, decay=0.6, bf16=True),
     autoencoder_widths=(32, 64, 64),
     clip=(
-        ClipPhase(Schedule(500, 128, 2e-3, warmup=100, decay=0.2), group_size=2),
-        ClipPhase(Schedule(1_400, 128, 1.5e-3, warmup=50, decay=0.7), group_size=8),
-        ClipPhase(Schedule(1_000, 128, 1.5e-3, warmup=50, decay=0.7), group_size=16, images_only=True),
-        ClipPhase(
-            Schedule(3_000, 128, 1.5e-3, warmup=50, decay=0.7, bf16=True), group_size=16, images_only=True, naming=True
-        ),
+        ClipPhase(500, 128, 2e-3, warmup=100, decay=0.2, group_size=2),
+        ClipPhase(1_400, 128, 1.5e-3, warmup=50, decay=0.7, group_size=8),
+        ClipPhase(1_000, 128, 1.5e-3, warmup=50, decay=0.7, group_size=16, images_only=True),
+        ClipPhase(3_000, 128, 1.5e-3, warmup=50, decay=0.7, bf16=True, group_size=16, images_only=True, naming=True),
     ),
     clip_width=128,
     clip_layers=3,
     language_model=(
-        LanguageModelPhase(Schedule(4_600, 64, 1.5e-3, warmup=150, decay=0.5, bf16=True), event_steps=1_008),
-        LanguageModelPhase(Schedule(800, 64, 8e-4, warmup=50, decay=0.9, bf16=True), layouts=True),
+        LanguageModelPhase(4_600, 64, 1.5e-3, warmup=150, decay=0.5, bf16=True, event_steps=1_008),
+        LanguageModelPhase(800, 64, 8e-4, warmup=50, decay=0.9, bf16=True, layouts=True),
         LanguageModelPhase(
-            Schedule(1_200, 64, 1e-3, warmup=50, decay=0.9, bf16=True), AS_READ, layouts=True, availability=True
+            1_200, 64, 1e-3, warmup=50, decay=0.9, bf16=True, mixture=AS_READ, layouts=True, availability=True
         ),
     ),
     language_model_width=192,
     language_model_layers=6,
     generator=(
-        GeneratorPhase(Schedule(4_600, 64, 1.5e-3, warmup=100, decay=0.45, ema=0.999), easy_steps=1_000),
-        GeneratorPhase(Schedule(1_000, 64, 1e-3, warmup=50, decay=0.8, ema=0.999), jitter=False),
+        GeneratorPhase(4_600, 64, 1.5e-3, warmup=100, decay=0.45, ema=0.999, easy_steps=1_000),
+        GeneratorPhase(1_000, 64, 1e-3, warmup=50, decay=0.8, ema=0.999, jitter=False),
     ),
     generator_widths=(64, 96),
     pairs=30_000,
@@ -89,19 +137,17 @@ FAST = Settings(
     autoencoder=Schedule(400, 32, 4e-3, ema=0.95, decay=0.6, bf16=True),
     # Two levels: latents of 16 x 16 take minutes to become sharp, those of 8 x 8 far longer.
     autoencoder_widths=(32, 32),
-    clip=(ClipPhase(Schedule(400, 64, 2e-3, warmup=20, decay=0.7), group_size=8, fast=0.8),),
+    clip=(ClipPhase(400, 64, 2e-3, warmup=20, decay=0.7, group_size=8, fast=0.8),),
     clip_width=64,
     clip_layers=2,
     language_model=(
         LanguageModelPhase(
-            Schedule(700, 32, 4e-3, warmup=20, decay=0.7, bf16=True), AS_READ, layouts=True, availability=True
+            700, 32, 4e-3, warmup=20, decay=0.7, bf16=True, mixture=AS_READ, layouts=True, availability=True
         ),
     ),
     language_model_width=96,
     language_model_layers=3,
-    generator=(
-        GeneratorPhase(Schedule(450, 32, 3e-3, warmup=20, decay=0.5, ema=0.98), easy_steps=450, fast=0.8, jitter=False),
-    ),
+    generator=(GeneratorPhase(450, 32, 3e-3, warmup=20, decay=0.5, ema=0.98, easy_steps=450, fast=0.8, jitter=False),),
     generator_widths=(32, 64),
     pairs=3_200,
     pair_mixture=PairMixture(single_share=0.5, partial_share=0.1, fast=0.8),

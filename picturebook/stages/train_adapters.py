@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from modeling_gill import GillForConditionalGeneration, GillProcessor
 from modeling_gill.atomic_write_gill import replace_folder
 from pipeline_gill import GillPipeline
 from training_gill import PrecomputeArguments, precompute, read_recipe, train
@@ -16,7 +17,9 @@ from training_gill.model_building import build_model
 
 from ..models.gill_answers import generate_images, load_pipeline, share_with_image, write_captions
 from ..models.image_generator import plain_captions
-from ..world.pairs import draw_all, save_pairs
+from ..world.documents import image_in_words
+from ..world.drawing import to_images
+from ..world.pairs import PairMixture, draw_all, sample_pairs, save_pairs
 from ..world.reader import correct_shares
 from ..world.splits import TRAIN, VALIDATION, scene_in, stream
 from .run_folder import RunFolder
@@ -24,11 +27,11 @@ from .settings import Settings
 from .train_clip import STAGE as CLIP
 from .train_generator import STAGE as GENERATOR
 from .train_language_model import STAGE as LANGUAGE_MODEL
-from .visual_projection import fit_visual_projection
 
 STAGE = "adapters"
 # Pairs in a row that differ in one object: negatives that retrieval learns most from.
 _GROUP_SIZE = 8
+_PAIRS, _BATCH, _RIDGE = 6_000, 500, 1e-3
 _RECIPE = Path(__file__).with_name("adapters.yaml")
 
 
@@ -37,13 +40,11 @@ def train_adapters(run: RunFolder, settings: Settings, seed: int = 0) -> None:
 
     `DIR/adapters` is a repository that refers to the folders of the frozen models.
     """
-    work = run.checkpoints(STAGE)
-    trained = work / "trained"
+    trained = run.checkpoints(STAGE) / "trained"
     _train(trained, run, settings, seed)
     with replace_folder(run.folder(STAGE)) as folder:
         shutil.copytree(trained, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
     run.write_metrics(STAGE, measure_adapters(load_pipeline(trained), run, settings.measured, seed))
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _train(folder: Path, run: RunFolder, settings: Settings, seed: int) -> None:
@@ -90,17 +91,46 @@ def _train(folder: Path, run: RunFolder, settings: Settings, seed: int) -> None:
     train(_RECIPE, **entries, start_from=str(initial))
 
 
+@torch.no_grad()
+def fit_visual_projection(model: GillForConditionalGeneration, processor: GillProcessor, seed: int) -> None:
+    """Fit the visual projection, so that visual tokens imitate the words that stand for images in training text.
+
+    Trained by the captioning loss alone, the norm of visual tokens grows to thirty times that of word embeddings.
+    Captions after an image are good then, but the layers cannot treat such tokens as words, and a story that continues
+    after an image is lost. So the projection is fitted in closed form, by least squares over single pairs of an image
+    and its full caption, to the embeddings of the image in words.
+
+    Args:
+        model ([`GillForConditionalGeneration`]): With both backbones; it takes as many visual tokens an image as stand
+            for one in the language model's text.
+    """
+    words = model.language_model.get_input_embeddings().weight
+    features, targets = [], []
+    for number in range(_PAIRS // _BATCH):
+        mixture = PairMixture(single_share=0.2, plain_share=1.0, partial_share=0.0)
+        pairs = sample_pairs(TRAIN, _BATCH, stream(seed, TRAIN, f"pairs to read {number}"), mixture)
+        values = processor.image_processor(images=to_images(pairs.images), return_tensors="pt")["pixel_values"]
+        features.append(model.get_image_features(values.to(model.device, model.dtype)).pooler_output.double())
+        ids = processor.tokenizer([image_in_words(scene) for scene in pairs.scenes], return_tensors="pt").input_ids
+        targets.append(words[ids.to(words.device)].flatten(1).double())
+    inputs, outputs = torch.cat(features), torch.cat(targets)
+    inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+    ridge = _RIDGE * torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+    fitted = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ outputs)
+    model.visual_projection.weight.copy_(fitted[:-1].T)
+    model.visual_projection.bias.copy_(fitted[-1])
+
+
 def measure_adapters(pipe: GillPipeline, run: RunFolder, number: int, seed: int) -> dict[str, object]:
     """Of new scenes: right captions of their images, right images of their captions, and images asked for."""
     numbers = stream(seed, VALIDATION, STAGE)
     scenes = [scene_in(VALIDATION, numbers, 0.0) for _ in range(number)]
-    said = write_captions(pipe, draw_all(scenes, numbers))
-    metrics: dict[str, object] = {
-        "right_captions": float(np.mean([one == scene for one, scene in zip(said, scenes, strict=True)])),
-    }
+    described = write_captions(pipe, draw_all(scenes, numbers))
     captions = plain_captions(scenes)
-    metrics["asks_for_a_picture"] = share_with_image(pipe, captions)
-    images = generate_images(pipe, captions, seed)
-    metrics["right_pictures_two_things"] = correct_shares(images, scenes)
-    run.write_sheet(STAGE, list(images[:40]), 8)
-    return metrics
+    images, _ = generate_images(pipe, captions, seed, force_image=True)
+    run.write_sheet(STAGE, images[:40])
+    return {
+        "right_captions": float(np.mean([one == scene for one, scene in zip(described, scenes, strict=True)])),
+        "asks_for_a_picture": share_with_image(pipe, captions),
+        "right_pictures_two_things": correct_shares(images, scenes),
+    }

@@ -5,21 +5,22 @@ from diffusers import AutoencoderKL
 
 from modeling_gill.atomic_write_gill import replace_folder
 
-from ..models.autoencoder import ReconstructionLoss, latent_side, psnr
-from ..models.image_tensors import to_arrays, to_tensor
+from ..models.autoencoder import ReconstructionLoss, latent_side, psnr, to_arrays, to_tensor
 from ..world.backgrounds import IMAGE_SIZE
-from ..world.pairs import pair_batches, sample_pairs
+from ..world.pairs import sample_pairs
 from ..world.reader import correct_shares
 from ..world.splits import TRAIN, VALIDATION, stream
 from .run_folder import RunFolder
-from .training_loop import Schedule, remove_checkpoints, run_training
+from .settings import Settings
+from .training_loop import Part, run_parts
 
 STAGE = "autoencoder"
 _NUM_MEASURED = 500
 
 
-def train_autoencoder(run: RunFolder, schedule: Schedule, widths: tuple[int, ...], seed: int = 0) -> None:
+def train_autoencoder(run: RunFolder, settings: Settings, seed: int = 0) -> None:
     """Train, measure and save; latents are of [`latent_side`], with four channels."""
+    widths, batch_size = settings.autoencoder_widths, settings.autoencoder.batch_size
     torch.manual_seed(seed)
     model = AutoencoderKL(
         block_out_channels=widths,
@@ -31,17 +32,16 @@ def train_autoencoder(run: RunFolder, schedule: Schedule, widths: tuple[int, ...
         sample_size=IMAGE_SIZE,
         mid_block_add_attention=False,
     )
-    wrapped = ReconstructionLoss(model)
-    side = latent_side(widths)
-    latent_shape = (model.config.latent_channels, side, side)
+    with_loss = ReconstructionLoss(model)
 
     def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
-        batch = next(pair_batches(TRAIN, schedule.batch_size, seed, start=step))
-        images = to_tensor(batch.images)
-        noise = torch.randn(len(images), *latent_shape, generator=generator)
-        return wrapped(images.to(model.device), noise.to(model.device))
+        images = to_tensor(sample_pairs(TRAIN, batch_size, stream(seed, TRAIN, f"pairs {step}")).images)
+        side = latent_side(widths)
+        noise = torch.randn(batch_size, model.config.latent_channels, side, side, generator=generator)
+        return with_loss(images.to(model.device), noise.to(model.device))
 
-    seconds = run_training(STAGE, wrapped, schedule, loss_of_step, run.checkpoints(STAGE), seed)
+    parts = [Part(settings.autoencoder, loss_of_step)]
+    seconds = run_parts(STAGE, with_loss, parts, run.checkpoints(STAGE), seed)
     drawn = sample_pairs(VALIDATION, _NUM_MEASURED, stream(seed, VALIDATION, STAGE))
     with torch.no_grad():
         latents = model.encode(to_tensor(drawn.images)).latent_dist.mean
@@ -54,10 +54,9 @@ def train_autoencoder(run: RunFolder, schedule: Schedule, widths: tuple[int, ...
     run.write_metrics(
         STAGE,
         {
-            "parameters": sum(one.numel() for one in model.parameters()),
+            "parameters": model.num_parameters(),
             "minutes": seconds / 60,
             "psnr_db": psnr(decoded, drawn.images),
             "right": correct_shares(decoded, drawn.scenes),
         },
     )
-    remove_checkpoints(run.checkpoints(STAGE))

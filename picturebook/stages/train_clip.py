@@ -10,8 +10,7 @@ CLIP is trained before the generator and then frozen. A text tower that is train
 separates captions in embedding space, and the mapper's L2 loss then teaches nothing.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,8 +20,8 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from modeling_gill.atomic_write_gill import replace_folder
 
+from ..models.autoencoder import to_tensor
 from ..models.clip import POSITIONS, ContrastiveLoss, clip_config, image_processor, names_of
-from ..models.image_tensors import to_tensor
 from ..models.word_tokenizer import clip_tokenizer
 from ..world.caption_grammar import describe
 from ..world.pairs import PairMixture, caption_for, draw_all
@@ -30,39 +29,21 @@ from ..world.partial_scene import fully_known
 from ..world.scene import Scene, edits_of
 from ..world.splits import TRAIN, VALIDATION, scene_in, scenes_with_edits, story_in, stream
 from .run_folder import RunFolder
-from .training_loop import LossOfStep, Part, Schedule, remove_checkpoints, run_parts
+from .settings import ClipPhase, Settings
+from .training_loop import Part, run_parts
 
 STAGE = "clip"
 _STORIES_EVERY, _NUM_MEASURED, _NUM_CANDIDATES = 10, 512, 64
 MIXTURE = PairMixture(partial_share=0.1)
 
 
-@dataclass(frozen=True)
-class ClipPhase:
-    """A part of training.
-
-    Attributes:
-        schedule: Steps, learning rate and so on; its batch size counts images.
-        group_size: Images in a group of a scene and its edits.
-        fast: Share of groups whose scene is one of `FAST_SCENES`.
-        images_only: Whether the text tower is frozen.
-        naming: Whether a linear layer also predicts what is at each place.
-    """
-
-    schedule: Schedule
-    group_size: int
-    fast: float = 0.0
-    images_only: bool = False
-    naming: bool = False
-
-
-def train_clip(run: RunFolder, phases: Sequence[ClipPhase], width: int, layers: int, seed: int = 0) -> None:
+def train_clip(run: RunFolder, settings: Settings, seed: int = 0) -> None:
     """Train both towers on images and captions, contrastively; measure and save them with their processors."""
     tokenizer = clip_tokenizer(POSITIONS)
     torch.manual_seed(seed)
-    model = CLIPModel(clip_config(tokenizer, width, layers))
-    # Words, patches and places must be told apart from the first step on: with positions as faint as CLIP's own are at
-    # first, a caption stays a bag of words and an image one of patches, and what is where is never learnt.
+    model = CLIPModel(clip_config(tokenizer, settings.clip_width, settings.clip_layers))
+    # With positions as faint as CLIP initializes them, a caption stays a bag of words and an image one of patches, and
+    # positions are never learned.
     text, vision = model.text_model.embeddings, model.vision_model.embeddings
     for weight, std in (
         (text.token_embedding.weight, 0.5),
@@ -71,55 +52,54 @@ def train_clip(run: RunFolder, phases: Sequence[ClipPhase], width: int, layers: 
         (vision.position_embedding.weight, 0.3),
     ):
         nn.init.normal_(weight, std=std)
-    wrapped = ContrastiveLoss(model)
+    with_loss = ContrastiveLoss(model)
     text_tower = (model.text_model, model.text_projection)
     parts = [
         Part(
-            phase.schedule,
-            _loss_of_step(wrapped, phase, tokenizer, seed, number),
+            phase,
+            partial(_loss_of_step, with_loss, phase, tokenizer, number, seed),
             frozen=text_tower if phase.images_only else (),
         )
-        for number, phase in enumerate(phases, start=1)
+        for number, phase in enumerate(settings.clip, start=1)
     ]
-    seconds = run_parts(STAGE, wrapped, parts, run.checkpoints(STAGE), seed)
-
+    seconds = run_parts(STAGE, with_loss, parts, run.checkpoints(STAGE), seed)
     with replace_folder(run.folder(STAGE)) as folder:
         for part in (model, tokenizer, image_processor()):
             part.save_pretrained(folder)
     measured = measure_clip(model, tokenizer, seed, run)
-    run.write_metrics(
-        STAGE, {"parameters": sum(one.numel() for one in model.parameters()), "minutes": seconds / 60} | measured
-    )
-    remove_checkpoints(run.checkpoints(STAGE))
+    run.write_metrics(STAGE, {"parameters": model.num_parameters(), "minutes": seconds / 60} | measured)
 
 
 def _loss_of_step(
-    wrapped: "ContrastiveLoss", phase: ClipPhase, tokenizer: PreTrainedTokenizerFast, seed: int, number: int
-) -> LossOfStep:
-    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
-        drawn = stream(seed, TRAIN, f"clip {number} {step}")
-        if step % _STORIES_EVERY == 0:
-            told = [story_so_far(TRAIN, drawn) for _ in range(phase.schedule.batch_size)]
-            texts, scenes = [text for text, _ in told], [scene for _, scene in told]
-        else:
-            scenes = scenes_with_edits(
-                TRAIN, phase.schedule.batch_size // phase.group_size, phase.group_size, drawn, fast=phase.fast
-            )
-            texts = [caption_for(scene, drawn, MIXTURE) for scene in scenes]
-        device = wrapped.model.device
-        # Padding after the end token does not change the embedding.
-        tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
-        names = names_of(scenes).to(device) if phase.naming else None
-        return wrapped(tokens.input_ids, to_tensor(draw_all(scenes, drawn)).to(device), names)
-
-    return loss_of_step
+    with_loss: ContrastiveLoss,
+    phase: ClipPhase,
+    tokenizer: PreTrainedTokenizerFast,
+    number: int,
+    seed: int,
+    step: int,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    drawn = stream(seed, TRAIN, f"clip {number} {step}")
+    if step % _STORIES_EVERY == 0:
+        beginnings = [story_so_far(TRAIN, drawn) for _ in range(phase.batch_size)]
+        texts, scenes = [text for text, _ in beginnings], [scene for _, scene in beginnings]
+    else:
+        scenes = scenes_with_edits(
+            TRAIN, phase.batch_size // phase.group_size, phase.group_size, drawn, fast=phase.fast
+        )
+        texts = [caption_for(scene, drawn, MIXTURE) for scene in scenes]
+    device = with_loss.model.device
+    # Padding after the end token does not change the embedding.
+    tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
+    names = names_of(scenes).to(device) if phase.naming else None
+    return with_loss(tokens.input_ids, to_tensor(draw_all(scenes, drawn)).to(device), names)
 
 
 def story_so_far(split: str, generator: np.random.Generator) -> tuple[str, Scene]:
     """Two to five sentences of a story, and the scene after them."""
     story = story_in(split, generator)
     number = int(generator.integers(1, len(story.sentences)))
-    return " ".join(f"{sentence} ." for sentence in story.sentences[: number + 1]), story.scenes[number]
+    return story.beginning(number + 1), story.scenes[number]
 
 
 @torch.no_grad()
@@ -138,12 +118,10 @@ def measure_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int
         tokens = tokenizer([describe(fully_known(one)) for one in some], padding="max_length", return_tensors="pt")
         return functional.normalize(model.get_text_features(input_ids=tokens.input_ids).pooler_output, dim=-1)
 
-    scores = (images @ embed(scenes).T).view(
-        _NUM_MEASURED // _NUM_CANDIDATES, _NUM_CANDIDATES, _NUM_MEASURED // _NUM_CANDIDATES, _NUM_CANDIDATES
-    )
-    own = torch.stack([scores[block, :, block] for block in range(len(scores))])
-    among = (own.argmax(-1) == torch.arange(_NUM_CANDIDATES)).float().mean()
-    run.write_pairs_sheet(STAGE, drawn[:_NUM_CANDIDATES], drawn[:_NUM_CANDIDATES][own[0].argmax(0)])
+    # Of each block of 64 scenes, every image with every caption.
+    blocks = torch.stack(images.split(_NUM_CANDIDATES)) @ torch.stack(embed(scenes).split(_NUM_CANDIDATES)).mT
+    among = (blocks.argmax(-1) == torch.arange(_NUM_CANDIDATES)).float().mean()
+    run.write_pairs_sheet(STAGE, drawn[:_NUM_CANDIDATES], drawn[:_NUM_CANDIDATES][blocks[0].argmax(0)])
     hard = [
         bool((image @ embed([scene, *edits_of(scene)]).T).argmax() == 0)
         for image, scene in zip(images[:200], scenes, strict=False)

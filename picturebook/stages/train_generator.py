@@ -3,8 +3,7 @@
 Autoencoder and text tower come from the stages before and stay as they are.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,20 +12,18 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from modeling_gill.atomic_write_gill import replace_folder
 
-from ..models.autoencoder import latent_side
-from ..models.image_generator import DenoisingLoss, generate_from_captions
-from ..models.image_tensors import to_tensor
-from ..world.caption_grammar import describe
+from ..models.autoencoder import latent_side, to_tensor
+from ..models.image_generator import DenoisingLoss, generate_from_captions, plain_captions
 from ..world.drawing import draw
 from ..world.pairs import PairMixture, caption_for
-from ..world.partial_scene import fully_known
 from ..world.reader import correct_shares
 from ..world.splits import TRAIN, VALIDATION, scene_in, stream
 from .run_folder import RunFolder
+from .settings import GeneratorPhase, Settings
 from .train_autoencoder import STAGE as AUTOENCODER
 from .train_clip import STAGE as CLIP
 from .train_clip import story_so_far
-from .training_loop import LossOfStep, Part, Schedule, remove_checkpoints, run_parts
+from .training_loop import Part, run_parts
 
 STAGE = "generator"
 _NO_CAPTION, _STORIES = 0.1, 0.1
@@ -35,28 +32,9 @@ _EASY = PairMixture(single_share=0.6, plain_share=0.8, partial_share=0.0)
 _FULL = PairMixture(single_share=0.2, plain_share=0.6, partial_share=0.1)
 
 
-@dataclass(frozen=True)
-class GeneratorPhase:
-    """A part of training.
-
-    Attributes:
-        schedule: Steps, learning rate and so on.
-        easy_steps: Steps at the start with more scenes of one object, all fully described.
-        fast: Share of scenes that are among `FAST_SCENES`.
-        jitter: Whether objects are moved by up to one pixel, as in all other data. No caption says by how much, so a
-            model trained on jitter alone sometimes draws an object twice, one pixel apart.
-    """
-
-    schedule: Schedule
-    easy_steps: int = 0
-    fast: float = 0.0
-    jitter: bool = True
-
-
-def train_generator(
-    run: RunFolder, phases: Sequence[GeneratorPhase], widths: tuple[int, ...], measured: int, seed: int = 0
-) -> None:
+def train_generator(run: RunFolder, settings: Settings, seed: int = 0) -> None:
     """Train the UNet to predict v in the autoencoder's latents; measure and save the whole pipeline."""
+    widths = settings.generator_widths
     vae = AutoencoderKL.from_pretrained(run.folder(AUTOENCODER)).eval().requires_grad_(False)
     text_encoder = CLIPTextModel.from_pretrained(run.folder(CLIP)).eval().requires_grad_(False)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(run.folder(CLIP))
@@ -83,12 +61,12 @@ def train_generator(
         cross_attention_dim=text_encoder.config.hidden_size,
         attention_head_dim=4,
     )
-    wrapped = DenoisingLoss(unet, vae, text_encoder, scheduler)
+    with_loss = DenoisingLoss(unet, vae, text_encoder, scheduler)
     parts = [
-        Part(phase.schedule, _loss_of_step(wrapped, phase, tokenizer, f"generator {number}", seed))
-        for number, phase in enumerate(phases, start=1)
+        Part(phase, partial(_loss_of_step, with_loss, phase, tokenizer, f"generator {number}", seed))
+        for number, phase in enumerate(settings.generator, start=1)
     ]
-    seconds = run_parts(STAGE, wrapped, parts, run.checkpoints(STAGE), seed)
+    seconds = run_parts(STAGE, with_loss, parts, run.checkpoints(STAGE), seed)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -101,42 +79,40 @@ def train_generator(
     )
     with replace_folder(run.folder(STAGE)) as folder:
         pipeline.save_pretrained(folder)
-    metrics = {"parameters": sum(one.numel() for one in unet.parameters()), "minutes": seconds / 60}
+    metrics = {"parameters": unet.num_parameters(), "minutes": seconds / 60}
     generator = stream(seed, VALIDATION, STAGE)
     shares = {"right_one_thing": (1.0, 0.0), "right_two_things": (0.0, 0.0)}
-    if any(phase.fast for phase in phases):
+    if settings.fast:
         shares["right_fast_scenes"] = (0.0, 1.0)
     for name, (single_share, fast) in shares.items():
-        scenes = [scene_in(VALIDATION, generator, single_share, fast) for _ in range(measured)]
-        images = generate_from_captions(pipeline, [describe(fully_known(scene)) for scene in scenes], seed)
+        scenes = [scene_in(VALIDATION, generator, single_share, fast) for _ in range(settings.measured)]
+        images = generate_from_captions(pipeline, plain_captions(scenes), seed)
         metrics[name] = correct_shares(images, scenes)
-    run.write_sheet(STAGE, list(images[:40]), 8)
+    run.write_sheet(STAGE, images[:40])
     run.write_metrics(STAGE, metrics)
-    remove_checkpoints(run.checkpoints(STAGE))
 
 
 def _loss_of_step(
-    wrapped: "DenoisingLoss", phase: GeneratorPhase, tokenizer: PreTrainedTokenizerFast, purpose: str, seed: int
-) -> LossOfStep:
-    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
-        drawn = stream(seed, TRAIN, f"{purpose} {step}")
-        images, captions = _batch(phase, step, drawn)
-        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return wrapped(to_tensor(images), tokens, generator)
-
-    return loss_of_step
-
-
-def _batch(phase: GeneratorPhase, step: int, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    with_loss: DenoisingLoss,
+    phase: GeneratorPhase,
+    tokenizer: PreTrainedTokenizerFast,
+    purpose: str,
+    seed: int,
+    step: int,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    drawn = stream(seed, TRAIN, f"{purpose} {step}")
     easy = step < phase.easy_steps
     mixture = _EASY if easy else _FULL
     captions, scenes = [], []
-    for _ in range(phase.schedule.batch_size):
-        if not easy and generator.random() < _STORIES:
-            caption, scene = story_so_far(TRAIN, generator)
+    for _ in range(phase.batch_size):
+        if not easy and drawn.random() < _STORIES:
+            caption, scene = story_so_far(TRAIN, drawn)
         else:
-            scene = scene_in(TRAIN, generator, mixture.single_share, phase.fast)
-            caption = caption_for(scene, generator, mixture)
-        captions.append("" if generator.random() < _NO_CAPTION else caption)
+            scene = scene_in(TRAIN, drawn, mixture.single_share, phase.fast)
+            caption = caption_for(scene, drawn, mixture)
+        captions.append("" if drawn.random() < _NO_CAPTION else caption)
         scenes.append(scene)
-    return np.stack([draw(scene, generator if phase.jitter else None) for scene in scenes]), captions
+    images = np.stack([draw(scene, drawn if phase.jitter else None) for scene in scenes])
+    tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return with_loss(to_tensor(images), tokens, generator)

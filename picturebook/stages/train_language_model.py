@@ -1,8 +1,5 @@
 """Training of the language model on documents of captions, events, stories and dialogues."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
@@ -15,18 +12,18 @@ from ..models.language_model import (
     descriptions_of,
     initialize_weights,
     layouts_of,
-    parse_full_caption,
     reduce_embedding_scale,
 )
 from ..models.word_tokenizer import NEWLINE, language_model_tokenizer
-from ..world.documents import ALL_KINDS, EVENTS_FIRST, DocumentMixture, document, image_in_words
+from ..world.documents import EVENTS_FIRST, document, image_in_words
 from ..world.drawing import draw
 from ..world.phrases import IMAGE_REQUEST
 from ..world.scene import Scene
 from ..world.splits import TRAIN, VALIDATION, dialogues, stories, stream
 from ..world.story_sampling import SceneStory
 from .run_folder import RunFolder
-from .training_loop import LossOfStep, Part, Schedule, remove_checkpoints, run_parts
+from .settings import LanguageModelPhase, Settings
+from .training_loop import Part, run_parts
 
 STAGE = "language_model"
 # Texts whose numbers of words differ by less are of about one length.
@@ -34,36 +31,13 @@ _ABOUT = 16
 _POSITIONS, _BATCHES_SORTED, _DESCRIPTION_WEIGHT = 320, 16, 5.0
 
 
-@dataclass(frozen=True)
-class LanguageModelPhase:
-    """A part of training.
-
-    Attributes:
-        schedule: Steps, learning rate and so on.
-        mixture: Documents to train on.
-        event_steps: Steps at the start in which all documents are events between two objects.
-        layouts: Whether the state at a colon also predicts what is at each place, see [`layout`]. The order of objects
-            in a description is not visible in an image, and retrieval compares by linear maps alone, which can only
-            match what both sides represent place by place.
-        availability: Whether it also predicts whether the retrieval set has an image of the scene. A linear layer reads
-            GILL's decision from such a state.
-    """
-
-    schedule: Schedule
-    mixture: DocumentMixture = ALL_KINDS
-    event_steps: int = 0
-    layouts: bool = False
-    availability: bool = False
-
-
-def train_language_model(
-    run: RunFolder, phases: Sequence[LanguageModelPhase], width: int, layers: int, measured: int, seed: int = 0
-) -> None:
-    """Train on [`documents`], measure how well it describes the present state, and save it with its tokenizer.
+def train_language_model(run: RunFolder, settings: Settings, seed: int = 0) -> None:
+    """Train on [`documents`], measure how well the model describes the current scene, and save it with its tokenizer.
 
     Words of descriptions have a higher weight: they follow from the text before, unlike most other words of a story.
     At the end of each phase the embeddings are scaled, see [`reduce_embedding_scale`].
     """
+    width, measured = settings.language_model_width, settings.measured
     tokenizer = language_model_tokenizer()
     torch.manual_seed(seed)
     model = OPTForCausalLM(
@@ -71,7 +45,7 @@ def train_language_model(
             vocab_size=len(tokenizer),
             hidden_size=width,
             word_embed_proj_dim=width,
-            num_hidden_layers=layers,
+            num_hidden_layers=settings.language_model_layers,
             ffn_dim=4 * width,
             num_attention_heads=max(width // 32, 1),
             max_position_embeddings=_POSITIONS,
@@ -83,100 +57,95 @@ def train_language_model(
         )
     )
     initialize_weights(model)
-    seconds, at_once = 0.0, {}  # type: float, dict[str, float]
-    for number, phase in enumerate(phases, start=1):
-        words = LanguageModelLosses(model, tokenizer)
-        part = Part(phase.schedule, _loss_of_step(words, _Batches(tokenizer, phase, number, seed)))
-        seconds += run_parts(f"{STAGE}, phase {number}", words, [part], run.checkpoints(STAGE) / str(number), seed)
-        if number == len(phases):
+    seconds = 0.0
+    for number, phase in enumerate(settings.language_model, start=1):
+        with_loss = LanguageModelLosses(model, tokenizer)
+        parts = [Part(phase, _Loss(with_loss, tokenizer, phase, number, seed))]
+        seconds += run_parts(f"{STAGE}, phase {number}", with_loss, parts, run.checkpoints(STAGE) / str(number), seed)
+        if phase is settings.language_model[-1]:
             # With the heads, and before the embeddings are scaled.
-            at_once = measure_at_once(words, tokenizer, measured, seed)
+            at_once = measure_at_once(with_loss, tokenizer, measured, seed)
         reduce_embedding_scale(model)
-
     with replace_folder(run.folder(STAGE)) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     _write_sheet(run, model, tokenizer, seed)
-    run.write_metrics(
-        STAGE,
-        {"parameters": sum(one.numel() for one in model.parameters()), "minutes": seconds / 60}
-        | measure_language_model(model, tokenizer, measured, seed)
-        | at_once,
-    )
-    remove_checkpoints(run.checkpoints(STAGE))
+    metrics = {"parameters": model.num_parameters(), "minutes": seconds / 60}
+    run.write_metrics(STAGE, metrics | measure_language_model(model, tokenizer, measured, seed) | at_once)
 
 
-def _loss_of_step(words: LanguageModelLosses, batches: "_Batches") -> LossOfStep:
-    def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
-        ids, mask, layouts = batches[step]
-        tokenizer, device = batches.tokenizer, words.model.device
-        weights = mask.float() * (1 + (_DESCRIPTION_WEIGHT - 1) * descriptions_of(ids, tokenizer).float())
-        batch = [one.to(device) for one in (ids, mask, weights)]
-        return words(*batch, None if layouts is None else layouts.to(device))
-
-    return loss_of_step
-
-
-def _write_sheet(run: RunFolder, model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
-    """The last scenes of stories, and beside each what the model says it is; black where it says no scene."""
-    told = [story for story in stories(VALIDATION, 40, seed) if story.complete]
-    found = [scene for _, scene in described_scenes(model, tokenizer, [story.text for story in told])]
-    truth = [draw(story.scenes[-1]) for story in told]
-    said = [np.zeros_like(truth[0]) if scene is None else draw(scene) for scene in found]
-    run.write_pairs_sheet(STAGE, truth, said)
-
-
-class _Batches:
-    """Batches of documents by number; texts of about one length together, so that little is padding.
+class _Loss:
+    """The loss of a step on a batch of documents, in which texts of about one length are together to save padding.
 
     Of about one length only: events of one kind are of one length, and a batch of one kind teaches little.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, phase: LanguageModelPhase, number: int, seed: int) -> None:
-        self.tokenizer, self._phase, self._size, self._seed = tokenizer, phase, phase.schedule.batch_size, seed
+    def __init__(
+        self,
+        with_loss: LanguageModelLosses,
+        tokenizer: PreTrainedTokenizerBase,
+        phase: LanguageModelPhase,
+        number: int,
+        seed: int,
+    ) -> None:
+        self._with_loss, self._tokenizer, self._phase, self._seed = with_loss, tokenizer, phase, seed
         self._purpose = "documents" if number == 1 else f"documents of phase {number}"
-        self._group, self._ready = -1, []  # type: int, list[list[str]]
+        self._group, self._batches = -1, []  # type: int, list[list[str]]
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Ids and attention mask `(texts, length)`, and [`layouts_of`] the texts where the phase asks for them."""
-        group, at = divmod(number, _BATCHES_SORTED)
+    def __call__(self, step: int, generator: torch.Generator) -> torch.Tensor:
+        texts = self._texts(step)
+        tokens = self._tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+        described = descriptions_of(tokens.input_ids, self._tokenizer)
+        weights = tokens.attention_mask.float() * (1 + (_DESCRIPTION_WEIGHT - 1) * described.float())
+        layouts = layouts_of(texts, self._tokenizer, self._phase.availability) if self._phase.layouts else None
+        batch = (tokens.input_ids, tokens.attention_mask, weights, layouts)
+        device = self._with_loss.model.device
+        return self._with_loss(*(None if tensor is None else tensor.to(device) for tensor in batch))
+
+    def _texts(self, step: int) -> list[str]:
+        group, number = divmod(step, _BATCHES_SORTED)
         if group != self._group:
-            generator = stream(self._seed, TRAIN, f"{self._purpose} {group}")
+            generator, size = stream(self._seed, TRAIN, f"{self._purpose} {group}"), self._phase.batch_size
             events = group * _BATCHES_SORTED < self._phase.event_steps
             mixture = EVENTS_FIRST if events else self._phase.mixture
-            texts = [document(TRAIN, generator, mixture) + NEWLINE for _ in range(self._size * _BATCHES_SORTED)]
+            texts = [document(TRAIN, generator, mixture) + NEWLINE for _ in range(size * _BATCHES_SORTED)]
             texts.sort(key=lambda text: text.count(" ") // _ABOUT)
-            cut = [texts[start : start + self._size] for start in range(0, len(texts), self._size)]
-            self._group, self._ready = group, [cut[place] for place in generator.permutation(len(cut))]
-        tokens = self.tokenizer(self._ready[at], padding=True, padding_side="right", return_tensors="pt")
-        phase = self._phase
-        layouts = layouts_of(self._ready[at], self.tokenizer, phase.availability) if phase.layouts else None
-        return tokens.input_ids, tokens.attention_mask, layouts
+            cut = [texts[start : start + size] for start in range(0, len(texts), size)]
+            self._group, self._batches = group, [cut[place] for place in generator.permutation(len(cut))]
+        return self._batches[number]
+
+
+def _write_sheet(run: RunFolder, model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+    """The last scenes of stories, and to the right of each the one that the model describes; black for none."""
+    complete = [story for story in stories(VALIDATION, 40, seed) if story.complete]
+    described = [scene for _, scene in described_scenes(model, tokenizer, [story.text for story in complete])]
+    expected = [draw(story.scenes[-1]) for story in complete]
+    actual = [np.zeros_like(expected[0]) if scene is None else draw(scene) for scene in described]
+    run.write_pairs_sheet(STAGE, expected, actual)
 
 
 def measure_language_model(
     model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, number: int, seed: int
 ) -> dict[str, float]:
-    """How often the description after `picture :` is of the scene that is so, all of it.
+    """How often the description after `picture :` is entirely of the current scene.
 
-    After one to five sentences of stories whose sentences tell all; after five with what the first four images show
-    after each sentence, in stories that leave something out; and after dialogues.
+    After one to five sentences of stories whose sentences leave nothing out; after five with the first four images in
+    words after their sentences, in stories that leave something out; and after dialogues.
     """
     told = stories(VALIDATION, number, seed, 0.0)
-    metrics = {}
-    for sentences in (1, 3, 5):
-        prompts = [" ".join(f"{one} ." for one in story.sentences[:sentences]) for story in told]
-        truth = [story.scenes[sentences - 1] for story in told]
-        metrics[f"right_after_{sentences}"] = _right(model, tokenizer, prompts, truth)
-    partial_share = stories(VALIDATION, number, seed)
-    prompts = [with_images_in_words(story) for story in partial_share]
-    metrics["right_after_5_with_stand_ins"] = _right(
-        model, tokenizer, prompts, [story.scenes[-1] for story in partial_share]
-    )
-    asked = [one for one in dialogues(VALIDATION, number, seed) if one.known[-1].complete]
-    prompts = [one.text().removesuffix(IMAGE_REQUEST).rstrip() for one in asked]
-    metrics["right_after_dialogue"] = _right(model, tokenizer, prompts, [one.scene for one in asked])
-    return metrics
+    items = {
+        f"right_after_{sentences}": [(story.beginning(sentences), story.scenes[sentences - 1]) for story in told]
+        for sentences in (1, 3, 5)
+    }
+    items["right_after_5_with_stand_ins"] = [
+        (with_images_in_words(story), story.scenes[-1]) for story in stories(VALIDATION, number, seed)
+    ]
+    items["right_after_dialogue"] = [
+        (dialogue.text().removesuffix(IMAGE_REQUEST).rstrip(), dialogue.scene)
+        for dialogue in dialogues(VALIDATION, number, seed)
+        if dialogue.known[-1].complete
+    ]
+    return {name: _right_share(model, tokenizer, some) for name, some in items.items()}
 
 
 def with_images_in_words(story: SceneStory) -> str:
@@ -187,28 +156,19 @@ def with_images_in_words(story: SceneStory) -> str:
     return " ".join([*parts, f"{story.sentences[-1]} ."])
 
 
-def _right(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], truth: list[Scene]) -> float:
-    found = [scene for _, scene in described_scenes(model, tokenizer, prompts)]
-    return float(np.mean([one == other for one, other in zip(found, truth, strict=True)]))
+def _right_share(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, items: list[tuple[str, Scene]]) -> float:
+    described = described_scenes(model, tokenizer, [prompt for prompt, _ in items])
+    return float(np.mean([scene == expected for (_, scene), (_, expected) in zip(described, items, strict=True)]))
 
 
-@torch.no_grad()
 def measure_at_once(
-    words: LanguageModelLosses, tokenizer: PreTrainedTokenizerBase, number: int, seed: int, batch_size: int = 100
+    with_loss: LanguageModelLosses, tokenizer: PreTrainedTokenizerBase, number: int, seed: int
 ) -> dict[str, float]:
-    """How often the state at the colon after one, three and five sentences holds all of the description, each word."""
+    """How often the state at the colon after one, three and five sentences holds each word of the description."""
+    told = stories(VALIDATION, number, seed, 0.0)
     metrics = {}
     for sentences in (1, 3, 5):
-        told = stories(VALIDATION, number, seed, 0.0)
-        found: list[bool] = []
-        for start in range(0, number, batch_size):
-            some = told[start : start + batch_size]
-            texts = [" ".join(f"{one} ." for one in story.sentences[:sentences]) for story in some]
-            prompts = [f"{text} {IMAGE_REQUEST}" for text in texts]
-            tokens = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
-            said = words.at_once(words.model.model(**tokens).last_hidden_state[:, -1])
-            for ids, story in zip(said.tolist(), some, strict=True):
-                text = tokenizer.decode(ids).partition(".")[0].strip()
-                found.append(parse_full_caption(text) == story.scenes[sentences - 1])
-        metrics[f"right_at_once_after_{sentences}"] = float(np.mean(found))
+        found = with_loss.scenes_at_once(tokenizer, [story.beginning(sentences) for story in told])
+        right = [scene == story.scenes[sentences - 1] for scene, story in zip(found, told, strict=True)]
+        metrics[f"right_at_once_after_{sentences}"] = float(np.mean(right))
     return metrics

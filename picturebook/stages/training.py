@@ -25,25 +25,12 @@ from .settings import FAST, FULL, Settings
 Stage = Callable[[RunFolder, Settings, int], None]
 
 STAGES: dict[str, Stage] = {
-    autoencoder.STAGE: lambda run, settings, seed: autoencoder.train_autoencoder(
-        run, settings.autoencoder, settings.autoencoder_widths, seed
-    ),
-    clip.STAGE: lambda run, settings, seed: clip.train_clip(
-        run, settings.clip, settings.clip_width, settings.clip_layers, seed
-    ),
-    generator.STAGE: lambda run, settings, seed: generator.train_generator(
-        run, settings.generator, settings.generator_widths, settings.measured, seed
-    ),
-    language_model.STAGE: lambda run, settings, seed: language_model.train_language_model(
-        run,
-        settings.language_model,
-        settings.language_model_width,
-        settings.language_model_layers,
-        settings.measured,
-        seed,
-    ),
+    autoencoder.STAGE: autoencoder.train_autoencoder,
+    clip.STAGE: clip.train_clip,
+    generator.STAGE: generator.train_generator,
+    language_model.STAGE: language_model.train_language_model,
     adapters.STAGE: adapters.train_adapters,
-    repository.STAGE: repository.write_repository,
+    repository.STAGE: repository.assemble_repository,
     decision.STAGE: decision.train_decision,
 }
 

@@ -4,8 +4,6 @@ Batches and noise depend on the number of the step alone, so that a run which wa
 """
 
 import json
-import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,17 +13,14 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors import safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_model
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import ExportableState
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from modeling_gill.atomic_write_gill import replace_file
 
-SECONDS_BETWEEN_CHECKPOINTS = 120.0
+# Lines that each part prints; every second one comes with a checkpoint.
 _NUM_LINES = 20
-_EMA_FILE = "ema.pt"
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,10 @@ class Part:
 def run_parts(name: str, module: nn.Module, parts: Sequence[Part], folder: Path, seed: int = 0) -> float:
     """Train a module in several parts, one after the other. Parts that are done are loaded.
 
+    The module ends on the CPU, in evaluation mode.
+
     Args:
-        folder (`Path`): Gets a folder of checkpoints for each part; remove it with [`remove_checkpoints`] at the end.
+        folder (`Path`): Gets the checkpoints and the result of each part; remove it when the module is saved.
 
     Returns:
         `float`: Seconds of training, of all parts and calls.
@@ -90,195 +87,128 @@ def run_parts(name: str, module: nn.Module, parts: Sequence[Part], folder: Path,
     for number, part in enumerate(parts, start=1):
         result = folder / f"part-{number}.safetensors"
         if result.exists():
+            load_model(module, result)
             with safe_open(result, "pt") as file:
                 seconds += float(file.metadata()["seconds"])
-            load_model(module, result)
             continue
         for frozen in part.frozen:
             frozen.requires_grad_(False)
         title = f"{name}, part {number}" if len(parts) > 1 else name
-        taken = run_training(title, module, part.schedule, part.loss_of_step, folder / str(number), seed)
+        taken = _train_part(title, module, part, folder / str(number), seed)
         for frozen in part.frozen:
             frozen.requires_grad_(True)
         seconds += taken
         with replace_file(result) as new:
             save_model(module, str(new), metadata={"seconds": str(taken)})
+    module.eval()
     return seconds
 
 
-def run_training(
-    name: str, module: nn.Module, schedule: Schedule, loss_of_step: LossOfStep, folder: Path, seed: int = 0
-) -> float:
-    """Train all parameters of a module that require gradients, in place. It ends on the CPU, in evaluation mode.
-
-    Returns:
-        `float`: Seconds of training, of all calls.
-    """
+def _train_part(name: str, module: nn.Module, part: Part, folder: Path, seed: int) -> float:
     # For heads as narrow as here, torch's fused attention is ten times slower backwards on a CPU in bfloat16.
-    models = [part for part in module.modules() if isinstance(part, PreTrainedModel)] if schedule.bf16 else []
+    models = [model for model in module.modules() if isinstance(model, PreTrainedModel)] if part.schedule.bf16 else []
     implementations = [model.config._attn_implementation for model in models]
     for model in models:
         model.set_attn_implementation("eager")
     set_seed(seed)
-    trainer = _StepTrainer(name, module, schedule, loss_of_step, folder, seed)
-    checkpoint = trainer.last_checkpoint()
+    trainer = _StepTrainer(name, module, part, folder, seed)
+    checkpoint = _last_whole_checkpoint(folder)
     if checkpoint is not None:
-        print(f"{name}: resumes from step {checkpoint.name.rpartition('-')[2]} of {schedule.steps:,}", flush=True)
+        step = checkpoint.name.rpartition("-")[2]
+        print(f"{name}: resumes from step {step} of {part.schedule.steps:,}", flush=True)
     with torch.random.fork_rng():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.average is not None:
-        trainer.average.copy_to(trainer.trained)
-    module.to("cpu").eval()
+    if trainer.weights.average is not None:
+        trainer.weights.average.copy_to(trainer.weights.trained)
+    module.to("cpu")
     for model, implementation in zip(models, implementations, strict=True):
         model.set_attn_implementation(implementation)
-    return trainer.clock.seconds
+    return float(trainer.state.log_history[-1]["seconds"])
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a stage whose result is written."""
-    shutil.rmtree(folder, ignore_errors=True)
+class _TrainedWeights(nn.Module):
+    """The trained weights of a module and their moving average, without the module around them.
+
+    The Trainer visits all submodules of its model several times a step, and of these there are none.
+    """
+
+    def __init__(self, module: nn.Module, ema: float) -> None:
+        super().__init__()
+        self.trained = nn.ParameterList(weight for weight in module.parameters() if weight.requires_grad)
+        self.average: Any = EMAModel(list(self.trained), decay=ema, use_ema_warmup=True, power=0.75) if ema else None
+        for number, weight in enumerate(self.average.shadow_params if self.average is not None else ()):
+            self.register_buffer(f"average_{number}", weight)
 
 
 class _StepTrainer(Trainer):
     """A Trainer whose loss is a function of the step, with a moving average of the weights."""
 
-    def __init__(
-        self, name: str, module: nn.Module, schedule: Schedule, loss_of_step: LossOfStep, folder: Path, seed: int
-    ) -> None:
-        self.trained = [weight for weight in module.parameters() if weight.requires_grad]
-        self.clock = _Clock()
-        self._schedule, self._loss_of_step, self._seed = schedule, loss_of_step, seed
-        optimizer = torch.optim.AdamW(
-            self.trained, lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay
-        )
+    def __init__(self, name: str, module: nn.Module, part: Part, folder: Path, seed: int) -> None:
+        schedule = part.schedule
+        logging_steps = max(schedule.steps // _NUM_LINES, 1)
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=schedule.steps,
             per_device_train_batch_size=1,
             max_grad_norm=1.0,
             seed=seed,
-            logging_steps=max(schedule.steps // _NUM_LINES, 1),
-            save_strategy="no",  # the clock says when
+            logging_steps=logging_steps,
+            save_steps=2 * logging_steps,
             save_total_limit=1,
-            restore_callback_states_from_checkpoint=True,
             ignore_data_skip=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             disable_tqdm=True,
             report_to="none",
         )
+        self.weights = _TrainedWeights(module.to(arguments.device).train(), schedule.ema)
+        optimizer = torch.optim.AdamW(
+            self.weights.trained, lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay
+        )
         super().__init__(
-            model=module,
+            model=self.weights,
             args=arguments,
-            train_dataset=_Steps(schedule.steps),
+            train_dataset=range(schedule.steps),  # what belongs to a step is made by the loss
             data_collator=lambda steps: {"step": torch.tensor(steps)},
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)),
-            callbacks=[self.clock, _Progress(name)],
         )
         self.remove_callback(PrinterCallback)
-        self.average = (
-            EMAModel(self.trained, decay=schedule.ema, use_ema_warmup=True, power=0.75) if schedule.ema else None
-        )
-        if self.average is not None:
-            self.add_callback(_Averaging(self.average, self.trained))
-
-    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        # A restored callback is a new object.
-        self.clock = next(one for one in self.callback_handler.callbacks if isinstance(one, _Clock))
-        return result
+        if self.weights.average is not None:
+            optimizer.register_step_post_hook(self._update_average)
+        self._name, self._part, self._seed, self._since = name, part, seed, time.monotonic()
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The loss of the current step."""
         step = self.state.global_step
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self._schedule.bf16):
-            return self._loss_of_step(step, generator)
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self._part.schedule.bf16):
+            return self._part.loss_of_step(step, generator)
 
-    def last_checkpoint(self) -> Path | None:
-        """The last checkpoint that is whole: the Trainer writes its state at the end."""
-        states = Path(self.args.output_dir).glob("checkpoint-*/trainer_state.json")
-        return max(
-            (path.parent for path in states if _is_whole(path)),
-            key=lambda path: int(path.name.rpartition("-")[2]),
-            default=None,
-        )
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Print the mean loss and record the seconds of training over all calls, from which a run resumes counting."""
+        now, history = time.monotonic(), self.state.log_history
+        seconds = (history[-1]["seconds"] if history else 0.0) + now - self._since
+        self._since = now
+        if "loss" in logs:
+            step = f"step {self.state.global_step:,} of {self.state.max_steps:,}"
+            print(f"{self._name}: {step}, loss {float(logs['loss']):.4f}", flush=True)
+        super().log({**logs, "seconds": seconds}, *args, **kwargs)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(folder / "model.safetensors"))
-        if self.average is not None:
-            torch.save(self.average.state_dict(), folder / _EMA_FILE)
+    def _update_average(self, *args: Any) -> None:
+        self.weights.average.optimization_step = self.state.global_step
+        self.weights.average.step(list(self.weights.trained))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        load_model(self.model, folder / "model.safetensors")
-        if self.average is not None:
-            self.average.load_state_dict(torch.load(folder / _EMA_FILE, weights_only=True))
-            self.average.to(device=self.args.device)
+        # The Trainer's own passes over weights that are missing.
+        self.weights.load_state_dict(load_file(Path(resume_from_checkpoint) / "model.safetensors"))
 
 
-class _Steps(Dataset):
-    """The numbers of all steps; what belongs to a step is made by the loss."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __getitem__(self, step: int) -> int:
-        return step
-
-
-class _Clock(TrainerCallback, ExportableState):
-    """Seconds of training over all calls; asks for a checkpoint every two minutes."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._since = self._saved = time.monotonic()
-
-    def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"seconds": self.seconds}}
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._since = self._saved = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        now = time.monotonic()
-        self.seconds, self._since = self.seconds + now - self._since, now
-        if now - self._saved > SECONDS_BETWEEN_CHECKPOINTS and state.global_step < state.max_steps:
-            control.should_save, self._saved = True, now
-
-
-class _Averaging(TrainerCallback):
-    """Updates the moving average after each step."""
-
-    def __init__(self, average: EMAModel, trained: list[nn.Parameter]) -> None:
-        self._average, self._trained = average, trained
-
-    def on_train_begin(self, args: Any, *others: Any, **kwargs: Any) -> None:
-        self._average.to(device=args.device)
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self._average.step(self._trained)
-
-
-class _Progress(TrainerCallback):
-    """Prints the mean loss now and then."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if "loss" in (logs or {}):
-            step = f"step {state.global_step:,} of {state.max_steps:,}"
-            print(f"{self._name}: {step}, loss {float(logs['loss']):.4f}", flush=True)
-
-
-def _is_whole(state: Path) -> bool:
-    try:
-        return math.isfinite(json.loads(state.read_text(encoding="utf-8"))["global_step"])
-    except (OSError, ValueError, KeyError):
-        return False
+def _last_whole_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that is whole: the Trainer writes its state at the end."""
+    whole = {}
+    for path in folder.glob("checkpoint-*/trainer_state.json"):
+        try:
+            whole[int(json.loads(path.read_text(encoding="utf-8"))["global_step"])] = path.parent
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return whole[max(whole)] if whole else None

@@ -1,7 +1,7 @@
 """Images with captions, in batches or as a data set on disk; stories with images; images to retrieve."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from .caption_grammar import caption, leave_out, shuffled
 from .drawing import draw, png_bytes
 from .partial_scene import fully_known
 from .scene import Scene
-from .splits import SINGLE_OBJECT_SHARE, TRAIN, VALIDATION, scene_in, scenes_with_edits, stories, stream
+from .splits import SINGLE_OBJECT_SHARE, TRAIN, scene_in, scenes_with_edits, stories, stream
 from .story_sampling import LEAVE_OUT, SceneStory
 
 # Of each attribute of a caption that leaves something out.
@@ -55,7 +55,7 @@ def sample_pairs(
 ) -> Pairs:
     """`number` pairs of a split."""
     scenes = tuple(scene_in(split, generator, mixture.single_share, mixture.fast) for _ in range(number))
-    images = np.stack([draw(scene, generator) for scene in scenes])
+    images = draw_all(scenes, generator)
     return Pairs(images, tuple(caption_for(scene, generator, mixture) for scene in scenes), scenes)
 
 
@@ -67,25 +67,9 @@ def caption_for(scene: Scene, generator: np.random.Generator, mixture: PairMixtu
     return caption(known, generator, mixture.plain_share)
 
 
-def pair_batches(
-    split: str, size: int, seed: int, mixture: PairMixture = PairMixture(), start: int = 0
-) -> Iterator[Pairs]:
-    """Batches of pairs without end.
-
-    Args:
-        size (`int`): Pairs a batch.
-        start (`int`): Number of the first batch. Each depends on its number alone, so that a run resumes where it
-            stopped without making the batches before.
-    """
-    number = start
-    while True:
-        yield sample_pairs(split, size, stream(seed, split, f"pairs {number}"), mixture)
-        number += 1
-
-
 def save_pairs(
     folder: str | os.PathLike[str],
-    numbers: Mapping[str, int] | None = None,
+    numbers: Mapping[str, int],
     seed: int = 0,
     mixture: PairMixture = PairMixture(),
     group_size: int = 1,
@@ -93,7 +77,7 @@ def save_pairs(
     """Write a `datasets.DatasetDict` that `training_gill` trains on: columns `image` (PNG), `caption`, `scene` (a key).
 
     Args:
-        numbers: Pairs of each split; by default 20,000 of train and 1,000 of validation.
+        numbers: Pairs of each split.
         group_size (`int`): Pairs in a row of the training split that are of one scene and its edits. Read in this
             order, they are hard negatives of each other.
 
@@ -106,7 +90,7 @@ def save_pairs(
         {"image": datasets.Image(), "caption": datasets.Value("string"), "scene": datasets.Value("string")}
     )
     saved = {}
-    for split, number in (numbers or {TRAIN: 20_000, VALIDATION: 1_000}).items():
+    for split, number in numbers.items():
         generator = stream(seed, split, "saved pairs")
         if group_size > 1 and split == TRAIN:
             scenes = scenes_with_edits(

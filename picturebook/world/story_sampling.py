@@ -41,7 +41,11 @@ class SceneStory:
     @property
     def text(self) -> str:
         """All sentences, each with its full stop."""
-        return " ".join(f"{sentence} ." for sentence in self.sentences)
+        return self.beginning(len(self.sentences))
+
+    def beginning(self, sentences: int) -> str:
+        """The first sentences, each with its full stop."""
+        return " ".join(f"{sentence} ." for sentence in self.sentences[:sentences])
 
     @property
     def complete(self) -> bool:

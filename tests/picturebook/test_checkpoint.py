@@ -69,7 +69,7 @@ def test_only_what_is_ordinary_is_looked_for_and_answers_are_right_either_way(pi
         if image is not None and image.source == "retrieved"
     ]
     assert all(found) and len(found) >= 6
-    assert judge(first, asked).mean() >= 0.85
+    assert judge(first, [prompt.scene for prompt in asked]).mean() >= 0.85
 
 
 def test_it_sees(pipe: GillPipeline) -> None:

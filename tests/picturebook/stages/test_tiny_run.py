@@ -15,7 +15,7 @@ from picturebook.stages.training import STAGES, run_stages
 def tiny() -> Settings:
     """`FAST` with two steps per stage, few examples and a small retrieval set."""
     short = {
-        name: tuple(replace(phase, schedule=replace(phase.schedule, steps=2)) for phase in getattr(FAST, name))
+        name: tuple(replace(phase, steps=2) for phase in getattr(FAST, name))
         for name in ("clip", "language_model", "generator")
     }
     return replace(

@@ -4,8 +4,8 @@ from collections import Counter
 
 from PIL import Image
 
+from picturebook.models.autoencoder import to_tensor
 from picturebook.models.clip import NAMES, image_processor, names_of
-from picturebook.models.image_tensors import to_tensor
 from picturebook.stages.train_clip import story_so_far
 from picturebook.world.caption_grammar import layout
 from picturebook.world.drawing import to_images

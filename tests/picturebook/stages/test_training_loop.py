@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from picturebook.stages import training_loop
-from picturebook.stages.training_loop import Part, Schedule, run_parts, run_training
+from picturebook.stages.training_loop import Part, Schedule, run_parts
 
 
 class Stopped(Exception):
@@ -24,21 +23,20 @@ def train(folder: Path, stop_at: int | None = None, **more: float) -> nn.Linear:
         inputs = torch.randn(8, 3, generator=generator).to(module.weight.device)
         return (module(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean()
 
-    run_training("line", module, Schedule(40, 8, 0.05, warmup=5, **more), loss_of_step, folder)
+    run_parts("line", module, [Part(Schedule(40, 8, 0.05, warmup=5, **more), loss_of_step)], folder)
     return module
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_stopped_training_resumes_and_ends_like_one_that_was_not_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ema: float
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ema: float
 ) -> None:
-    monkeypatch.setattr(training_loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     whole = train(tmp_path / "whole", ema=ema)
     with pytest.raises(Stopped):
         train(tmp_path / "stopped", stop_at=17, ema=ema)
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint-17"]
+    assert [path.name for path in (tmp_path / "stopped" / "1").iterdir()] == ["checkpoint-16"]
     resumed = train(tmp_path / "stopped", ema=ema)
-    assert "resumes from step 17 of 40" in capsys.readouterr().out
+    assert "resumes from step 16 of 40" in capsys.readouterr().out
     torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
 
 
@@ -48,15 +46,13 @@ def test_it_learns_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
     torch.testing.assert_close(module.weight.detach(), torch.ones(1, 3), rtol=0, atol=0.2)
 
 
-def test_a_half_written_checkpoint_is_not_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(training_loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+def test_a_half_written_checkpoint_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for state in (None, "{"):
-        (tmp_path / "checkpoint-9").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "checkpoint-9" / "model.safetensors").write_bytes(b"half")
+        checkpoint = tmp_path / "1" / "checkpoint-9"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / "model.safetensors").write_bytes(b"half")
         if state is not None:
-            (tmp_path / "checkpoint-9" / "trainer_state.json").write_text(state)
+            (checkpoint / "trainer_state.json").write_text(state)
         with pytest.raises(Stopped):
             train(tmp_path, stop_at=2)
         assert "resumes from step 9" not in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Pairs, stories with images and the command that writes them."""
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from picturebook import WorldArguments, write_world
 from picturebook.world.caption_grammar import describe, parse_caption
-from picturebook.world.pairs import PairMixture, illustrated_stories, pair_batches, sample_pairs
+from picturebook.world.pairs import PairMixture, illustrated_stories, sample_pairs
 from picturebook.world.partial_scene import fully_known
 from picturebook.world.reader import read
 from picturebook.world.splits import TEST, TRAIN, stream
@@ -29,13 +28,6 @@ def test_easy_pairs_first() -> None:
     )
     assert list(pairs.captions) == [describe(fully_known(scene)) for scene in pairs.scenes]
     assert all(len(scene.objects) == 1 for scene in pairs.scenes)
-
-
-def test_batches_resume_where_they_stopped() -> None:
-    whole = list(islice(pair_batches(TRAIN, 4, seed=0), 4))
-    resumed = next(pair_batches(TRAIN, 4, seed=0, start=3))
-    assert resumed.captions == whole[3].captions != whole[2].captions
-    assert (resumed.images == whole[3].images).all()
 
 
 def test_stories_have_the_images_of_their_scenes() -> None:
