@@ -21,8 +21,8 @@ def contact_sheet(
     Draw a grid of images and texts.
 
     Args:
-        rows: At least one, with its cells: an image, a text that is wrapped and cut to its cell, or `None` for an empty box.
-            Rows may be of different lengths.
+        rows: The cells of each row, at least one row: an image, a text that is wrapped and cut to its cell, or `None`
+            for an empty box. Rows may be of different lengths.
         cell (`int`): Width and height of a cell in pixels. An image fills it up to the gap; one that is enlarged more
             than twice is not smoothed.
         gap (`int`): Pixels between images.
