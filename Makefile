@@ -1,13 +1,16 @@
-# `make demo` and `make test` do everything on a fresh machine: they make a virtual environment and install into it.
+# `make demo`, `make chat` and `make test` do everything on a fresh machine: they make a virtual environment and install into it.
 VENV ?= .venv
 PYTHON ?= python3
 OUT ?= runs/demo
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow compat docs lint types unit clean
+.PHONY: demo chat test test-slow compat docs lint types unit clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m gill demo --out $(OUT)
+
+chat: $(VENV)/installed
+	$(BIN)/python -m gill chat $(MODEL)
 
 # At most five minutes on two cores; what takes longer is in test-slow.
 test: lint types unit

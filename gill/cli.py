@@ -66,6 +66,12 @@ COMMANDS: dict[str, Command] = {
         "pipeline_gill.retrieval_sources:build_and_print",
         "Embed images into a set that a model can retrieve from.",
     ),
+    "chat": Command(
+        "chat_gill.arguments:ChatArguments",
+        "chat_gill.serving:chat",
+        "Talk with a model in text and images, on a page in the browser.",
+        "Run the same command to open the page again.",
+    ),
     "demo": Command(
         "picturebook.arguments:DemoArguments",
         "picturebook.report.demo:demo",

@@ -17,6 +17,8 @@ EXTRA_OF = {
     "evaluate": "evaluation",
     "scipy": "evaluation",
     "torchmetrics": "evaluation",
+    "gradio": "chat",
+    "mcp": "chat",
 }
 """Optional dependency, by the name that is imported, to the extra of this distribution that installs it."""
 

@@ -1,0 +1,131 @@
+"""Run requests through the pipeline together, and report their partial answers while it runs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from pipeline_gill import GillPipeline
+
+from .answer_request import Answer, Failure, PartialAnswer, Request, group_pieces
+
+# Typed text and uploads alone: no text of a visitor is a file or an address of the server's network.
+ALLOWED_IMAGE_SOURCES = ("memory",)
+TOO_LATE = "This took too long and was stopped. Fewer steps or fewer images are quicker."
+
+
+class AnswersSoFar(BaseStreamer):
+    """Reports the texts of every row of a batch as they are generated.
+
+    transformers' own streamers take one row.
+
+    Args:
+        pipe ([`GillPipeline`]): Whose processor splits an answer into texts and images.
+        requests (`Sequence[Request]`): One for each row.
+        steps (`int`): Of the image generator.
+    """
+
+    def __init__(self, pipe: GillPipeline, requests: Sequence[Request], steps: int) -> None:
+        self.pipe, self.requests, self.steps = pipe, requests, steps
+        self._ids: list[list[int]] | None = None
+        self._reported: list[tuple[str | None, ...]] = [() for _ in requests]
+
+    def put(self, value: torch.Tensor) -> None:
+        """
+        Args:
+            value (`torch.Tensor` of shape `(batch_size, sequence_length)` or `(batch_size,)`):
+                The prompts, and after them one token of each row at a time.
+        """
+        if self._ids is None:
+            self._ids = [[] for _ in self.requests]
+            return
+        for row, token in enumerate(value.tolist()):
+            self._ids[row].append(token)
+            pieces = self.pipe.processor.split_answer(self._ids[row], self.requests[row].settings.max_images)
+            # Half of a character of several bytes is not shown.
+            found = tuple(piece.rstrip("\ufffd") if isinstance(piece, str) else None for piece in pieces)
+            if found != self._reported[row]:
+                self._reported[row] = found
+                self.requests[row].report(PartialAnswer(found))
+
+    def end(self) -> None:
+        """Nothing is left to report: every token was reported when it came."""
+
+    def on_step_end(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Of the image generator, as diffusers' `callback_on_step_end`: reports it, and stops where nobody waits."""
+        for request, pieces in zip(self.requests, self._reported, strict=True):
+            if None in pieces:
+                request.report(PartialAnswer(pieces, step + 1, self.steps))
+        if all(request.is_over for request in self.requests):
+            pipe._interrupt = True
+        return tensors
+
+
+class StoppedRequests(StoppingCriteria):
+    """Ends the rows of requests that are over."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """Args and return: ids of shape `(batch_size, sequence_length)`, booleans of shape `(batch_size,)`."""
+        return torch.tensor([request.is_over for request in self.requests], device=input_ids.device)
+
+
+def call_pipeline(
+    pipe: GillPipeline, messages: list[Any], seeds: list[int], arguments: dict[str, Any], **watching: Any
+) -> list[Any]:
+    """The answers to dialogues, each with random numbers of its own seed."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return pipe(
+        messages, generator=generators, allowed_image_sources=ALLOWED_IMAGE_SOURCES, **arguments, **watching
+    ).answers
+
+
+def run_batch(pipe: GillPipeline, requests: Sequence[Request], call: Callable[..., Any] | None = None) -> None:
+    """Answer requests of the same settings together, and report each answer or failure.
+
+    Args:
+        pipe ([`GillPipeline`]): Answers.
+        requests (`Sequence[Request]`): With the same settings; each has a seed of its own.
+        call (`Callable`, *optional*):
+            [`call_pipeline`] without its first argument, where it runs in another process, as on ZeroGPU: partial
+            answers are not reported then.
+    """
+    settings = requests[0].settings
+    arguments = settings.for_pipeline(can_choose=pipe.retrieval_set is not None and pipe.has_image_generator)
+    messages = [request.messages for request in requests]
+    seeds = [request.seed for request in requests]
+    try:
+        if call is not None:
+            answers = call(messages, seeds, arguments)
+        else:
+            steps = arguments.get("num_inference_steps") or pipe.config.num_inference_steps
+            so_far = AnswersSoFar(pipe, requests, steps)
+            stopping = StoppingCriteriaList([StoppedRequests(requests)])
+            answers = call_pipeline(
+                pipe,
+                messages,
+                seeds,
+                arguments,
+                streamer=so_far,
+                stopping_criteria=stopping,
+                callback_on_step_end=so_far.on_step_end,
+            )
+    except ValueError as error:
+        if len(requests) > 1:  # the fault of one of them
+            for request in requests:
+                run_batch(pipe, [request], call)
+            return
+        requests[0].report(Failure(str(error)))
+        return
+    for request, pieces in zip(requests, answers, strict=True):
+        if request.is_late:
+            request.report(Failure(TOO_LATE))
+        else:
+            request.report(Answer(group_pieces(pieces, arguments["decision"] == "both"), request.seed))
+
+
+__all__ = ["ALLOWED_IMAGE_SOURCES", "TOO_LATE", "AnswersSoFar", "StoppedRequests", "call_pipeline", "run_batch"]

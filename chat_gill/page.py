@@ -1,0 +1,294 @@
+"""The page: a dialogue in Gradio's chat component, its settings, and the tools that programs call."""
+
+import asyncio
+import html
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components.chatbot import ChatbotDataMessages, ComponentMessage
+
+from .answer_request import Answer, AnswerSettings, Event, Failure, PartialAnswer, Waiting
+from .dialogue import dialogue_page, messages_of
+from .engine import AnswerEngine
+from .figures import figure_html, is_placeholder, note_html, placeholder_html, waiting_html
+from .limits import RequestRefused
+from .tools import add_tools
+from .words import known_words, remark_on_words
+
+STYLE = Path(__file__).with_name("page.css")
+_DOWNLOAD = """(page) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([page], {type: "text/html"}));
+  link.download = "dialogue.html";
+  link.click();
+  URL.revokeObjectURL(link.href);
+}"""
+_DECISIONS = [("The model decides", "auto"), ("Always retrieve", "retrieve"), ("Always generate", "generate")]
+
+
+def refuse_foreign_components(payload: ChatbotDataMessages | None) -> None:
+    """Refuse messages with components that this page did not write.
+
+    Gradio's chat component builds whatever component a browser names in a message, with the arguments that it names.
+
+    Raises:
+        gradio.Error: a message with another component than HTML.
+    """
+    for message in payload.root if payload is not None else ():
+        for item in message.content:
+            if isinstance(item, ComponentMessage):
+                if item.component != "html" or not isinstance(item.value, str):
+                    raise gr.Error("This dialogue holds something that this page did not write.")
+                item.constructor_args, item.props = {}, {}
+
+
+def build_page(engine: AnswerEngine, name: str, examples: Sequence[str]) -> gr.Blocks:
+    """
+    Args:
+        engine ([`AnswerEngine`]): Answers; may still be loading.
+        name (`str`): Of the model, for the title.
+        examples (`Sequence[str]`): Messages to begin with.
+    """
+    limits, conversation = engine.limits, Conversation(engine, name)
+    with gr.Blocks(
+        title=f"Chat with {name}", fill_height=True, delete_cache=(600, 3600), analytics_enabled=False
+    ) as page:
+        status = gr.HTML(conversation.header("The model is being loaded. You can type already."), elem_id="gill-header")
+        settings = _settings()
+        download = gr.Button("Download", size="sm")
+        chatbot = gr.Chatbot(
+            label="Dialogue",
+            buttons=["copy", "copy_all", download],
+            height="62vh",
+            min_height=320,
+            layout="bubble",
+            feedback_options=None,
+            placeholder="Ask for an image, tell a story sentence by sentence, or add an image and ask about it.",
+        )
+        chatbot.preprocess = _after(refuse_foreign_components, chatbot.preprocess)
+        textbox = gr.MultimodalTextbox(
+            label="Your message",
+            placeholder="Type a message, or add an image",
+            file_types=["image"],
+            file_count="multiple",
+            max_plain_text_length=limits.max_characters,
+            submit_btn=True,
+            stop_btn=True,
+            elem_id="gill-message",
+        )
+        chat = gr.ChatInterface(
+            conversation.respond,
+            multimodal=True,
+            chatbot=chatbot,
+            textbox=textbox,
+            additional_inputs=settings,
+            additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False, elem_id="gill-settings"),
+            editable=True,
+            examples=[[{"text": text, "files": []}] for text in examples],
+            cache_examples=False,
+            concurrency_limit=limits.max_waiting,
+            show_progress="hidden",
+            api_visibility="undocumented",
+        )
+        chatbot.editable = "user"
+        textbox.stop(_without_placeholders, chatbot, chatbot, api_visibility="undocumented", queue=False)
+        saved = gr.Textbox(visible="hidden", label="The dialogue as a file")
+        download.click(
+            lambda history: dialogue_page(history, f"A dialogue with {name}"),
+            chatbot,
+            saved,
+            api_visibility="undocumented",
+        ).then(None, saved, None, js=_DOWNLOAD)
+        with gr.Accordion("Words that this model knows", open=False, visible=False) as words:
+            list_of_words = gr.Markdown()
+        page.load(
+            conversation.describe,
+            None,
+            [status, words, list_of_words, settings[0], settings[1]],
+            api_visibility="undocumented",
+            show_progress="hidden",
+            concurrency_limit=None,
+        )
+        add_tools(engine)
+    page.queue(max_size=4 * limits.max_waiting, default_concurrency_limit=limits.max_waiting)
+    page.chat_interface = chat
+    return page
+
+
+def _after(check: Callable[[Any], None], preprocess: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    # Not a subclass: Gradio writes a .pyi file beside every module that has one.
+    def checked(payload: Any) -> Any:
+        check(payload)
+        return preprocess(payload)
+
+    return checked
+
+
+def _settings() -> list[gr.components.Component]:
+    """In the order of the arguments of [`Conversation.respond`]."""
+    return [
+        gr.Radio(_DECISIONS, value="auto", label="How images are made", render=False),
+        gr.Checkbox(True, label="Also show the image that the model decided against", render=False),
+        gr.Slider(0, 4, 1, step=1, label="Images in an answer", info="At most; 0 for text alone.", render=False),
+        gr.Slider(1, 4, 1, step=1, label="Candidates for each image", render=False),
+        gr.Number(
+            None,
+            label="Drawing steps",
+            info="Empty: as the model's authors set it.",
+            minimum=1,
+            maximum=100,
+            precision=0,
+            render=False,
+        ),
+        gr.Number(
+            None,
+            label="Guidance",
+            info="Empty: as the model's authors set it. Higher follows the text more.",
+            minimum=0,
+            maximum=20,
+            render=False,
+        ),
+        gr.Number(None, label="Seed", info="Empty: another drawing each time.", minimum=0, precision=0, render=False),
+        gr.Slider(0.5, 3, 1, step=0.05, label="Readiness to show images (image_token_scale)", render=False),
+    ]
+
+
+class Conversation:
+    """What the page asks of an engine.
+
+    A class, as Gradio finds out by a function's own signature that it wants the request.
+    """
+
+    def __init__(self, engine: AnswerEngine, name: str) -> None:
+        self.engine, self.name = engine, name
+
+    async def describe(self) -> list[Any]:
+        """What the page says of the model once it is loaded."""
+        try:
+            pipe = await asyncio.to_thread(self.engine.pipeline)
+        except RuntimeError as error:
+            return [self.header(str(error), "alert"), *[gr.skip()] * 4]
+        words = known_words(pipe.processor)
+        can_retrieve, can_generate = pipe.retrieval_set is not None, pipe.has_image_generator
+        choices = [
+            choice for choice, possible in zip(_DECISIONS, (True, can_retrieve, can_generate), strict=True) if possible
+        ]
+        ways = [way for way, possible in (("retrieves", can_retrieve), ("draws", can_generate)) if possible]
+        said = f"Ready. It {' or '.join(ways)} images." if ways else "Ready. It has no images: it answers in words."
+        return [
+            self.header(said),
+            gr.Accordion(visible=bool(words)),
+            ", ".join(words),
+            gr.Radio(choices=choices),
+            gr.Checkbox(visible=can_retrieve and can_generate),
+        ]
+
+    def header(self, said: str, role: str = "status") -> str:
+        return f'<h1>{html.escape(self.name)}</h1><p role="{role}">{html.escape(said)}</p>'
+
+    async def respond(
+        self,
+        message: dict[str, Any],
+        history: list[Any],
+        decision: str,
+        show_other: bool,
+        max_images: int,
+        candidates: int,
+        steps: int | None,
+        guidance: float | None,
+        seed: int | None,
+        image_token_scale: float,
+        request: gr.Request,
+    ) -> AsyncIterator[list[Any]]:
+        """Contents of the answer's message, as far as it is there."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        submitted = None
+
+        def report(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        try:
+            if self.engine.is_loading:
+                yield _shown([gr.HTML(waiting_html(Waiting(True, 0)))])
+            pipe = await asyncio.to_thread(self.engine.pipeline)
+            messages = await asyncio.to_thread(messages_of, history, message, self.engine.limits)
+            remark, answerable = remark_on_words(pipe.processor, messages)
+            notes = [gr.HTML(note_html(remark))] if remark else []
+            if not answerable:
+                yield _shown(notes)
+                return
+            settings = AnswerSettings(
+                decision=decision,
+                show_other=show_other,
+                max_images=max(1, int(max_images)),
+                num_images_per_prompt=int(candidates),
+                image_token_scale=float(image_token_scale) if max_images else 0.0,
+                num_inference_steps=None if steps is None else int(steps),
+                guidance_scale=guidance,
+            )
+            submitted = self.engine.submit(
+                messages,
+                settings,
+                report=report,
+                visitor=request.session_hash or "",
+                address=request.client.host if request.client else "",
+                seed=None if seed is None else int(seed),
+            )
+            while True:
+                event = await events.get()
+                while not events.empty():  # what came meanwhile is newer
+                    event = events.get_nowait()
+                yield _shown([*notes, *_contents(event, settings)])
+                if isinstance(event, Answer | Failure):
+                    return
+        except (RequestRefused, RuntimeError) as error:
+            yield _shown([gr.HTML(note_html(str(error)))])
+        finally:
+            if submitted is not None:
+                submitted.stop()
+
+
+def _shown(contents: list[Any]) -> list[Any]:
+    return [{"role": "assistant", "content": contents}]
+
+
+def _contents(event: Event, settings: AnswerSettings) -> list[Any]:
+    """An event as contents of a message."""
+    if isinstance(event, Waiting):
+        return [gr.HTML(waiting_html(event))]
+    if isinstance(event, Failure):
+        return [gr.HTML(note_html(event.message))]
+    if isinstance(event, PartialAnswer):
+        shown = [gr.HTML(placeholder_html(event)) if piece is None else piece for piece in event.pieces]
+        return shown or [gr.HTML(waiting_html(Waiting(False, 0)))]
+    text = " ".join(piece for piece in event.pieces if isinstance(piece, str))
+    contents = [
+        piece.strip()
+        if isinstance(piece, str)
+        else gr.HTML(figure_html(piece, text, settings.decision == "auto", event.seed))
+        for piece in event.pieces
+    ]
+    if not contents:
+        contents = [gr.HTML(note_html("The model has nothing to say to this. Ask for an image, or ask a question."))]
+    return contents
+
+
+def _without_placeholders(history: list[Mapping[str, Any]]) -> list[Any]:
+    """A dialogue whose answer was stopped: nothing in it waits any longer."""
+    stopped = []
+    for turn in history:
+        kept = [
+            item
+            for item in turn["content"]
+            if not (item.get("type") == "component" and is_placeholder(str(item.get("value"))))
+        ]
+        if len(kept) < len(turn["content"]):
+            kept.append(gr.HTML(note_html("Stopped.")))
+        stopped.append({**turn, "content": kept})
+    return stopped
+
+
+__all__ = ["STYLE", "Conversation", "build_page", "refuse_foreign_components"]

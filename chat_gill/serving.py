@@ -1,0 +1,159 @@
+"""The command `gill chat`: load a model and serve the page."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import ChatArguments
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from .engine import AnswerEngine
+
+EXAMPLES_FILE = "chat_examples.json"
+_EXAMPLES = ("Show me a red house by the sea", "A cat sits on a chair. Then it jumps.", "Can you draw a boat at night?")
+
+
+def chat(arguments: ChatArguments) -> None:
+    """
+    Serve the chat page until it is interrupted.
+
+    Raises:
+        ImportError: Gradio is not installed; the message says how to install it.
+        FileNotFoundError: no model was named and the picture book is not installed.
+    """
+    from gill.imports import require
+
+    start = time.monotonic()
+    model = find_model(arguments.model)
+    print(f"Loading {model} ...", flush=True)
+    # The model is loaded while Gradio is imported and the page is already there.
+    engine = start_engine(model, arguments, lambda: print(f"Loaded in {time.monotonic() - start:.0f} s.", flush=True))
+    require("gradio")
+    try:
+        page = open_page(engine, model, arguments)
+        page.block_thread()
+    finally:
+        engine.close()
+
+
+def find_model(model: str | None) -> str:
+    """The model that was named, or the picture book.
+
+    Raises:
+        FileNotFoundError: none was named and the picture book is not installed.
+    """
+    if model is not None:
+        return model
+    from picturebook.checkpoint_folder import find_checkpoint
+
+    return str(find_checkpoint())
+
+
+def start_engine(
+    model: str,
+    arguments: ChatArguments,
+    loaded: Callable[[], Any] = lambda: None,
+    gpu: Callable[..., Any] | None = None,
+) -> "AnswerEngine":
+    """An engine that loads a model in its own thread.
+
+    Args:
+        model (`str`): Folder or Hub id.
+        loaded (`Callable`): Called when it is loaded.
+        gpu (`Callable`, *optional*): See [`AnswerEngine`].
+    """
+    from .engine import AnswerEngine
+    from .limits import ChatLimits
+
+    def load() -> Any:
+        pipe = load_pipeline(model, arguments)
+        loaded()
+        return pipe
+
+    limits = ChatLimits(max_batch_size=arguments.max_batch_size, requests_per_minute=arguments.requests_per_minute)
+    return AnswerEngine(load, limits, gpu)
+
+
+def load_pipeline(model: str, arguments: ChatArguments) -> Any:
+    """The pipeline of a folder or Hub repository, on the device that was asked for."""
+    import torch
+
+    from pipeline_gill import GillPipeline
+
+    options: dict[str, Any] = {}
+    if arguments.revision is not None:
+        options["revision"] = arguments.revision
+    if arguments.dtype is not None:
+        dtype = getattr(torch, arguments.dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"`dtype` is {arguments.dtype!r}; expected float32, float16 or bfloat16.")
+        options["torch_dtype"] = dtype
+    pipe = GillPipeline.from_pretrained(model, **options)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if arguments.retrieval_set is not None:
+        pipe.load_retrieval_set(arguments.retrieval_set)
+    return pipe
+
+
+def open_page(engine: "AnswerEngine", model: str, arguments: ChatArguments, **launching: Any) -> "gr.Blocks":
+    """Serve the page in a thread, with the API and the MCP tools.
+
+    Args:
+        launching: Other arguments of Gradio's `launch`.
+    """
+    import gradio as gr
+
+    from .page import STYLE, build_page
+
+    page = build_page(engine, name_of(model), examples_of(model))
+    page.launch(
+        server_name=arguments.host,
+        server_port=arguments.port,
+        inbrowser=arguments.open,
+        share=arguments.share,
+        mcp_server=True,
+        prevent_thread_lock=True,
+        max_file_size=engine.limits.max_image_bytes,
+        max_threads=engine.limits.max_waiting,
+        show_error=True,
+        quiet=True,
+        ssr_mode=False,
+        css_paths=STYLE,
+        theme=gr.themes.Default(primary_hue="orange", neutral_hue="stone"),
+        **launching,
+    )
+    return page
+
+
+def name_of(model: str) -> str:
+    """What to call a model."""
+    folder = Path(model)
+    if folder.is_dir():
+        return (
+            "the picture book" if folder.resolve().parent.name in ("picturebook", "gill_picturebook") else folder.name
+        )
+    return model
+
+
+def examples_of(model: str) -> list[str]:
+    """Messages to begin with: those of the repository's `chat_examples.json`, or general ones."""
+    path = Path(model, EXAMPLES_FILE)
+    if not path.is_file() and not Path(model).exists():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(model, EXAMPLES_FILE))
+        except Exception:  # not there, or no network: whatever is wrong, the page has other examples
+            return list(_EXAMPLES)
+    if not path.is_file():
+        return list(_EXAMPLES)
+    examples = json.loads(path.read_text(encoding="utf-8"))
+    return [text for text in examples if isinstance(text, str)] or list(_EXAMPLES)
+
+
+__all__ = ["chat", "examples_of", "find_model", "load_pipeline", "name_of", "open_page", "start_engine"]
