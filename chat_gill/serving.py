@@ -3,8 +3,11 @@
 import json
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gill.imports import how_to_install
 
 from .arguments import ChatArguments
 
@@ -25,14 +28,13 @@ def chat(arguments: ChatArguments) -> None:
         ImportError: Gradio is not installed; the message says how to install it.
         FileNotFoundError: no model was named and the picture book is not installed.
     """
-    from gill.imports import require
-
+    if find_spec("gradio") is None:  # before the model is loaded
+        raise ModuleNotFoundError(how_to_install("gradio"), name="gradio")
     start = time.monotonic()
     model = find_model(arguments.model)
     print(f"Loading {model} ...", flush=True)
     # The model is loaded while Gradio is imported and the page is already there.
     engine = start_engine(model, arguments, lambda: print(f"Loaded in {time.monotonic() - start:.0f} s.", flush=True))
-    require("gradio")
     try:
         page = open_page(engine, model, arguments)
         page.block_thread()
