@@ -16,8 +16,7 @@ from ..world.drawing import draw, image_rows
 from ..world.pairs import draw_all, illustrated_stories, sample_pairs, save_pairs
 from ..world.phrases import BACKGROUND_PHRASES
 from ..world.reader import correct_shares, read
-from ..world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneObject, scene_numbers
-from ..world.scene_subsets import is_retrievable
+from ..world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneObject, all_scenes, is_retrievable
 from ..world.splits import SPLITS, TEST, TRAIN, VALIDATION, combinations_of, dialogues, scene_in, stream
 from ..world.story_sampling import SceneStory
 from .pages import write_page
@@ -51,7 +50,7 @@ def write_world(arguments: WorldArguments) -> None:
 
 def print_counts(seed: int) -> None:
     """Print the size of the world, the accuracy of the reader and the length of the texts."""
-    print(f"{len(scene_numbers()):,} scenes, {len(vocabulary())} words")
+    print(f"{sum(1 for _ in all_scenes()):,} scenes, {len(vocabulary())} words")
     pairs = sample_pairs(TEST, _NUM_READ, stream(seed, TEST, "counts"))
     shares = correct_shares(pairs.images, pairs.scenes)
     print("right readings of drawn test images: " + ", ".join(f"{name} {100 * x:.1f} %" for name, x in shares.items()))

@@ -19,8 +19,7 @@ from ..models.image_generator import GUIDANCE_SCALE, INFERENCE_STEPS, plain_capt
 from ..models.language_model import parse_full_caption
 from ..world.drawing import from_images
 from ..world.pairs import draw_all
-from ..world.scene import Scene
-from ..world.scene_subsets import retrievable_scenes
+from ..world.scene import Scene, retrievable_scenes
 from ..world.splits import TEST, VALIDATION, scene_in, stream
 from .run_folder import RunFolder
 from .settings import Settings

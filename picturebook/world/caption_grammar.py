@@ -8,17 +8,17 @@ import re
 
 import numpy as np
 
-from .partial_scene import PartialScene, known_attributes, without_attribute
+from .partial_scene import PartialScene, known_attributes, with_attribute
 from .phrases import (
-    background_pattern,
-    background_phrase,
+    BACKGROUND_PHRASES,
+    MEANINGS,
+    PHRASES,
+    PLACE_PHRASES,
+    any_of,
     captured_object,
     join_words,
-    meaning_of,
     object_pattern,
     object_phrase,
-    place_pattern,
-    place_phrase,
     words_of,
 )
 from .scene import PLACES, Scene
@@ -32,7 +32,7 @@ def describe(known: PartialScene) -> str:
 
     `a red house on the left and a blue boat at the top at night`
     """
-    return join_words(_object_phrases(known), background_phrase(known.background))
+    return join_words(_object_phrases(known), PHRASES[known.background])
 
 
 def tags(known: PartialScene) -> str:
@@ -67,7 +67,7 @@ def caption(known: PartialScene, generator: np.random.Generator, plain_share: fl
     """
     if generator.random() < plain_share:
         return describe(known)
-    forms = _forms_of(known)
+    forms = all_forms(known)
     return forms[int(generator.integers(len(forms)))]
 
 
@@ -92,8 +92,8 @@ def leave_out(
     gone = [part for part in parts if generator.random() < share and part[1] in names]
     if len(gone) == len(parts):
         gone.pop(int(generator.integers(len(gone))))
-    for number, name in gone:
-        known = without_attribute(known, number, name)
+    for attribute in gone:
+        known = with_attribute(known, attribute, None)
     return known
 
 
@@ -109,30 +109,26 @@ def parse_caption(text: str) -> PartialScene | None:
         if match is None:
             continue
         objects = tuple(obj for name in ("one", "two") if (obj := captured_object(match, name)) is not None)
-        known = PartialScene(objects, meaning_of(match["background"]))
+        known = PartialScene(objects, MEANINGS[match["background"]])
         return known if _can_be(known) else None
     return None
 
 
-def all_forms(known: PartialScene) -> tuple[str, ...]:
+def all_forms(known: PartialScene) -> list[str]:
     """Every caption that says just this, objects in this order."""
-    return tuple(_forms_of(known))
-
-
-def _forms_of(known: PartialScene) -> list[str]:
-    objects, background = _object_phrases(known), background_phrase(known.background)
+    objects, background = _object_phrases(known), PHRASES[known.background]
     forms = [join_words(opener, objects, background) for opener in ("", *OPENERS)]
     if background:
         forms += [f"{background} , {objects}", f"{background} there is {objects}"]
     if all(obj.place for obj in known.objects):
         first, *others = known.objects
-        rest = "".join(f" and {place_phrase(one.place)} {object_phrase(one)}" for one in others)
-        forms.append(join_words(f"{place_phrase(first.place)} there is {object_phrase(first)}{rest}", background))
+        rest = "".join(f" and {PHRASES[one.place]} {object_phrase(one)}" for one in others)
+        forms.append(join_words(f"{PHRASES[first.place]} there is {object_phrase(first)}{rest}", background))
     return forms
 
 
 def _object_phrases(known: PartialScene) -> str:
-    return " and ".join(join_words(object_phrase(one), place_phrase(one.place)) for one in known.objects)
+    return " and ".join(join_words(object_phrase(one), PHRASES[one.place]) for one in known.objects)
 
 
 def _can_be(known: PartialScene) -> bool:
@@ -144,18 +140,14 @@ def _can_be(known: PartialScene) -> bool:
 
 
 def _patterns() -> tuple[re.Pattern[str], ...]:
-    def at(name: str) -> str:
-        return f"{object_pattern(name)}(?: {place_pattern(name + '_place')})?"
-
-    def placed(name: str, between: str) -> str:
-        return f"{place_pattern(name + '_place')} {between}{object_pattern(name)}"
-
-    objects = f"{at('one')}(?: and {at('two')})?"
-    background = background_pattern("background")
+    one, two = object_pattern("one"), object_pattern("two")
+    one_place, two_place = (any_of(f"{name}_place", PLACE_PHRASES.values()) for name in ("one", "two"))
+    background = any_of("background", BACKGROUND_PHRASES.values())
+    objects = f"{one}(?: {one_place})?(?: and {two}(?: {two_place})?)?"
     return (
         re.compile(f"(?:(?:{'|'.join(OPENERS)}) )?{objects}(?: {background})?"),
         re.compile(f"{background} (?:,|there is) {objects}"),
-        re.compile(f"{placed('one', 'there is ')}(?: and {placed('two', '')})?(?: {background})?"),
+        re.compile(f"{one_place} there is {one}(?: and {two_place} {two})?(?: {background})?"),
     )
 
 

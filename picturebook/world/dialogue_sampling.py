@@ -1,20 +1,19 @@
 """Dialogues about a scene: a caption that leaves objects out, questions and answers, and a request for the image."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from .caption_grammar import NOTHING, caption, leave_out, shuffled
-from .partial_scene import PartialScene, fully_known, known_attributes
-from .phrases import IMAGE_REQUEST, place_phrase
+from .partial_scene import Attribute, PartialScene, fully_known, known_attributes, with_attribute
+from .phrases import IMAGE_REQUEST, PHRASES
 from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene
 
 REQUEST = f"Q: can we see it ? A: {IMAGE_REQUEST}"
+_YES = {True: "yes", False: "no"}
 NUMBERS = (NOTHING, "one", "two")
 # Shares: attributes that the caption leaves out, questions that add nothing, and questions of yes and no.
 _LEAVE_OUT, _ASKED_AGAIN, _YES_OR_NO = 0.5, 0.25, 0.3
-
-Part = tuple[int | None, str]
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,14 @@ def sample_dialogue(generator: np.random.Generator, scene: Scene) -> SceneDialog
     while known == truth:
         known = leave_out(truth, generator, _LEAVE_OUT, ("colour", "place", "background"))
     opening, history, rounds = caption(known, generator), [known], []
-    missing = [part for part in known_attributes(truth) if part not in set(known_attributes(known))]
+    values = known_attributes(truth)
+    missing = [part for part in values if part not in known_attributes(known)]
     for part in (missing[number] for number in generator.permutation(len(missing))):
         if generator.random() < _ASKED_AGAIN:
             rounds.append(_ask_idle(truth, generator))
             history.append(known)
         rounds.append(_ask(truth, part, generator))
-        known = _with(known, truth, part)
+        known = with_attribute(known, part, values[part])
         history.append(known)
     return SceneDialogue(scene, opening, tuple(rounds), tuple(history))
 
@@ -74,37 +74,38 @@ def ask_all(known: PartialScene) -> list[QuestionAnswer]:
         if obj.kind is not None and obj.colour is not None:
             rounds.append(QuestionAnswer(f"what colour is the {obj.kind} ?", obj.colour))
         if obj.kind is not None and obj.place is not None:
-            rounds.append(QuestionAnswer(f"where is the {obj.kind} ?", place_phrase(obj.place)))
+            rounds.append(QuestionAnswer(f"where is the {obj.kind} ?", PHRASES[obj.place]))
     if all(obj.place is not None and obj.kind is not None for obj in known.objects):
         there = {obj.place: f"a {obj.kind}" for obj in known.objects}
-        rounds += [QuestionAnswer(f"what is {place_phrase(place)} ?", there.get(place, NOTHING)) for place in PLACES]
+        rounds += [QuestionAnswer(f"what is {PHRASES[place]} ?", there.get(place, NOTHING)) for place in PLACES]
     return rounds
 
 
 def all_yes_or_no(truth: PartialScene) -> list[QuestionAnswer]:
     """Every question of yes and no about all of a scene, with its answer."""
     kinds = {obj.kind for obj in truth.objects}
-    rounds = [QuestionAnswer(f"is there a {kind} ?", _yes(kind in kinds)) for kind in KINDS]
-    rounds += [QuestionAnswer(f"is it {name} ?", _yes(name == truth.background)) for name in BACKGROUNDS]
+    rounds = [QuestionAnswer(f"is there a {kind} ?", _YES[kind in kinds]) for kind in KINDS]
+    rounds += [QuestionAnswer(f"is it {name} ?", _YES[name == truth.background]) for name in BACKGROUNDS]
     for obj in truth.objects:
-        rounds += [QuestionAnswer(f"is the {obj.kind} {colour} ?", _yes(colour == obj.colour)) for colour in COLOURS]
+        rounds += [QuestionAnswer(f"is the {obj.kind} {colour} ?", _YES[colour == obj.colour]) for colour in COLOURS]
     return rounds
 
 
-def _ask(truth: PartialScene, part: Part, generator: np.random.Generator) -> QuestionAnswer:
+def _ask(truth: PartialScene, part: Attribute, generator: np.random.Generator) -> QuestionAnswer:
     number, name = part
     if number is None:
-        if generator.random() < _YES_OR_NO:
-            return QuestionAnswer(f"is it {truth.background} ?", "yes")
-        return QuestionAnswer("what is the scene ?", str(truth.background))
+        return _one_of(generator, f"is it {truth.background} ?", "yes", "what is the scene ?", str(truth.background))
     obj = truth.objects[number]
     if name == "colour":
-        if generator.random() < _YES_OR_NO:
-            return QuestionAnswer(f"is the {obj.kind} {obj.colour} ?", "yes")
-        return QuestionAnswer(f"what colour is the {obj.kind} ?", str(obj.colour))
-    if generator.random() < _YES_OR_NO:
-        return QuestionAnswer(f"what is {place_phrase(obj.place)} ?", f"a {obj.kind}")
-    return QuestionAnswer(f"where is the {obj.kind} ?", place_phrase(obj.place))
+        question = f"what colour is the {obj.kind} ?"
+        return _one_of(generator, f"is the {obj.kind} {obj.colour} ?", "yes", question, str(obj.colour))
+    place = PHRASES[obj.place]
+    return _one_of(generator, f"what is {place} ?", f"a {obj.kind}", f"where is the {obj.kind} ?", place)
+
+
+def _one_of(generator: np.random.Generator, *words: str) -> QuestionAnswer:
+    """The second question with its answer, or, with probability `_YES_OR_NO`, the first."""
+    return QuestionAnswer(*(words[:2] if generator.random() < _YES_OR_NO else words[2:]))
 
 
 def _ask_idle(truth: PartialScene, generator: np.random.Generator) -> QuestionAnswer:
@@ -112,16 +113,3 @@ def _ask_idle(truth: PartialScene, generator: np.random.Generator) -> QuestionAn
     idle = [one for one in all_yes_or_no(truth) if one.answer == "no" or one.question.startswith("is there")]
     idle += [one for one in ask_all(truth) if one.answer in NUMBERS]
     return idle[int(generator.integers(len(idle)))]
-
-
-def _with(known: PartialScene, truth: PartialScene, part: Part) -> PartialScene:
-    number, name = part
-    if number is None:
-        return replace(known, background=truth.background)
-    objects = list(known.objects)
-    objects[number] = replace(objects[number], **{name: getattr(truth.objects[number], name)})
-    return replace(known, objects=tuple(objects))
-
-
-def _yes(is_so: bool) -> str:
-    return "yes" if is_so else "no"

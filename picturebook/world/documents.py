@@ -16,8 +16,7 @@ from .dialogue_sampling import REQUEST, QuestionAnswer, SceneDialogue, all_yes_o
 from .event_grammar import all_sentences
 from .partial_scene import PartialObject, PartialScene, fully_known
 from .phrases import IMAGE_REQUEST, words_of
-from .scene import BACKGROUNDS, COLOURS, KINDS, MAX_OBJECTS, PLACES, Scene, SceneObject
-from .scene_subsets import is_retrievable
+from .scene import BACKGROUNDS, COLOURS, KINDS, MAX_OBJECTS, PLACES, Scene, SceneObject, is_retrievable
 from .splits import dialogue_in, scene_in, story_in, stream
 from .story_sampling import LEAVE_OUT, SceneStory
 
@@ -121,7 +120,7 @@ def story_document(
         if last or generator.random() < _DESCRIBED_BETWEEN:
             parts += [*_asked(known, generator), _described(known, generator, with_availability=last)]
         if images_in_words and not last:
-            shown = fully_known(story.scenes[number], tuple(obj.kind or "" for obj in known.objects))
+            shown = fully_known(story.scenes[number], known.kinds)
             parts.append(_image_in_words(story.scenes[number], shown, generator, as_read))
     return " ".join(parts)
 
@@ -134,7 +133,7 @@ def event_document(split: str, generator: np.random.Generator) -> str:
     while True:
         story = story_in(split, generator, 0.0)
         for number, sentence in enumerate(story.sentences[1:], start=1):
-            order = tuple(one.kind or "" for one in story.listener[number - 1].known.objects)
+            order = story.listener[number - 1].known.kinds
             if len(order) == MAX_OBJECTS and set(order) & set(sentence.split()):
                 before = fully_known(story.scenes[number - 1], order)
                 described = _described(story.known(number, images=True), generator)

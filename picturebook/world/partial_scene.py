@@ -1,10 +1,11 @@
 """What words tell about a scene: all of it, or less."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import permutations
 
 from .scene import Scene, SceneObject
+
+Attribute = tuple[int | None, str]
+"""The number of an object, `None` for the background, and the name of one of its attributes."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,6 @@ class PartialObject:
     def complete(self) -> bool:
         """Whether nothing is left out."""
         return None not in (self.kind, self.colour, self.place)
-
-    def fits(self, obj: SceneObject) -> bool:
-        """Whether all that is known is true of the object."""
-        return all(
-            mine is None or mine == its
-            for mine, its in ((self.kind, obj.kind), (self.colour, obj.colour), (self.place, obj.place))
-        )
 
 
 @dataclass(frozen=True)
@@ -52,16 +46,10 @@ class PartialScene:
         objects = tuple(SceneObject(one.kind or "", one.colour or "", one.place or "") for one in self.objects)
         return Scene(objects, self.background or "")
 
-    def fits(self, scene: Scene) -> bool:
-        """Whether all that is known is true of the scene."""
-        return (
-            self.background in (None, scene.background)
-            and len(self.objects) == len(scene.objects)
-            and any(
-                all(mine.fits(its) for mine, its in zip(self.objects, order, strict=True))
-                for order in permutations(scene.objects)
-            )
-        )
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of the objects in their order, `""` for one that is not known."""
+        return tuple(obj.kind or "" for obj in self.objects)
 
     def of_kind(self, kind: str | None) -> PartialObject | None:
         """The object of this kind; `None` if none is known to be."""
@@ -84,18 +72,22 @@ def fully_known(scene: Scene, first: tuple[str, ...] = ()) -> PartialScene:
     return PartialScene(tuple(objects), scene.background)
 
 
-def known_attributes(known: PartialScene) -> Iterator[tuple[int | None, str]]:
-    """Every attribute that is known, as the object's number and the attribute's name; `None` for the background."""
-    for number, obj in enumerate(known.objects):
-        yield from ((number, name) for name in ("kind", "colour", "place") if getattr(obj, name) is not None)
-    if known.background is not None:
-        yield None, "background"
+def known_attributes(known: PartialScene) -> dict[Attribute, str]:
+    """Every attribute that is known, with its value."""
+    values: dict[Attribute, str | None] = {
+        (number, name): getattr(obj, name)
+        for number, obj in enumerate(known.objects)
+        for name in ("kind", "colour", "place")
+    }
+    values[None, "background"] = known.background
+    return {attribute: value for attribute, value in values.items() if value is not None}
 
 
-def without_attribute(known: PartialScene, number: int | None, name: str) -> PartialScene:
-    """The same with one of [`known_attributes`] left out."""
+def with_attribute(known: PartialScene, attribute: Attribute, value: str | None) -> PartialScene:
+    """The same with another value of an attribute; `None`: it is not known."""
+    number, name = attribute
     if number is None:
-        return replace(known, background=None)
+        return replace(known, background=value)
     objects = list(known.objects)
-    objects[number] = replace(objects[number], **{name: None})
+    objects[number] = replace(objects[number], **{name: value})
     return replace(known, objects=tuple(objects))

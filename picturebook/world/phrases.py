@@ -1,6 +1,7 @@
 """The phrases that captions, stories and dialogues share, and how text falls into words."""
 
 import re
+from collections.abc import Iterable
 
 from .partial_scene import PartialObject
 from .scene import COLOURS, KINDS
@@ -9,11 +10,24 @@ IMAGE_REQUEST = "picture :"
 STOP = "."
 UNKNOWN_KIND = "thing"
 
-PLACE_PHRASES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
-BACKGROUND_PHRASES = {"day": "by day", "night": "at night", "sea": "at sea", "snow": "in the snow"}
+PLACE_PHRASES: dict[str | None, str] = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+}
+BACKGROUND_PHRASES: dict[str | None, str] = {
+    "day": "by day",
+    "night": "at night",
+    "sea": "at sea",
+    "snow": "in the snow",
+}
+
+PHRASES: dict[str | None, str] = {None: "", **PLACE_PHRASES, **BACKGROUND_PHRASES}
+MEANINGS = {phrase or None: word for word, phrase in PHRASES.items()}
+"""Of places and backgrounds the phrases, and of phrases the places and backgrounds; `None` is what is not known."""
 
 _WORD = re.compile(r"Q:|A:|[A-Za-z]+|[^\sA-Za-z]")
-_MEANING = {phrase: word for words in (PLACE_PHRASES, BACKGROUND_PHRASES) for word, phrase in words.items()}
 
 
 def words_of(text: str) -> list[str]:
@@ -34,39 +48,14 @@ def object_phrase(obj: PartialObject) -> str:
     return join_words("a", obj.colour or "", obj.kind or UNKNOWN_KIND)
 
 
-def place_phrase(place: str | None) -> str:
-    """`on the left`; nothing for an unknown place."""
-    return PLACE_PHRASES[place] if place else ""
-
-
-def background_phrase(background: str | None) -> str:
-    """`at night`; nothing for an unknown background."""
-    return BACKGROUND_PHRASES[background] if background else ""
-
-
-def any_of(name: str, words: tuple[str, ...]) -> str:
+def any_of(name: str, words: Iterable[str]) -> str:
     """A pattern that captures one of the words or phrases."""
     return f"(?P<{name}>{'|'.join(words)})"
-
-
-def place_pattern(name: str) -> str:
-    """A pattern that captures [`place_phrase`]."""
-    return any_of(name, tuple(PLACE_PHRASES.values()))
-
-
-def background_pattern(name: str) -> str:
-    """A pattern that captures [`background_phrase`]."""
-    return any_of(name, tuple(BACKGROUND_PHRASES.values()))
 
 
 def object_pattern(name: str) -> str:
     """A pattern for [`object_phrase`] that captures `<name>_colour` and `<name>_kind`."""
     return f"a (?:{any_of(name + '_colour', COLOURS)} )?{any_of(name + '_kind', (*KINDS, UNKNOWN_KIND))}"
-
-
-def meaning_of(phrase: str | None) -> str | None:
-    """The place or background that a captured phrase means; `None` if none was captured."""
-    return None if phrase is None else _MEANING[phrase]
 
 
 def captured_object(match: re.Match[str], name: str) -> PartialObject | None:
@@ -75,5 +64,5 @@ def captured_object(match: re.Match[str], name: str) -> PartialObject | None:
     if kind is None:
         return None
     return PartialObject(
-        None if kind == UNKNOWN_KIND else kind, match[name + "_colour"], meaning_of(match[name + "_place"])
+        None if kind == UNKNOWN_KIND else kind, match[name + "_colour"], MEANINGS[match[name + "_place"]]
     )

@@ -9,8 +9,7 @@ from .caption_grammar import caption, describe, shuffled
 from .drawing import to_images
 from .partial_scene import fully_known
 from .phrases import IMAGE_REQUEST
-from .scene import Scene
-from .scene_subsets import is_retrievable
+from .scene import Scene, is_retrievable
 from .splits import dialogue_in, scene_in, split_of_text, story_in
 from .story_sampling import SceneStory
 

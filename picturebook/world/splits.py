@@ -16,8 +16,15 @@ from functools import cache
 import numpy as np
 
 from .dialogue_sampling import SceneDialogue, sample_dialogue
-from .scene import Combination, Scene, all_combinations, sample_one_object, sample_two_objects, shuffled_edits
-from .scene_subsets import FAST_SCENES
+from .scene import (
+    FAST_SCENES,
+    Combination,
+    Scene,
+    all_combinations,
+    sample_one_object,
+    sample_two_objects,
+    shuffled_edits,
+)
 from .story_sampling import LEAVE_OUT, SceneStory, sample_story
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"

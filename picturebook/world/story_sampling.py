@@ -4,7 +4,7 @@ Sentences leave out what their images show, so that images carry information. Th
 scene always follows from all five sentences and the four images before it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,17 @@ from .caption_grammar import caption, leave_out, shuffled
 from .event_grammar import ListenerState, event_sentence, listener_after_event, listener_after_opening
 from .events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, Event, after
 from .partial_scene import PartialObject, PartialScene, fully_known
-from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Combination, Scene, sample_one_object, sample_two_objects
+from .scene import (
+    BACKGROUNDS,
+    COLOURS,
+    KINDS,
+    PLACES,
+    Combination,
+    Scene,
+    combination_of,
+    sample_one_object,
+    sample_two_objects,
+)
 
 SENTENCES = 5
 LEAVE_OUT = 0.12
@@ -61,7 +71,7 @@ class SceneStory:
         """
         if number == 0 or not images:
             return self.listener[number].known
-        order = tuple(obj.kind or "" for obj in self.listener[number - 1].known.objects)
+        order = self.listener[number - 1].known.kinds
         return after(self.told_events[number - 1], fully_known(self.scenes[number - 1], order))
 
 
@@ -87,36 +97,25 @@ def possible_events(known: PartialScene, what: str) -> list[Event]:
     Args:
         known (`PartialScene`): All of a scene.
     """
-    kinds = tuple(obj.kind or "" for obj in known.objects)
+    kinds, two = known.kinds, len(known.objects) == 2
     places = [place for place in PLACES if place not in {obj.place for obj in known.objects}]
-    two = len(kinds) == 2
-    if what == TURN:
-        return [
-            Event(TURN, (one.kind or "",), colour)
-            for one in known.objects
-            for colour in COLOURS
-            if colour != one.colour
-        ]
-    if what == "turn both":
-        had = {obj.colour for obj in known.objects}
-        return [Event(TURN, kinds, colour) for colour in COLOURS if colour not in had] if two else []
-    if what == MOVE:
-        return [Event(MOVE, (kind,), place) for kind in kinds for place in places]
-    if what == SWAP:
-        return [Event(SWAP)] if two else []
-    if what == LEAVE:
-        return [Event(LEAVE, (kind,)) for kind in kinds] if two else []
-    if what == JOIN:
-        if two:
-            return []
-        others = [kind for kind in KINDS if kind not in kinds]
-        return [
+    had = {obj.colour for obj in known.objects}
+    events: dict[str, Iterable[Event]] = {
+        TURN: (Event(TURN, (obj.kind or "",), word) for obj in known.objects for word in COLOURS if word != obj.colour),
+        "turn both": (Event(TURN, kinds, word) for word in COLOURS if two and word not in had),
+        MOVE: (Event(MOVE, (kind,), place) for kind in kinds for place in places),
+        SWAP: [Event(SWAP)] if two else [],
+        LEAVE: (Event(LEAVE, (kind,)) for kind in kinds if two),
+        JOIN: (
             Event(JOIN, obj=PartialObject(kind, colour, place))
-            for kind in others
+            for kind in KINDS
+            if not two and kind not in kinds
             for colour in COLOURS
             for place in places
-        ]
-    return [Event(CHANGE_BACKGROUND, value=name) for name in BACKGROUNDS if name != known.background]
+        ),
+        CHANGE_BACKGROUND: (Event(CHANGE_BACKGROUND, value=name) for name in BACKGROUNDS if name != known.background),
+    }
+    return list(events[what])
 
 
 def _sample_plan(
@@ -151,7 +150,7 @@ def _sample_event(
         what = names[int(generator.choice(len(names), p=shares / shares.sum()))]
         events = possible_events(known, what)
         for number in generator.permutation(len(events)):
-            combination = after(events[number], known).scene().combination
+            combination = combination_of(after(events[number], known).objects)
             if combination is None or combination in allowed:
                 return events[number]
         del weights[what]

@@ -14,10 +14,10 @@ from picturebook.world.drawing import from_images, to_images
 from picturebook.world.pairs import draw_all
 from picturebook.world.prompts import sample_prompts
 from picturebook.world.reader import read
-from picturebook.world.scene import scene_of_key
-from picturebook.world.scene_subsets import is_retrievable
+from picturebook.world.scene import is_retrievable
 from picturebook.world.splits import TEST, stream
 from pipeline_gill import GillPipeline
+from tests.picturebook.story_listener import scene_of_key
 
 
 @pytest.fixture(scope="module")

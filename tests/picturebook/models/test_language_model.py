@@ -18,8 +18,9 @@ from picturebook.models.word_tokenizer import language_model_tokenizer
 from picturebook.stages.train_language_model import with_images_in_words
 from picturebook.world.caption_grammar import layout, parse_caption
 from picturebook.world.documents import event_document, image_in_words
-from picturebook.world.scene import Scene, SceneObject, scene_of_key
+from picturebook.world.scene import Scene, SceneObject
 from picturebook.world.splits import TEST, TRAIN, stories, stream
+from tests.picturebook.story_listener import scene_of_key
 
 
 def test_what_is_described_weighs_more_and_nothing_else() -> None:

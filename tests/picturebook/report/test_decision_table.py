@@ -18,8 +18,7 @@ from picturebook.stages.train_decision import write_annotations
 from picturebook.world.drawing import draw, to_images
 from picturebook.world.pairs import illustrated_stories
 from picturebook.world.prompts import CAPTION, DIALOGUE, STORY, ImagePrompt, sample_prompts, story_prompt
-from picturebook.world.scene import Scene, SceneObject
-from picturebook.world.scene_subsets import is_retrievable
+from picturebook.world.scene import Scene, SceneObject, is_retrievable
 from picturebook.world.splits import TEST, VALIDATION, stream
 from pipeline_gill import GillImage
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from picturebook.stages.assemble_repository import halve_weights, small_png
 from picturebook.world.pairs import draw_all, sample_pairs
-from picturebook.world.scene_subsets import retrievable_scenes
+from picturebook.world.scene import retrievable_scenes
 from picturebook.world.splits import TEST, stream
 
 

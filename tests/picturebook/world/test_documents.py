@@ -20,9 +20,9 @@ from picturebook.world.documents import (
 from picturebook.world.pairs import PairMixture, sample_pairs
 from picturebook.world.partial_scene import PartialObject, PartialScene, fully_known
 from picturebook.world.phrases import words_of
-from picturebook.world.scene import Scene, SceneObject
-from picturebook.world.scene_subsets import is_retrievable
+from picturebook.world.scene import Scene, SceneObject, is_retrievable
 from picturebook.world.splits import SPLITS, TRAIN, dialogues, scene_in, stories, stream
+from tests.picturebook.story_listener import fits
 
 KNOWN = fully_known(Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night"))
 
@@ -80,7 +80,7 @@ def test_dialogues_end_by_telling_everything_and_asking_for_the_image() -> None:
         dialogue = sample_dialogue(generator, scene)
         assert parse_caption(dialogue.opening) == dialogue.known[0] and not dialogue.known[0].complete
         assert dialogue.known[-1].scene() == scene and len(dialogue.known) == len(dialogue.rounds) + 1
-        assert all(known.fits(scene) for known in dialogue.known)
+        assert all(fits(known, scene) for known in dialogue.known)
         assert dialogue.text().endswith("Q: can we see it ? A: picture :")
         assert (
             dialogue.text().count("Q:")
@@ -99,7 +99,7 @@ def test_descriptions_in_documents_are_of_the_present_state() -> None:
             described = re.findall(r"picture : ([^.:]*) [.:]", text)
             found = parse_caption(described[-1])
             assert found == story.known(4, images=images_in_words)
-            assert found is not None and found.fits(story.scenes[-1]) and found.complete >= images_in_words
+            assert found is not None and fits(found, story.scenes[-1]) and found.complete >= images_in_words
             assert text.count("(") == (4 if images_in_words else 0)
 
 

@@ -11,6 +11,7 @@ from picturebook.world.pairs import PairMixture, illustrated_stories, sample_pai
 from picturebook.world.partial_scene import fully_known
 from picturebook.world.reader import read
 from picturebook.world.splits import TEST, TRAIN, stream
+from tests.picturebook.story_listener import fits
 
 
 def test_captions_are_true_of_their_images() -> None:
@@ -18,7 +19,7 @@ def test_captions_are_true_of_their_images() -> None:
     assert pairs.images.shape == (300, 32, 32, 3) and pairs.images.dtype == np.uint8
     for scene, caption, seen in zip(pairs.scenes, pairs.captions, read(pairs.images).scenes(), strict=True):
         known = parse_caption(caption)
-        assert known is not None and known.fits(scene) and seen == scene
+        assert known is not None and fits(known, scene) and seen == scene
     assert 0.03 < np.mean([not parse_caption(one).complete for one in pairs.captions]) < 0.3  # type: ignore[union-attr]
 
 

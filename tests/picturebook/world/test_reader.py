@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from picturebook.report.reader_strictness import blurred, soften_objects, with_error
 from picturebook.world.pairs import PairMixture, draw_all, sample_pairs
 from picturebook.world.reader import correctness, read
 from picturebook.world.scene import Scene, SceneObject, all_scenes, edits_of
 from picturebook.world.splits import TEST, stream
+from tests.picturebook.distortions import blurred, soften_objects, with_error
 
 NUMBER = 800
 

@@ -2,12 +2,14 @@
 
 from picturebook.world.pairs import PairMixture, sample_pairs
 from picturebook.world.prompts import sample_prompts
-from picturebook.world.scene import Scene, SceneObject, all_scenes
-from picturebook.world.scene_subsets import (
+from picturebook.world.scene import (
     FAST_KIND,
     FAST_SCENES,
     SEA_KINDS,
     UNRETRIEVABLE_COLOURS,
+    Scene,
+    SceneObject,
+    all_scenes,
     is_retrievable,
     retrievable_scenes,
 )

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from picturebook.world.caption_grammar import describe, parse_caption
-from picturebook.world.event_grammar import StoryError, follow_story
 from picturebook.world.events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, after
 from picturebook.world.partial_scene import fully_known
 from picturebook.world.scene import all_combinations
 from picturebook.world.story_sampling import SENTENCES, possible_events, sample_story
+from tests.picturebook.story_listener import StoryError, fits, follow_story
 
 HOUSE = "a red house on the left at night ."
 BOTH = "a red house on the left and a blue boat at the top at night ."
@@ -90,7 +90,7 @@ def test_listeners_understand_every_story_as_it_was_meant(stories: list) -> None
     for story in stories:
         assert len(story.sentences) == len(story.scenes) == len(story.listener) == SENTENCES
         assert tuple(follow_story(story.text)) == story.listener, story.text
-        assert all(listener.known.fits(scene) for listener, scene in zip(story.listener, story.scenes, strict=True))
+        assert all(fits(listener.known, scene) for listener, scene in zip(story.listener, story.scenes, strict=True))
 
 
 def test_the_last_scene_follows_from_sentences_and_images(stories: list) -> None:
