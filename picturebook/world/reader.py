@@ -1,13 +1,12 @@
-"""Tells from an image's pixels what it shows, or that it cannot tell.
+"""Recognizes the scene in an image's pixels, or reports that it is not sure; nothing is learned.
 
-Nothing is learnt. The part of the image at each place is compared with every object in every colour, at every jitter,
-and with nothing, before the background found. The nearest by pixel distance is the *nearest* reading. It is a *sure*
-one only if
+The part of the image at each place is compared with every object in every colour, at every jitter, and with none, in
+front of the background that is nearest. The nearest by pixel distance is *sure* only if
 
-* what was compared is close to it (`FURTHEST`), which blurred and half-drawn objects are not, and
-* on the straight line from it to any other answer the image lies close to its own end (`FURTHEST_TOWARDS_ANOTHER`),
-  which a blend of two answers does not, however close both are. Noise hardly moves an image along such a line, so this
-  is strict about blends without being strict about noise.
+* its distance is small (`FURTHEST`), which that of blurred and half-drawn objects is not, and
+* on the straight line from it to any other answer the image is close to its own end (`FURTHEST_TOWARDS_ANOTHER`), which
+  a blend of two answers is not, however small both distances are. Noise hardly moves an image along such a line, so
+  this is strict about blends without being strict about noise.
 
 The background is judged in the same way by the part of the image that no object can cover.
 """
@@ -23,9 +22,9 @@ from .drawing import CORNERS, JITTER, put
 from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneError, SceneObject
 from .sprites import SIZE
 
-# Root mean square difference from what was drawn, values 0 to 1, at a place and for the background. A place in a
-# image softened to 30 dB differs by 0.06, or 0.08 if objects alone were softened; one blurred by half a pixel by 0.10,
-# by a whole pixel by 0.21.
+# Largest root mean square distance, of values from 0 to 1, at a place and for the background. At a place in an image
+# that is softened to 30 dB it is 0.06, or 0.08 if objects alone are soft; in one blurred by half a pixel 0.10, by a
+# whole pixel 0.21.
 FURTHEST = 0.115
 FURTHEST_BACKGROUND = 0.08
 # 0 is the answer itself, 0.5 the middle between it and another one.
@@ -42,12 +41,11 @@ class Readings:
     """What images show.
 
     Attributes:
-        background: int64 `(images,)`, of the nearest of `BACKGROUNDS`.
-        kind, colour: int64 `(images, places)`, of the nearest at each of `PLACES`; `NOTHING` where that is none.
-        sure_background: bool `(images,)`.
-        sure_occupied, sure_kind, sure_colour: bool `(images, places)`: that something or nothing is there, and what.
-        distance: float64 `(images, places)`, root mean square difference from the nearest, values 0 to 1.
-        background_distance: float64 `(images,)`, the same for the background.
+        background: int64 `(num_images,)`, index of the nearest of `BACKGROUNDS`.
+        kind, colour: int64 `(num_images, num_places)`, index of the nearest at each of `PLACES`, or `NOTHING`.
+        sure_background: bool `(num_images,)`.
+        sure_occupied, sure_kind, sure_colour: bool `(num_images, num_places)`: whether it is sure that there is an
+            object or none, and which.
     """
 
     background: np.ndarray
@@ -57,17 +55,11 @@ class Readings:
     sure_occupied: np.ndarray
     sure_kind: np.ndarray
     sure_colour: np.ndarray
-    distance: np.ndarray
-    background_distance: np.ndarray
 
     def scenes(self) -> list[Scene | None]:
-        """What each image shows; `None` where anything is unsure or what is there is no scene."""
+        """The scene in each image; `None` where anything is unsure or the objects are no scene."""
         sure = self.sure_background & (self.sure_occupied & self.sure_kind & self.sure_colour).all(axis=1)
-        return [scene if known else None for scene, known in zip(self.nearest(), sure, strict=True)]
-
-    def nearest(self) -> list[Scene | None]:
-        """The nearest reading, sure or not; `None` where what is there is no scene. Lenient: not for figures."""
-        return [self._scene(number) for number in range(len(self.background))]
+        return [self._scene(number) if known else None for number, known in enumerate(sure)]
 
     def _scene(self, number: int) -> Scene | None:
         objects = tuple(
@@ -85,14 +77,14 @@ def read(images: np.ndarray | Sequence[np.ndarray]) -> Readings:
     """Read images, some thousands a second.
 
     Args:
-        images: `(images, 32, 32, 3)`, uint8, or float of 0 to 1.
+        images: `(num_images, 32, 32, 3)`, uint8, or float from 0 to 1.
 
     Raises:
-        ValueError: another shape, or floats that are not 0 to 1.
+        ValueError: another shape, or floats that are not from 0 to 1.
     """
     array = np.asarray(images)
     if array.ndim != 4 or array.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
-        raise ValueError(f"Pictures of shape {array.shape}; expected (pictures, {IMAGE_SIZE}, {IMAGE_SIZE}, 3).")
+        raise ValueError(f"Images of shape {array.shape}; expected (num_images, {IMAGE_SIZE}, {IMAGE_SIZE}, 3).")
     if array.dtype != np.uint8 and array.size and not (array.min() >= -1e-3 and array.max() <= 1.001):
         raise ValueError(f"Values from {array.min()} to {array.max()}; expected uint8, or floats from 0 to 1.")
     parts = [_read(array[start : start + _CHUNK]) for start in range(0, max(len(array), 1), _CHUNK)]
@@ -100,17 +92,17 @@ def read(images: np.ndarray | Sequence[np.ndarray]) -> Readings:
 
 
 def correctness(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
-    """Whether images show what they should.
+    """Whether images show their scenes.
 
     Returns:
-        bool `(images,)` each: `scene`, everything right and sure; `background`; `places`, the places that are taken;
-        `kinds` and `colours`, of all objects at their places. An attribute that is unsure is not right.
+        bool `(num_images,)` each: `scene`, whether everything is right and sure; `background`; `places`, whether the
+        right places are taken; `kinds` and `colours`, of all objects at their places. What is unsure is not right.
 
     Raises:
-        ValueError: not a scene for each image.
+        ValueError: not one scene for each image.
     """
     if len(scenes) != len(readings.background):
-        raise ValueError(f"{len(scenes)} scenes for {len(readings.background)} pictures.")
+        raise ValueError(f"{len(scenes)} scenes for {len(readings.background)} images.")
     background, kind, colour = truth_of(scenes)
     found = {
         "background": readings.sure_background & (readings.background == background),
@@ -122,7 +114,7 @@ def correctness(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.nda
 
 
 def correct_shares(images: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
-    """How many of the images are [`correctness`], from 0 to 1."""
+    """The share of images that are right, from 0 to 1, by the names of [`correctness`]."""
     return {name: float(np.mean(found)) for name, found in correctness(read(images), scenes).items()}
 
 
@@ -140,7 +132,13 @@ def truth_of(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class _Answers:
-    """What a part of an image may look like: float32 `(answers, values)`, and what each answer says, int64."""
+    """What a part of an image may look like.
+
+    Attributes:
+        looks: float32 `(num_answers, num_values)`.
+        kind, colour: int64 `(num_answers,)`, what each answer stands for.
+        between: Squared distances of the answers from each other.
+    """
 
     looks: np.ndarray
     kind: np.ndarray
@@ -149,51 +147,40 @@ class _Answers:
 
 
 def _read(images: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The columns of [`Readings`]."""
     values = images.astype(np.float32)
     if images.dtype == np.uint8:
         values /= 255
     free, looks, between = _background_answers()
-    squared = _squared_distances(values[:, free].reshape(len(values), looks.shape[1]), looks)
-    background = squared.argmin(axis=1)
-    towards = _towards_others(squared, background, between)
-    background_distance = np.sqrt(squared.min(axis=1) / looks.shape[1])
+    background, distance, towards = _nearest(values[:, free], looks, between)
     others = np.arange(len(BACKGROUNDS)) != background[:, None]
-    sure_background = (background_distance <= FURTHEST_BACKGROUND) & ~_any_near(towards, others)
+    sure_background = (distance <= FURTHEST_BACKGROUND) & ~_any_near(towards, others)
 
     shape = (len(values), len(PLACES))
     kind, colour = np.full(shape, NOTHING, dtype=np.int64), np.full(shape, NOTHING, dtype=np.int64)
-    occupied_ok, kind_ok, colour_ok = (np.zeros(shape, dtype=bool) for _ in range(3))
-    distance = np.zeros(shape)
+    sure_occupied, sure_kind, sure_colour = (np.zeros(shape, dtype=bool) for _ in range(3))
     for name in np.unique(background):
         rows = np.flatnonzero(background == name)
         for column, place in enumerate(PLACES):
             answers = _place_answers(BACKGROUNDS[name], place)
-            squared = _squared_distances(
-                values[rows][(slice(None), *_window(place))].reshape(len(rows), -1), answers.looks
-            )
-            best = squared.argmin(axis=1)
-            towards = _towards_others(squared, best, answers.between)
-            distance[rows, column] = np.sqrt(squared.min(axis=1) / answers.looks.shape[1])
-            near = distance[rows, column] <= FURTHEST
+            window = values[rows][(slice(None), *_window(place))]
+            best, distance, towards = _nearest(window, answers.looks, answers.between)
             kind[rows, column], colour[rows, column] = answers.kind[best], answers.colour[best]
-            is_nothing, best_is_nothing = answers.kind == NOTHING, answers.kind[best] == NOTHING
-            for ok, differs in (
-                (occupied_ok, is_nothing != best_is_nothing[:, None]),
-                (kind_ok, answers.kind != answers.kind[best][:, None]),
-                (colour_ok, answers.colour != answers.colour[best][:, None]),
+            for sure, meaning in (
+                (sure_occupied, answers.kind == NOTHING),
+                (sure_kind, answers.kind),
+                (sure_colour, answers.colour),
             ):
-                ok[rows, column] = near & ~_any_near(towards, differs)
-    return (
-        background,
-        kind,
-        colour,
-        sure_background,
-        occupied_ok,
-        kind_ok,
-        colour_ok,
-        distance,
-        background_distance,
-    )
+                differs = meaning != meaning[best][:, None]
+                sure[rows, column] = (distance <= FURTHEST) & ~_any_near(towards, differs)
+    return background, kind, colour, sure_background, sure_occupied, sure_kind, sure_colour
+
+
+def _nearest(values: np.ndarray, looks: np.ndarray, between: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The nearest answer to each of some values, its root mean square distance, and the distance towards others."""
+    squared = _squared_distances(values.reshape(len(values), looks.shape[1]), looks)
+    best = squared.argmin(axis=1)
+    return best, np.sqrt(squared.min(axis=1) / looks.shape[1]), _towards_others(squared, best, between)
 
 
 def _squared_distances(values: np.ndarray, looks: np.ndarray) -> np.ndarray:
@@ -203,10 +190,10 @@ def _squared_distances(values: np.ndarray, looks: np.ndarray) -> np.ndarray:
 
 
 def _towards_others(squared: np.ndarray, best: np.ndarray, between: np.ndarray) -> np.ndarray:
-    """How far each image lies on the line from its best answer (0) to each other one (1); the best's own is 0."""
+    """Where on the line from its best answer (0) to each other one (1) each image is; 0 for the best itself."""
     apart = between[best]
     nearest = np.take_along_axis(squared, best[:, None], axis=1)
-    # By the cosine rule; where two answers look the same there is no line, and no way to tell them apart either.
+    # By the cosine rule. There is no line between two answers that look the same.
     along = 0.5 * (1 - (squared - nearest) / np.maximum(apart, 1e-9))
     along[np.arange(len(best)), best] = 0
     return along
