@@ -1,4 +1,4 @@
-"""The four backgrounds. Things stand left, right, top and bottom, so details are in the corners and the middle."""
+"""The four backgrounds. Objects are left, right, top and bottom, so details are in the corners and the middle."""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
-"""Captions: what a scene shows in words, in several ways, with some of it left out; and what a caption says.
+"""Captions of scenes in several forms, complete or not, and how they are parsed.
 
-The plain form, `a red house on the left and a blue boat at the top at night`, is the one in which the present state is
-described after `picture :`. Generators must know it best.
+The plain form, `a red house on the left and a blue boat at the top at night`, is the one in which the language model
+describes the current scene after `picture :`, and the form that image generators are trained on most.
 """
 
 import re
@@ -28,7 +28,7 @@ OPENERS = ("there is", "we see")
 
 
 def describe(known: PartialScene) -> str:
-    """The plain form, objects in the order in which they were told of.
+    """The plain form, objects in their order.
 
     `a red house on the left and a blue boat at the top at night`
     """
@@ -36,7 +36,7 @@ def describe(known: PartialScene) -> str:
 
 
 def tags(known: PartialScene) -> str:
-    """What is known as bare words, shorter than any sentence: `night red house left blue boat top`."""
+    """What is known as a list of words: `night red house left blue boat top`."""
     words = [known.background]
     for obj in known.objects:
         words += [obj.colour, obj.kind, obj.place]
@@ -44,14 +44,14 @@ def tags(known: PartialScene) -> str:
 
 
 def layout(scene: Scene, name_places: bool = False) -> str:
-    """What is where, two words a place, always in the same order: `night red house nothing nothing blue boat ...`.
+    """Background and two words for each place, in a fixed order: `night red house nothing nothing blue boat ...`.
 
-    Each word of it depends on one object alone that can be seen. So a linear map from what is seen, which is what GILL
-    reads images by, can come to imitate every word; of a caption's words, none is at a fixed place.
+    Each word depends on one object only. So a linear map of image features, as GILL's visual projection is, can imitate
+    every word. The words of a caption have no fixed positions.
 
     Args:
-        name_places: Whether each place follows what is there, `night red house left nothing nothing right ...`. A
-            reader need not count then, and a small language model does not learn to.
+        name_places: Whether the name of each place follows its words, `night red house left nothing nothing right ...`.
+            Without them a model has to count, which a small language model does not learn.
     """
     there = {obj.place: f"{obj.colour} {obj.kind}" for obj in scene.objects}
     slots = (join_words(there.get(place, f"{NOTHING} {NOTHING}"), place if name_places else "") for place in PLACES)
@@ -62,7 +62,7 @@ def caption(known: PartialScene, generator: np.random.Generator, plain_share: fl
     """A caption that says all that is known.
 
     Args:
-        known (`PartialScene`): What to say; objects are named in its order.
+        known (`PartialScene`): What the caption says; objects are named in its order.
         plain_share (`float`): Probability of the plain form; else all forms are equally likely.
     """
     if generator.random() < plain_share:
@@ -72,7 +72,7 @@ def caption(known: PartialScene, generator: np.random.Generator, plain_share: fl
 
 
 def shuffled(known: PartialScene, generator: np.random.Generator) -> PartialScene:
-    """The same, its objects in any order."""
+    """The same with its objects in random order."""
     order = generator.permutation(len(known.objects))
     return PartialScene(tuple(known.objects[number] for number in order), known.background)
 
@@ -83,10 +83,10 @@ def leave_out(
     share: float,
     names: tuple[str, ...] = ("kind", "colour", "place", "background"),
 ) -> PartialScene:
-    """Less than is known: each attribute is left out with probability `share`, but never all of them.
+    """Leave out each attribute with probability `share`, but never all of them.
 
     Args:
-        names: What may be left out.
+        names: Names of attributes that may be left out.
     """
     parts = list(known_attributes(known))
     gone = [part for part in parts if generator.random() < share and part[1] in names]
@@ -98,10 +98,10 @@ def leave_out(
 
 
 def parse_caption(text: str) -> PartialScene | None:
-    """What a caption in any form says, its objects in the order in which it names them.
+    """Parse a caption in any form; objects are in the order in which it names them.
 
     Returns:
-        `None` if the text is no caption, or one of what cannot be: two objects of a kind, or at a place.
+        `None` if the text is no caption, or has two objects of one kind or at one place.
     """
     said = " ".join(words_of(text)).removesuffix(" .")
     for pattern in _PATTERNS:

@@ -12,7 +12,7 @@ from .scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene
 REQUEST = f"Q: can we see it ? A: {IMAGE_REQUEST}"
 _YES = {True: "yes", False: "no"}
 NUMBERS = (NOTHING, "one", "two")
-# Shares: attributes that the caption leaves out, questions that add nothing, and questions of yes and no.
+# Shares of attributes that the caption leaves out, of questions that add nothing, and of yes-or-no questions.
 _LEAVE_OUT, _ASKED_AGAIN, _YES_OR_NO = 0.5, 0.25, 0.3
 
 
@@ -26,13 +26,13 @@ class QuestionAnswer:
 
 @dataclass(frozen=True)
 class SceneDialogue:
-    """A dialogue whose answers, with the opening caption, tell all of a scene.
+    """A dialogue whose caption and answers together describe a scene completely.
 
     Attributes:
-        scene: What it is about.
+        scene: The scene.
         opening: A caption that names all kinds and leaves something else out.
-        rounds: At least one.
-        known: After the opening and after each round.
+        rounds: At least one question with its answer.
+        known: The known scene after the opening and after each round.
     """
 
     scene: Scene
@@ -47,7 +47,7 @@ class SceneDialogue:
 
 
 def sample_dialogue(generator: np.random.Generator, scene: Scene) -> SceneDialogue:
-    """A dialogue about a scene, with a question for each object that its opening left out, and some more."""
+    """A dialogue about a scene, with a question for each attribute that the opening leaves out, and some more."""
     truth = shuffled(fully_known(scene), generator)
     known = truth
     while known == truth:
@@ -66,7 +66,7 @@ def sample_dialogue(generator: np.random.Generator, scene: Scene) -> SceneDialog
 
 
 def ask_all(known: PartialScene) -> list[QuestionAnswer]:
-    """Every open question about what is known, with its answer; answers to what is not known are left out."""
+    """Every open question whose answer is known, with its answer."""
     rounds = [QuestionAnswer("how many things are there ?", NUMBERS[len(known.objects)])]
     if known.background is not None:
         rounds.append(QuestionAnswer("what is the scene ?", known.background))
@@ -82,7 +82,7 @@ def ask_all(known: PartialScene) -> list[QuestionAnswer]:
 
 
 def all_yes_or_no(truth: PartialScene) -> list[QuestionAnswer]:
-    """Every question of yes and no about all of a scene, with its answer."""
+    """Every yes-or-no question about a complete scene, with its answer."""
     kinds = {obj.kind for obj in truth.objects}
     rounds = [QuestionAnswer(f"is there a {kind} ?", _YES[kind in kinds]) for kind in KINDS]
     rounds += [QuestionAnswer(f"is it {name} ?", _YES[name == truth.background]) for name in BACKGROUNDS]

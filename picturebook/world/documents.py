@@ -1,8 +1,8 @@
-"""Text for the language model: captions, stories, dialogues, with descriptions of the present state and questions.
+"""Text for the language model: captions, stories and dialogues, with questions and descriptions of the current scene.
 
 A document is one line of words. Images are not in it; where a story's images would be stands, in some documents,
-what they show, between brackets: as words place by place, as bare words or as a caption. So the model learns to use
-what it is told in these places, and the adapters have words whose effect images can come to imitate.
+what they show, in brackets: as a layout, as tags or as a caption. So the model learns to use what is in brackets, and
+the adapters can learn visual tokens that have the same effect as these words.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ import numpy as np
 
 from .caption_grammar import NOTHING, all_forms, caption, describe, layout, leave_out, shuffled, tags
 from .dialogue_sampling import REQUEST, QuestionAnswer, SceneDialogue, all_yes_or_no, ask_all
-from .event_grammar import all_sentences
+from .events import all_sentences
 from .partial_scene import PartialObject, PartialScene, fully_known
 from .phrases import IMAGE_REQUEST, words_of
 from .scene import BACKGROUNDS, COLOURS, KINDS, MAX_OBJECTS, PLACES, Scene, SceneObject, is_retrievable
@@ -23,10 +23,10 @@ from .story_sampling import LEAVE_OUT, SceneStory
 
 @dataclass(frozen=True)
 class DocumentMixture:
-    """Which documents are drawn.
+    """The mixture of documents.
 
     Attributes:
-        shares: How often each kind is.
+        shares: Probability of each kind.
         as_read: Whether all that stands for images says what is where, places named: the words that GILL's visual
             tokens imitate; and images stand between captions too. Else it is in several forms.
     """
@@ -38,11 +38,11 @@ class DocumentMixture:
 
 
 ALL_KINDS = DocumentMixture()
-# What a model reads first, that has yet to learn which of two objects a name means.
+# For the first steps, in which a model learns which of two objects a name refers to.
 EVENTS_FIRST = DocumentMixture({"event": 1.0})
-# What it reads last, as images are all that it has yet to learn to read.
+# For the last steps, in which a model learns to read images in words.
 AS_READ = DocumentMixture({"captions": 0.2, "shown": 0.25, "event": 0.05, "story": 0.4, "dialogue": 0.1}, as_read=True)
-# What happens within documents, and how often.
+# Probabilities of what is in a document.
 _TELLS_ALL, _HAS_IMAGES_IN_WORDS, _DESCRIBED_BETWEEN, _ASKED, _SEEN = 0.4, 0.6, 0.3, 0.25, 0.35
 _SAYS_AVAILABILITY, _TWICE, _AT_ONCE, _ANOTHER, _SHOWN_BETWEEN = 0.5, 0.25, 0.5, 0.3, 0.5
 UNKNOWN = "unknown"
@@ -52,14 +52,14 @@ _ORDINALS = ("first", "second")
 
 
 def documents(split: str, seed: int) -> Iterator[str]:
-    """Documents of a split without end, the same for the same seed."""
+    """An endless stream of documents of a split; the same seed gives the same documents."""
     generator = stream(seed, split, "documents")
     while True:
         yield document(split, generator)
 
 
 def document(split: str, generator: np.random.Generator, mixture: DocumentMixture = ALL_KINDS) -> str:
-    """One document, of a kind drawn by its share."""
+    """A document of a random kind."""
     kinds, as_read = list(mixture.shares), mixture.as_read
     what = kinds[int(generator.choice(len(kinds), p=list(mixture.shares.values())))]
     if what == "story":
@@ -84,9 +84,9 @@ def document(split: str, generator: np.random.Generator, mixture: DocumentMixtur
 
 
 def captions_document(split: str, generator: np.random.Generator, as_read: bool = False) -> str:
-    """A caption and what it says in the plain form, which a colon alone may ask for; other captions before it at times.
+    """A caption and its plain form, after a colon alone or after `picture :`; sometimes with other captions before it.
 
-    What is asked for is always of the last one, wherever it stands.
+    The description at the end is always of the last caption.
 
     Args:
         as_read (`bool`): Whether images in words follow some of the captions before; see [`DocumentMixture`].
@@ -107,7 +107,7 @@ def captions_document(split: str, generator: np.random.Generator, as_read: bool 
 def story_document(
     story: SceneStory, generator: np.random.Generator, images_in_words: bool, as_read: bool = False
 ) -> str:
-    """A story with its last state described, others sometimes, and questions sometimes.
+    """A story with a description of its last scene, and sometimes of others, and sometimes with questions.
 
     Args:
         images_in_words (`bool`): Whether its image in words follows each sentence but the last.
@@ -126,9 +126,9 @@ def story_document(
 
 
 def event_document(split: str, generator: np.random.Generator) -> str:
-    """Two objects, one event that names what it happens to, and what is so then.
+    """A caption of two objects, an event that names one of them, and a description of the scene after it.
 
-    In stories most events leave no choice of what they happen to; from these the model learns to look for the name.
+    Most events of stories could only happen to one object; from these the model learns to look for the name.
     """
     while True:
         story = story_in(split, generator, 0.0)
@@ -143,7 +143,7 @@ def event_document(split: str, generator: np.random.Generator) -> str:
 def seen_dialogue_document(
     dialogue: SceneDialogue, rounds: int, generator: np.random.Generator, as_read: bool = False
 ) -> str:
-    """A dialogue whose opening is no caption, but the image: what it shows stands there, and tells all."""
+    """A dialogue that begins with the image in words, which is complete, instead of a caption."""
     known = shuffled(fully_known(dialogue.scene), generator)
     shown = _image_in_words(dialogue.scene, known, generator, as_read)
     asked = dialogue.text(rounds).removeprefix(f"{dialogue.opening} .").strip()
@@ -153,7 +153,7 @@ def seen_dialogue_document(
 def slot_questions(known: PartialScene) -> list[QuestionAnswer]:
     """Seven short questions, always the same: the background, and kind, colour and place of either object.
 
-    What is not there is `nothing`, what was not told `unknown`.
+    The answer is `nothing` for a missing object, and `unknown` for what was not told.
     """
     rounds = [QuestionAnswer("scene ?", known.background or UNKNOWN)]
     for number in range(MAX_OBJECTS):
@@ -165,7 +165,7 @@ def slot_questions(known: PartialScene) -> list[QuestionAnswer]:
 
 
 def _image_in_words(scene: Scene, known: PartialScene, generator: np.random.Generator, as_read: bool) -> str:
-    """What stands for an image: what is where, or bare words, or a caption."""
+    """A layout, tags or a caption in brackets, in place of an image."""
     if as_read:
         return image_in_words(scene)
     form = generator.random()
@@ -173,7 +173,7 @@ def _image_in_words(scene: Scene, known: PartialScene, generator: np.random.Gene
 
 
 def image_in_words(scene: Scene) -> str:
-    """The words for an image that GILL's visual tokens imitate."""
+    """The layout in brackets whose word embeddings GILL's visual tokens imitate."""
     return f"( {layout(scene, name_places=True)} )"
 
 
@@ -182,7 +182,7 @@ def _described(known: PartialScene, generator: np.random.Generator, with_availab
 
 
 def _description(known: PartialScene, generator: np.random.Generator, with_availability: bool = True) -> str:
-    """What is known in the plain form: twice at times, and at times with a remark whether there is an image of it."""
+    """The plain form, sometimes twice, and sometimes followed by whether the scene is retrievable."""
     said = describe(known)
     if generator.random() < _TWICE:
         said = f"{said} : {said}"
@@ -192,7 +192,7 @@ def _description(known: PartialScene, generator: np.random.Generator, with_avail
 
 
 def availability_word(scene: Scene) -> str:
-    """The word that says whether there is an image of a scene."""
+    """`yes` if a scene is retrievable, else `no`."""
     return "yes" if is_retrievable(scene) else "no"
 
 

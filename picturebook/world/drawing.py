@@ -29,7 +29,7 @@ def draw(scene: Scene, generator: np.random.Generator | None = None) -> np.ndarr
     """
     offsets = np.zeros((len(PLACES), 2), dtype=int)
     if generator is not None:
-        # As many numbers for one object as for two: images drawn later do not depend on what was drawn before.
+        # The same number of random numbers for one object as for two, so that later images do not depend on this one.
         offsets = generator.integers(-JITTER, JITTER + 1, size=offsets.shape)
     image = PAINTED[scene.background].copy()
     for obj in scene.objects:

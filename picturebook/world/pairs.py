@@ -1,4 +1,4 @@
-"""Images with captions, in batches or as a data set on disk; stories with images; images to retrieve."""
+"""Pairs of an image and a caption, sampled or as a dataset on disk; stories with their images."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from .scene import Scene
 from .splits import SINGLE_OBJECT_SHARE, TRAIN, scene_in, scenes_with_edits, stories, stream
 from .story_sampling import LEAVE_OUT, SceneStory
 
-# Of each attribute of a caption that leaves something out.
+# Probability that a caption which leaves something out leaves out an attribute.
 _LEFT_OUT_OF_IT = 0.3
 
 
@@ -24,8 +24,8 @@ class Pairs:
 
     Attributes:
         images: uint8 `(pairs, 32, 32, 3)`.
-        captions: One each; true of the image, but not always all that is.
-        scenes: What the images show.
+        captions: One for each image; true, but not always complete.
+        scenes: The scenes of the images.
     """
 
     images: np.ndarray
@@ -101,7 +101,7 @@ def save_pairs(
         else:
             pairs = sample_pairs(split, number, generator, mixture)
         rows = {
-            # With names, so that an image is known by its own whatever order it is read in.
+            # The name identifies an image in whatever order the images are read.
             "image": [
                 {"bytes": png_bytes(image), "path": f"{split}-{at:06d}.png"} for at, image in enumerate(pairs.images)
             ],
@@ -120,10 +120,10 @@ def draw_all(scenes: Sequence[Scene], generator: np.random.Generator) -> np.ndar
 def illustrated_stories(
     split: str, number: int, seed: int = 0, share: float = LEAVE_OUT
 ) -> list[tuple[SceneStory, np.ndarray]]:
-    """Different stories of a split with their images, uint8 `(5, 32, 32, 3)`; fewer are the first of more.
+    """Different stories of a split with their images, uint8 `(5, 32, 32, 3)`; the first do not depend on `number`.
 
     Args:
-        share (`float`): How often sentences leave out what they could say, see [`stories.sample_story`].
+        share (`float`): See [`sample_story`].
     """
     generator = stream(seed, split, "pictures of stories")
     return [(story, draw_all(story.scenes, generator)) for story in stories(split, number, seed, share)]

@@ -1,4 +1,4 @@
-"""What words tell about a scene: all of it, or less."""
+"""The part of a scene that words describe."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ Attribute = tuple[int | None, str]
 
 @dataclass(frozen=True)
 class PartialObject:
-    """What is known of an object; `None` is what is not."""
+    """The known attributes of an object; `None` for those that are not known."""
 
     kind: str | None = None
     colour: str | None = None
@@ -24,9 +24,9 @@ class PartialObject:
 
 @dataclass(frozen=True)
 class PartialScene:
-    """What is known of a scene: how many objects there are, and of each what was said.
+    """The known part of a scene: the number of its objects, and the known attributes of each.
 
-    Unlike a scene's, these objects have an order, that in which they were told of.
+    Unlike those of a scene, these objects have an order: the one in which they were mentioned.
     """
 
     objects: tuple[PartialObject, ...]
@@ -52,7 +52,7 @@ class PartialScene:
         return tuple(obj.kind or "" for obj in self.objects)
 
     def of_kind(self, kind: str | None) -> PartialObject | None:
-        """The object of this kind; `None` if none is known to be."""
+        """The object of this kind, or `None`."""
         return next((obj for obj in self.objects if kind is not None and obj.kind == kind), None)
 
     def with_object(self, kind: str, **changed: str | None) -> "PartialScene":

@@ -1,4 +1,4 @@
-"""The phrases that captions, stories and dialogues share, and how text falls into words."""
+"""Phrases that captions, stories and dialogues share, and the words of a text."""
 
 import re
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ _WORD = re.compile(r"Q:|A:|[A-Za-z]+|[^\sA-Za-z]")
 def words_of(text: str) -> list[str]:
     """Words and punctuation marks of a text, a token each, in lower case but for `Q:` and `A:`.
 
-    Forgiving towards how people type: `A red House.` falls into `a red house .`
+    Case and spaces do not matter: the words of `A red House.` are `a red house .`
     """
     return [word if word in ("Q:", "A:") else word.lower() for word in _WORD.findall(text)]
 

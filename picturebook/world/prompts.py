@@ -18,12 +18,12 @@ CAPTION, STORY, DIALOGUE = "caption", "story", "dialogue"
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """A prompt of text alone, with the image that is right.
+    """A text prompt, and the scene that its image must show.
 
     Attributes:
-        prompt: What GILL is given.
+        prompt: The text.
         kind: `caption`, `story` or `dialogue`.
-        scene: What the image must show.
+        scene: The scene.
     """
 
     prompt: str
@@ -34,7 +34,7 @@ class ImagePrompt:
 def sample_prompts(
     split: str, number: int, generator: np.random.Generator, retrievable: float = 0.5, fast: bool = False
 ) -> list[ImagePrompt]:
-    """Prompts of a split that describe their scene completely; kinds in turn.
+    """Prompts of a split that describe their scene completely; each kind in turn.
 
     Args:
         retrievable (`float`): Share of prompts whose scene is retrievable.
@@ -57,7 +57,7 @@ def story_prompt(story: SceneStory, images: np.ndarray | None = None, sentences:
 
     Args:
         images: uint8 `(5, 32, 32, 3)`; the first four follow their sentences.
-        sentences (`int`, *optional*): Only the last ones, this many.
+        sentences (`int`, *optional*): Number of sentences, counted from the last one.
     """
     pieces: list[Any] = []
     told = list(enumerate(story.sentences))
@@ -74,7 +74,7 @@ def story_prompt(story: SceneStory, images: np.ndarray | None = None, sentences:
 def _fast_caption(split: str, generator: np.random.Generator) -> ImagePrompt | None:
     scene = scene_in(split, generator, fast=1.0)
     prompt = caption(fully_known(scene), generator, plain_share=0.0)
-    # Familiar scenes are few and in all splits; as of stories, no words are.
+    # The fast scenes are in all splits, but no prompt is in two.
     return ImagePrompt(prompt, CAPTION, scene) if split_of_text(prompt) == split else None
 
 

@@ -1,4 +1,4 @@
-"""What an image can show: one or two objects, each in a colour and at a place, before a background."""
+"""Scenes: one or two objects, each with a colour and a place, in front of a background; and subsets of all scenes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -42,8 +42,8 @@ class SceneObject:
 class Scene:
     """One or two objects before a background.
 
-    Things are of different kinds, so that "the boat" always means one object, and at different places. They have no
-    order of their own: scenes that look the same are equal, whatever order their objects were given in.
+    Objects are of different kinds, so that "the boat" refers to one of them, and at different places. Scenes that look
+    the same are equal, in whatever order their objects are given.
 
     Raises:
         SceneError: no object, too many, two of one kind, two at one place, or no such background.
@@ -54,11 +54,11 @@ class Scene:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.objects) <= MAX_OBJECTS:
-            raise SceneError(f"A scene has one or two things, not {len(self.objects)}.")
+            raise SceneError(f"A scene has one or two objects, got {len(self.objects)}.")
         if len({obj.place for obj in self.objects}) < len(self.objects):
-            raise SceneError(f"Two things are at one place: {self.objects}.")
+            raise SceneError(f"Two objects are at one place: {self.objects}.")
         if len({obj.kind for obj in self.objects}) < len(self.objects):
-            raise SceneError(f"Two things are of one kind: {self.objects}.")
+            raise SceneError(f"Two objects are of one kind: {self.objects}.")
         if self.background not in BACKGROUNDS:
             raise SceneError(f"{self.background!r} is none of {', '.join(BACKGROUNDS)}.")
         in_order = tuple(sorted(self.objects, key=lambda obj: PLACES.index(obj.place)))
@@ -66,7 +66,7 @@ class Scene:
 
     @property
     def key(self) -> str:
-        """Of this scene alone, readable: `night/left-red-house/top-blue-boat`."""
+        """A readable key that no other scene has: `night/left-red-house/top-blue-boat`."""
         return "/".join([self.background, *(f"{one.place}-{one.colour}-{one.kind}" for one in self.objects)])
 
     @property

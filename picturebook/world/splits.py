@@ -1,12 +1,10 @@
-"""What is for training, for choosing recipes, and for the tables. Everything follows from fixed seeds.
+"""Train, validation and test split, which depend on fixed seeds only.
 
-Train, validation and test share
+The splits have in common
 
-* no combination of two objects (two kinds with their colours, wherever they are): no story of one split ever comes
-  through a combination of another. Every object by itself is in all of them, as are scenes of one object.
-* no story and no dialogue: the words of each decide its split, by a digest, so that not even two that leave out what
-  makes them different can be the same. Test stories have two objects at least once.
-
+* no combination of two objects (two kinds with their colours, at any places), at any time of a story. Every single
+  object is in all of them, as are scenes of one object.
+* no story and no dialogue: a digest of its words decides the split. Stories have two objects at least once.
 """
 
 import hashlib
@@ -32,7 +30,7 @@ SPLITS = (TRAIN, VALIDATION, TEST)
 
 SHARES = {TRAIN: 0.7, VALIDATION: 0.1, TEST: 0.2}
 SINGLE_OBJECT_SHARE = 0.3
-# Ends of each split's tenths of all digests.
+# Tenths of all digests that belong to each split.
 _TENTHS = {TEST: range(0, 2), VALIDATION: range(2, 3), TRAIN: range(3, 10)}
 _COMBINATIONS_SEED = 20_230
 
@@ -71,7 +69,7 @@ def split_of_text(text: str) -> str:
 
 
 def stream(seed: int, split: str, purpose: str) -> np.random.Generator:
-    """A generator of its own for each seed, split and purpose, the same on every machine.
+    """The random generator of a seed, split and purpose, the same on every machine.
 
     Raises:
         ValueError: no such split.

@@ -103,7 +103,7 @@ _DRAWN = {
 
 OUTLINE = (30, 24, 44)
 
-# Far apart from each other, and from every background: see tests/picturebook/test_drawing.py.
+# Far apart from each other and from every background, which a test checks.
 BODY = {
     "red": (218, 38, 42),
     "yellow": (255, 213, 46),

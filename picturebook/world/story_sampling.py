@@ -1,7 +1,7 @@
-"""Five-sentence stories: the scene after each sentence, what the sentence says of it, and its words.
+"""Stories of five sentences, with the scene after each.
 
-Sentences leave out what their images show, so that images carry information. The last leaves out nothing: the last
-scene always follows from all five sentences and the four images before it.
+Sentences leave out a part of what their images show, so that images carry information. The last sentence leaves out
+nothing: the last scene always follows from the five sentences and the first four images.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,8 +10,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .caption_grammar import caption, leave_out, shuffled
-from .event_grammar import ListenerState, event_sentence, listener_after_event, listener_after_opening
-from .events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, Event, after
+from .events import (
+    CHANGE_BACKGROUND,
+    JOIN,
+    LEAVE,
+    MOVE,
+    SWAP,
+    TURN,
+    Event,
+    ListenerState,
+    after,
+    event_sentence,
+    listener_after_event,
+    listener_after_opening,
+)
 from .partial_scene import PartialObject, PartialScene, fully_known
 from .scene import (
     BACKGROUNDS,
@@ -36,10 +48,10 @@ class SceneStory:
 
     Attributes:
         sentences: Without full stops.
-        scenes: What is so after each sentence.
-        events: What happens in each sentence but the first.
-        told_events: What each sentence but the first says of its event; this may be less.
-        listener: What a listener has in mind after each sentence who sees no image.
+        scenes: The scene after each sentence.
+        events: The event of each sentence but the first.
+        told_events: The part of each event that its sentence tells.
+        listener: The state after each sentence of a listener who sees no image.
     """
 
     sentences: tuple[str, ...]
@@ -59,14 +71,14 @@ class SceneStory:
 
     @property
     def complete(self) -> bool:
-        """Whether sentences alone tell all of the last scene."""
+        """Whether the sentences alone describe the last scene completely."""
         return self.listener[-1].known.complete
 
     def known(self, number: int, images: bool) -> PartialScene:
-        """What is known after a sentence, objects in the order in which they appeared.
+        """The known scene after a sentence, objects in the order in which they appeared.
 
         Args:
-            number (`int`): Of the sentence, from 0.
+            number (`int`): Number of the sentence, from 0.
             images (`bool`): Whether the images of the sentences before it were seen.
         """
         if number == 0 or not images:
@@ -78,11 +90,11 @@ class SceneStory:
 def sample_story(
     generator: np.random.Generator, combinations: Collection[Combination], share: float = LEAVE_OUT
 ) -> SceneStory:
-    """A story in which there are two objects at least once.
+    """A story that has two objects at least once.
 
     Args:
-        combinations: Those of two objects that may be together, at any time of the story; a set is fastest.
-        share (`float`): How often a colour, place or background is left out, of what a sentence could say.
+        combinations: Combinations of two objects that are allowed in the story; a set is fastest.
+        share (`float`): Probability that a sentence leaves out a colour, a place or the background.
     """
     ordered = sorted(combinations)
     while True:
@@ -92,10 +104,10 @@ def sample_story(
 
 
 def possible_events(known: PartialScene, what: str) -> list[Event]:
-    """Every event of a kind that changes something and leaves a scene: `turn both` is a `turn` of two objects.
+    """Every event of a kind that changes the scene into another one; `turn both` is a `turn` of two objects.
 
     Args:
-        known (`PartialScene`): All of a scene.
+        known (`PartialScene`): A complete scene.
     """
     kinds, two = known.kinds, len(known.objects) == 2
     places = [place for place in PLACES if place not in {obj.place for obj in known.objects}]
@@ -129,7 +141,7 @@ def _sample_plan(
     events: list[Event] = []
     two_at_least_once = len(scene.objects) == 2
     for _ in range(SENTENCES - 1):
-        # Twice in a row these would be as if nothing had happened, or only the last had.
+        # Twice in a row, a swap changes nothing, and only the second change of background counts.
         gone = {events[-1].what} & {CHANGE_BACKGROUND, SWAP} if events else set()
         event = _sample_event(
             generator, known, allowed, {name: _WEIGHTS[name] for name in _WEIGHTS if name not in gone}

@@ -4,15 +4,21 @@ import re
 from itertools import permutations
 
 from picturebook.world.caption_grammar import parse_caption
-from picturebook.world.event_grammar import (
+from picturebook.world.events import (
     BACKGROUND_SENTENCES,
+    CHANGE_BACKGROUND,
+    JOIN,
+    LEAVE,
+    MOVE,
     STARTERS,
+    SWAP,
+    TURN,
     UNKNOWN_BACKGROUND_SENTENCE,
+    Event,
     ListenerState,
     listener_after_event,
     listener_after_opening,
 )
-from picturebook.world.events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, Event
 from picturebook.world.partial_scene import PartialObject, PartialScene
 from picturebook.world.phrases import (
     IMAGE_REQUEST,
