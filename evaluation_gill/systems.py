@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from modeling_gill.fingerprint_gill import fingerprint_name, fingerprint_weights
+from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import load_image
 from pipeline_gill import GillPipeline
 
@@ -142,8 +143,8 @@ class GillSystem:
     @torch.no_grad()
     def embed_images(self, images: Sequence[Path]) -> torch.Tensor:
         rgb = [self._image(path) for path in images]
-        pixels = self.pipeline.processor.image_processor(images=rgb, return_tensors="pt")["pixel_values"]
-        embeds = self.pipeline.model.get_image_retrieval_embeddings(pixels.to(self.pipeline.device))
+        prepared = preprocess_images(self.pipeline.processor.image_processor, rgb)
+        embeds = self.pipeline.model.get_image_retrieval_embeddings(**prepared)
         return torch.nn.functional.normalize(embeds.float().cpu(), dim=-1)
 
     @torch.no_grad()
@@ -218,9 +219,8 @@ class GillSystem:
         return scores
 
     def _image_features(self, path: Path) -> torch.Tensor:
-        pixels = self.pipeline.processor.image_processor(images=[self._image(path)], return_tensors="pt")
-        features = self.pipeline.model.get_image_features(pixels["pixel_values"].to(self.pipeline.device))
-        return features.pooler_output
+        prepared = preprocess_images(self.pipeline.processor.image_processor, [self._image(path)])
+        return self.pipeline.model.get_image_features(**prepared).pooler_output
 
     def _prompt_ids(self, prompt: Prompt) -> torch.Tensor:
         """Ids of a prompt, with placeholders for images; the images are not opened."""

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .conditioning_gill import ConditioningTensor, plain_conditioning, read_conditioning
+from .image_encoder_gill import VISION_POOLINGS, ImagePooling, feature_shape
 
 # Where the Auto classes find what they load in a Hub repository.
 AUTO_MAP = {
@@ -33,7 +34,7 @@ class GillConfig(PretrainedConfig):
         text_config (`PretrainedConfig` or `dict`, *optional*, defaults to OPT-125m's):
             Configuration of the causal language model; gives the embedding width `d`.
         vision_config (`PretrainedConfig` or `dict`, *optional*, defaults to CLIP ViT-B/32's vision part):
-            Configuration of the image encoder; gives the width `v` of its pooled feature.
+            Configuration of the image encoder; gives the width `v` of its feature.
         language_model_id, language_model_revision (`str`, *optional*):
             Hub repository or folder of the frozen language model, and its revision.
         vision_model_id, vision_model_revision (`str`, *optional*):
@@ -46,7 +47,16 @@ class GillConfig(PretrainedConfig):
         image_output_token_ids (`list[int]`, *optional*):
             Ids of `[IMG0]`..`[IMG r-1]` (FROMAGe: of `[RET]`), which stand for an image in the answer. They may be
             any ids, also those of unused rows of a padded vocabulary.
-        num_visual_tokens (`int`, defaults to 4): Number of embeddings of an image in the prompt [`k`].
+        num_visual_tokens (`int`, defaults to 4): Number of embeddings of an image in the prompt [`k`]. With
+            `vision_pooling="patches"` neighbouring patches are averaged to so many; `None` takes all patches.
+        vision_pooling (`str`, defaults to `"pooler"`):
+            Feature of an image that the adapters read. `"pooler"`: the encoder's `pooler_output` (of CLIP, the class
+            token after the last norm); `"cls"`: the class token; `"mean"`: the mean of the patches; `"image_embeds"`:
+            the encoder's projection into a space that it shares with texts. Of these, one linear layer makes `k`
+            embeddings. `"patches"`: the patches, each of which is projected by itself (as in LLaVA and DreamLLM).
+        vision_feature_layer (`int`, defaults to -1):
+            Where `"cls"`, `"mean"` and `"patches"` are read: -1 for the encoder's `last_hidden_state`, otherwise an
+            index into its `hidden_states`, such as -2.
         retrieval_dim (`int`, defaults to 256): Width of the retrieval space [`p`].
         mapper_type (`str` or `None`, defaults to `"gill_mapper"`):
             Kind of the module from `[IMG]` states to the generator's conditioning: one of `"gill_mapper"`,
@@ -101,7 +111,9 @@ class GillConfig(PretrainedConfig):
         vocab_size: int | None = None,
         image_token_id: int | None = None,
         image_output_token_ids: list[int] | None = None,
-        num_visual_tokens: int = 4,
+        num_visual_tokens: int | None = 4,
+        vision_pooling: str = "pooler",
+        vision_feature_layer: int = -1,
         retrieval_dim: int = 256,
         mapper_type: str | None = "gill_mapper",
         mapper_hidden_size: int = 512,
@@ -138,6 +150,12 @@ class GillConfig(PretrainedConfig):
         largest = max([self.image_token_id, *self.image_output_token_ids])
         self.vocab_size = max(rows, largest + 1) if vocab_size is None else vocab_size
 
+        self.vision_pooling = vision_pooling
+        self.vision_feature_layer = vision_feature_layer
+        if num_visual_tokens is None:
+            if vision_pooling != "patches":
+                raise ValueError(f"`num_visual_tokens` must be an integer with `vision_pooling` {vision_pooling!r}.")
+            num_visual_tokens = feature_shape(self.vision_config, ImagePooling("patches", vision_feature_layer))[0]
         self.num_visual_tokens = num_visual_tokens
         self.retrieval_dim = retrieval_dim
         self.mapper_type = mapper_type
@@ -172,8 +190,19 @@ class GillConfig(PretrainedConfig):
 
     @property
     def vision_dim(self) -> int:
-        """Width of the image encoder's pooled feature [`v`]."""
-        return _first_int(self.vision_config, ("hidden_size",), "vision_config")
+        """Width of the image encoder's feature [`v`]."""
+        return self.image_feature_shape[-1]
+
+    @property
+    def image_pooling(self) -> ImagePooling:
+        """How the image encoder's output becomes the feature of an image."""
+        num_tokens = self.num_visual_tokens if self.vision_pooling == "patches" else None
+        return ImagePooling(self.vision_pooling, self.vision_feature_layer, num_tokens)
+
+    @property
+    def image_feature_shape(self) -> tuple[int, ...]:
+        """Shape of the feature of one image: `(vision_dim,)`, or `(num_visual_tokens, vision_dim)` of patches."""
+        return feature_shape(self.vision_config, self.image_pooling)
 
     @property
     def conditioning_tensors(self) -> tuple[ConditioningTensor, ...]:
@@ -234,6 +263,15 @@ class GillConfig(PretrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        if self.vision_pooling not in VISION_POOLINGS:
+            raise ValueError(f"`vision_pooling` must be one of {VISION_POOLINGS}, got {self.vision_pooling!r}.")
+        if not isinstance(self.vision_feature_layer, int) or isinstance(self.vision_feature_layer, bool):
+            raise ValueError(f"`vision_feature_layer` must be an integer, got {self.vision_feature_layer!r}.")
+        if self.vision_feature_layer != -1 and self.vision_pooling in ("pooler", "image_embeds"):
+            raise ValueError(
+                f"`vision_feature_layer` is {self.vision_feature_layer}, but `vision_pooling` {self.vision_pooling!r} "
+                'follows the last layer; expected -1, or "cls", "mean" or "patches".'
+            )
         if not self.image_output_token_ids or len(set(self.image_output_token_ids)) != len(self.image_output_token_ids):
             raise ValueError(
                 f"`image_output_token_ids` must be one or more different ids, got {self.image_output_token_ids}."

@@ -14,6 +14,7 @@ from .backbones_gill import build_backbones, check_backbones
 from .configuration_gill import GillConfig
 from .fingerprint_gill import fingerprint_weights
 from .generation_gill import GillGenerationMixin, find_images
+from .image_encoder_gill import ImagePooling, encode_images, take_image_inputs
 from .mapper_gill import build_mapper
 from .outputs_gill import CACHE_NAME, GillOutput
 from .pretrained_gill import GillPreTrainedModel
@@ -44,7 +45,9 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
     def __init__(self, config: GillConfig, defer_backbones: bool = False) -> None:
         super().__init__(config)
         # The adapters come first, as transformers stores the dtype of the first parameter in the configuration.
-        self.visual_projection = nn.Linear(config.vision_dim, config.num_visual_tokens * config.embedding_dim)
+        # Of a pooled feature all embeddings are made at once, of patches one each.
+        per_feature = 1 if config.vision_pooling == "patches" else config.num_visual_tokens
+        self.visual_projection = nn.Linear(config.vision_dim, per_feature * config.embedding_dim)
         self.img_embeddings = nn.Embedding(config.num_image_output_tokens, config.embedding_dim)
         self.text_retrieval_head = nn.Linear(config.embedding_dim, config.retrieval_dim)
         self.image_retrieval_head = nn.Linear(config.vision_dim, config.retrieval_dim)
@@ -105,43 +108,52 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         What the image encoder makes of preprocessed images.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`).
-            kwargs: Those of the image encoder, such as `output_hidden_states`.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`): For some encoders
+                `(num_images, num_patches, patch_size)`.
+            kwargs: The other outputs of the image processor, such as `pixel_attention_mask` and `spatial_shapes`, and
+                arguments of the image encoder, such as `output_hidden_states`.
 
         Returns:
             [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: the encoder's output. Its `pooler_output`
-            of shape `(num_images, vision_dim)` is what [`~GillForConditionalGeneration.forward`] takes as
+            of shape `(num_images, vision_dim)`, or with `vision_pooling="patches"` of shape `(num_images,
+            num_visual_tokens, vision_dim)`, is what [`~GillForConditionalGeneration.forward`] takes as
             `image_features`.
 
         Raises:
-            ValueError: values that are not finite, or an image encoder without a pooled output.
+            ValueError: values that are not finite, or images that the encoder cannot read.
 
         Example:
 
         ```python
-        >>> pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
-        >>> image_features = model.get_image_features(pixel_values).pooler_output
+        >>> images = processor(images=image, return_tensors="pt")
+        >>> image_features = model.get_image_features(**images).pooler_output
         ```
         """
         if not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
             raise ValueError("`pixel_values` holds values that are not finite (NaN or infinite).")
         weight = next(self.vision_model.parameters())
         device = pixel_values.device if weight.device.type == "meta" else weight.device
-        outputs = self.vision_model(pixel_values.to(device, weight.dtype), return_dict=True, **kwargs)
-        if outputs.get("pooler_output") is None:
-            raise ValueError(f"The image encoder {type(self.vision_model).__name__} has no pooled output.")
-        return outputs
+        others = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in kwargs.items()
+        }
+        return encode_images(
+            self.vision_model, self.config.image_pooling, pixel_values.to(device, weight.dtype), **others
+        )
+
+    def take_image_inputs(self, kwargs: Any) -> dict[str, Any]:
+        """Remove from keyword arguments, and return, the outputs of the image processor beside `pixel_values`."""
+        return take_image_inputs(self.vision_model, kwargs) if self.vision_model is not None else {}
 
     def get_image_retrieval_embeddings(
-        self, pixel_values: torch.Tensor | None = None, image_features: torch.Tensor | None = None
+        self, pixel_values: torch.Tensor | None = None, image_features: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
         """
         Embeddings of images in the retrieval space, for [`~GillForConditionalGeneration.retrieval_scores`].
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*).
-            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*): In place of
-                `pixel_values`.
+            pixel_values, kwargs (*optional*): As in [`~GillForConditionalGeneration.get_image_features`].
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)` or `(num_images,
+                num_visual_tokens, vision_dim)`, *optional*): In place of `pixel_values`. Of patches, the mean is read.
 
         Returns:
             `torch.FloatTensor` of shape `(num_images, retrieval_dim)`, not normalized.
@@ -149,8 +161,9 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         if image_features is None:
             if pixel_values is None:
                 raise ValueError("Either `pixel_values` or `image_features` must be given; both are None.")
-            image_features = self.get_image_features(pixel_values).pooler_output
-        return self.image_retrieval_head(image_features.to(self.image_retrieval_head.weight))
+            image_features = self.get_image_features(pixel_values, **kwargs).pooler_output
+        image_features = image_features.to(self.image_retrieval_head.weight)
+        return self.image_retrieval_head(image_features.mean(1) if image_features.dim() == 3 else image_features)
 
     def get_text_retrieval_embeddings(
         self,
@@ -158,6 +171,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """
         Embeddings of prompts in the retrieval space, where they are close to the images that answer them.
@@ -167,7 +181,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
                 Prompts of text and images. The `[IMG]` tokens are appended to prompts that do not end with them.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 at padding, which
                 may stand on either side.
-            pixel_values, image_features (*optional*): As in [`~GillForConditionalGeneration.forward`].
+            pixel_values, image_features, kwargs (*optional*): As in [`~GillForConditionalGeneration.forward`].
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, retrieval_dim)`, not normalized.
@@ -193,7 +207,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         starts = torch.where(is_complete, last - num_img + 1, input_ids.shape[1])
         ids = torch.cat([input_ids, img_ids.expand(len(input_ids), -1)], dim=1)
         mask = torch.cat([attention_mask, attention_mask.new_ones(len(input_ids), num_img)], dim=1)
-        embeds = self.embed_prompt(ids, pixel_values, image_features)
+        embeds = self.embed_prompt(ids, pixel_values, image_features, **kwargs)
         self._check_length(embeds.shape[1])
         hidden_states = self.run_language_model(embeds, mask, use_cache=False).last_hidden_state
         rows = torch.arange(len(ids), device=hidden_states.device)
@@ -218,12 +232,14 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
     @torch.no_grad()
     def retrieval_fingerprint(self) -> dict[str, Any]:
         """Fingerprint of the weights that the retrieval embeddings of images depend on."""
-        return fingerprint_weights(
-            {
-                "image_retrieval_head": self.image_retrieval_head.parameters(),
-                "vision_model": (weight for _, weight in sorted(self.vision_model.named_parameters())),
-            }
-        )
+        parts = {
+            "image_retrieval_head": self.image_retrieval_head.parameters(),
+            "vision_model": (weight for _, weight in sorted(self.vision_model.named_parameters())),
+        }
+        pooling = self.config.image_pooling
+        if pooling != ImagePooling():
+            parts[f"vision_pooling {pooling}"] = iter(())
+        return fingerprint_weights(parts)
 
     # --- tokens in and out -------------------------------------------------------------------------------------------
 
@@ -252,7 +268,8 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         Input embeddings that stand for images.
 
         Args:
-            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`).
+            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, or of patches `(num_images,
+                num_visual_tokens, vision_dim)`).
 
         Returns:
             `torch.FloatTensor` of shape `(num_images, num_visual_tokens, embedding_dim)`.
@@ -265,15 +282,16 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """
         Input embeddings of prompts, with those of the images at their placeholders.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
-            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*).
-            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*): In place of
-                `pixel_values`.
+            pixel_values, kwargs (*optional*): As in [`~GillForConditionalGeneration.get_image_features`].
+            image_features (*optional*): In place of `pixel_values`, as in
+                [`~GillForConditionalGeneration.embed_images`].
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`.
@@ -288,7 +306,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
             self.check_number_of_images(int(is_placeholder.sum()), 0 if images is None else images.shape[0])
         embeds = self.embed_tokens(input_ids)
         if image_features is None and pixel_values is not None:
-            image_features = self.get_image_features(pixel_values).pooler_output
+            image_features = self.get_image_features(pixel_values, **kwargs).pooler_output
         if image_features is None:
             return embeds
         visual = self.embed_images(image_features).to(embeds)
@@ -374,7 +392,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`, *optional*):
                 In place of the embeddings of `input_ids`, which may be given as well to find the `[IMG]` tokens.
             pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*):
-                The images, in reading order.
+                The images, in reading order. Other outputs of the image processor are given beside them.
             image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*):
                 In place of `pixel_values`, see [`~GillForConditionalGeneration.get_image_features`].
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
@@ -395,13 +413,14 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         if input_ids is None and inputs_embeds is None:
             raise ValueError("Either `input_ids` or `inputs_embeds` must be given; both are None.")
         past_key_values = cache if past_key_values is None else past_key_values
+        image_inputs = {} if pixel_values is None else self.take_image_inputs(kwargs)
         if inputs_embeds is None:
             assert input_ids is not None
             has_images = pixel_values is not None or image_features is not None
             inputs_embeds = (
                 self.embed_tokens(input_ids)
                 if not has_images and _continues(input_ids, past_key_values)
-                else self.embed_prompt(input_ids, pixel_values, image_features)
+                else self.embed_prompt(input_ids, pixel_values, image_features, **image_inputs)
             )
         self._check_length(inputs_embeds.shape[1])
         outputs = self.run_language_model(

@@ -19,6 +19,7 @@ from modeling_gill.configuration_gill import GillConfig  # noqa: F401
 from modeling_gill.fingerprint_gill import fingerprint_name  # noqa: F401
 from modeling_gill.generation_gill import find_images  # noqa: F401
 from modeling_gill.image_conversion_gill import image_to_rgb  # noqa: F401
+from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import load_image  # noqa: F401
 from modeling_gill.language_model_lora_gill import load_lora  # noqa: F401
 from modeling_gill.mapper_gill import build_mapper  # noqa: F401
@@ -341,8 +342,8 @@ class GillPipeline(RepositoryPipeline):
         images = [as_pil(image) for image in images]
         if size is not None:
             images = [image.resize((size, size)) for image in images]
-        pixel_values = self.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
-        embeds = self.model.get_image_retrieval_embeddings(pixel_values.to(self._model_device))
+        prepared = preprocess_images(self.processor.image_processor, images)
+        embeds = self.model.get_image_retrieval_embeddings(**prepared)
         return self.model.retrieval_scores(retrieval_embeds, embeds).diagonal().tolist()
 
     def assemble(

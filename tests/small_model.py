@@ -60,7 +60,7 @@ def small_config(
     vision = CLIPVisionConfig(
         hidden_size=20, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=8
     )
-    sizes = {
+    sizes: dict[str, Any] = {
         "mapper_hidden_size": 16,
         "mapper_num_layers": 1,
         "mapper_num_heads": 2,
@@ -69,14 +69,13 @@ def small_config(
         "conditioning_dim": 12,
         "retrieval_dim": 8,
     }
+    defaults = {"vision_config": vision, "num_visual_tokens": processor.num_visual_tokens}
     return GillConfig(
         text_config=text,
-        vision_config=vision,
         vocab_size=len(tokenizer),
         image_token_id=processor.image_token_id,
         image_output_token_ids=processor.image_output_token_ids,
-        num_visual_tokens=processor.num_visual_tokens,
-        **{**sizes, **fields},
+        **{**defaults, **sizes, **fields},
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAPPERS = ("gill_mapper", "linear", "mlp", "encoder")
+VISION_POOLINGS = ("pooler", "cls", "mean", "image_embeds", "patches")
 BACKBONE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -31,7 +32,15 @@ class ModelArguments:
         None, "Token of the language model whose embedding all [IMG] rows start from, e.g. image; random by default."
     )
     img_logit_scaling: str = _option("absolute", "What a scale on the logit of [IMG0] does: absolute, or signed.")
-    num_visual_tokens: int = _option(4, "Embeddings per image read (k).")
+    num_visual_tokens: int | None = _option(
+        4, "Embeddings per image read (k); with vision_pooling patches, null takes all patches."
+    )
+    vision_pooling: str = _option(
+        "pooler", f"Feature of an image that is read: one of {', '.join(VISION_POOLINGS)}, see GillConfig."
+    )
+    vision_feature_layer: int = _option(
+        -1, "Layer of the image encoder that cls, mean and patches are read at; -1 for its output, e.g. -2."
+    )
     retrieval_dim: int = _option(256, "Width of the retrieval space (p).")
     mapper_hidden_size: int = _option(512, "Width of the mapper.")
     mapper_num_layers: int = _option(4, "Layers of the mapper's encoder, and of its decoder.")
@@ -119,6 +128,9 @@ class PrecomputeArguments:
     image_features: bool = _option(False, "Write features of the images, too.")
     vision_model: str | None = _option(None, "Image encoder for the features.")
     vision_model_revision: str | None = _option(None, "Its revision.")
+    vision_pooling: str = _option("pooler", "Feature to write, as in the recipe of the training.")
+    vision_feature_layer: int = _option(-1, "As in the recipe.")
+    num_visual_tokens: int | None = _option(None, "As in the recipe, with vision_pooling patches; by default all.")
     split: str = _option("train", "Split of a dataset.")
     image_folder: list[str] = field(
         default_factory=list, metadata={"help": "Folder of the images of a .tsv, one for each --dataset."}

@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from modeling_gill.atomic_write_gill import replace_file
+from modeling_gill.image_encoder_gill import ImagePooling
 from pipeline_gill.caption_files import CaptionFileError, read_json
 
 from .frozen_models import full_path
@@ -242,7 +243,8 @@ class TextTargetsCache(ArrayCache):
 
 class ImageFeatureCache(ArrayCache):
     """
-    Pooled features of images by the key of an example: float32 of shape `(vision_dim,)`.
+    Features of images by the key of an example: float32 of shape `(vision_dim,)`, or of patches `(num_visual_tokens,
+    vision_dim)`.
 
     Args:
         cache (`Path`): Folder that `gill precompute --image-features` wrote.
@@ -259,7 +261,8 @@ class ImageFeatureCache(ArrayCache):
 
     def __init__(self, cache: Path, expected: Mapping[str, Any] | None = None) -> None:
         folder = Path(cache) / self.FOLDER
-        super().__init__(folder, _shape_in(folder, "vision_dim"), expected)
+        names = ("num_visual_tokens", "vision_dim") if "num_visual_tokens" in _read_info(folder) else ("vision_dim",)
+        super().__init__(folder, _shape_in(folder, *names), expected)
         self.unreadable = read_unreadable(folder)
 
     def __getitem__(self, key: str) -> torch.Tensor:
@@ -287,13 +290,17 @@ def target_info(generator_id: str | None, revision: str | None, length: int, wid
     }
 
 
-def feature_info(vision_model_id: str | None, revision: str | None, width: int) -> dict[str, Any]:
+def feature_info(
+    vision_model_id: str | None, revision: str | None, shape: tuple[int, ...], pooling: ImagePooling
+) -> dict[str, Any]:
     """What a cache of features says about itself; every part must be that of the model that is trained."""
-    return {
+    info = {
         "vision_model": vision_model_id and full_path(vision_model_id),
         "vision_model_revision": revision or "main",
-        "vision_dim": width,
+        "vision_dim": shape[-1],
+        "vision_pooling": str(pooling),
     }
+    return info if len(shape) == 1 else {**info, "num_visual_tokens": shape[0]}
 
 
 def read_unreadable(folder: Path) -> dict[str, str]:
@@ -360,7 +367,10 @@ def _shape_in(folder: Path, *names: str) -> tuple[int, ...]:
 def _read_info(folder: Path) -> dict[str, Any]:
     if not (folder / INFO_FILE).exists():
         raise CacheError(f"{folder} holds no cache ({INFO_FILE} is missing); make one with `gill precompute`.")
-    return _read_object(folder / INFO_FILE)
+    info = _read_object(folder / INFO_FILE)
+    if "vision_model" in info:
+        info.setdefault("vision_pooling", "pooler")  # not in caches of older versions
+    return info
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from modeling_gill import GillProcessor
+from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import ImageError
 
 from .caches import ImageFeatureCache, TextTargetsCache
@@ -101,16 +102,16 @@ class CaptionedImageCollator:
         Args:
             examples: Mappings with `index` (`int`), `name` (`str`, for messages), `key` (`str`, of the caches),
                 `image` (anything that `load_image` takes) and `caption` (`str`); one may bring its own
-                `image_features` `(vision_dim,)` or `target_conditioning`, a `dict` of arrays in the form of
+                `image_features` or `target_conditioning`, a `dict` of arrays in the form of
                 [`GillOutput.conditioning`] without the first dimension.
 
         Returns:
             `dict`: `index` of shape `(num_images,)`; `input_ids`, `attention_mask`, `labels` of shape `(batch_size,
-            sequence_length)`; `pixel_values` or `image_features`; `target_conditioning` where there are targets, a
-            `dict` of tensors that are padded to the longest of the batch;
-            `skipped`, a list of messages; and with `context_images` the indices `(num_context_images,)` of the images
-            in text rows among those of the batch, in reading order. Of a batch of which nothing can be read, `index`
-            is empty.
+            sequence_length)`; `pixel_values` and whatever else the image processor makes, or `image_features`;
+            `target_conditioning` where there are targets, a `dict` of tensors that are padded to the longest of the
+            batch; `skipped`, a list of messages; and with `context_images` the indices `(num_context_images,)` of the
+            images in text rows among those of the batch, in reading order. Of a batch of which nothing can be read,
+            `index` is empty.
         """
         read, skipped = [], []
         for example in examples:
@@ -132,10 +133,8 @@ class CaptionedImageCollator:
             "attention_mask": _padded([[1] * len(ids) for ids, _ in rows], longest, 0),
             "labels": _padded([labels for _, labels in rows], longest, -100),
         }
-        for name in ("pixel_values", "image_features"):
-            values = [fields[name] for _, fields in read if name in fields]
-            if values:
-                batch[name] = torch.stack(values)
+        for name in sorted({name for _, fields in read for name in fields} - {"index", "target_conditioning"}):
+            batch[name] = torch.stack([fields[name] for _, fields in read if name in fields])
         targets = [fields["target_conditioning"] for _, fields in read if "target_conditioning" in fields]
         if targets:
             batch["target_conditioning"] = {
@@ -174,8 +173,8 @@ class CaptionedImageCollator:
                 image = load_example_image(example)
             except ImageError as error:
                 raise UnreadableExample(f"{name}: {error}") from error
-            values = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
-            fields["pixel_values"] = values[0]
+            prepared = preprocess_images(self.processor.image_processor, [image])
+            fields |= {name: torch.as_tensor(values[0]) for name, values in prepared.items()}
         if "target_conditioning" in example:
             own = {name: torch.as_tensor(value) for name, value in example["target_conditioning"].items()}
             fields["target_conditioning"] = own

@@ -47,18 +47,19 @@ def full_path(name: str) -> str:
 
 def load_part(auto_class: Any, model: FrozenModel, what: str, **options: Any) -> Any:
     """
-    `auto_class.from_pretrained`, with errors that name the option.
+    `auto_class.from_pretrained`, or a function like it, with errors that name the option.
 
     Args:
-        auto_class: A class of transformers.
+        auto_class: A class of transformers, or a function.
         model (`FrozenModel`): Where to load from.
         what (`str`): What is loaded, for the error: `"tokenizer"`, `"configuration"` and so on.
 
     Raises:
         FrozenModelError: it cannot be found or read.
     """
+    load = getattr(auto_class, "from_pretrained", auto_class)
     try:
-        return auto_class.from_pretrained(model.name, revision=model.revision or "main", **options)
+        return load(model.name, revision=model.revision or "main", **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise not_found(model, what, error) from error
 

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from modeling_gill import GillProcessor
+from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import ImageError
 from pipeline_gill.contact_sheet import contact_sheet
 
@@ -85,8 +86,7 @@ class ImagePanel(TrainerCallback):
         batch = self.processor([caption for caption, _ in shown], add_img_tokens=True).to(self.gill.device)
         written = self.gill(**batch, logits_to_keep=1, use_cache=False, output_images=True)
         images = [image for _, image in self._examples]
-        values = self.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
-        embeds = self.gill.get_image_retrieval_embeddings(values.to(self.gill.device))
+        embeds = self.gill.get_image_retrieval_embeddings(**preprocess_images(self.processor.image_processor, images))
         best = self.gill.retrieval_scores(written.retrieval_embeds, embeds).argmax(1).tolist()
         drawn: list[Any] = [None] * len(shown)
         if self.generate and written.conditioning is not None:

@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from modeling_gill.backbones_gill import load_backbones
+from modeling_gill.image_encoder_gill import ImagePooling, feature_shape, load_image_processor
 from modeling_gill.language_model_lora_gill import has_lora
 
 from .arguments import ModelArguments
@@ -63,6 +64,8 @@ def adapter_fields(arguments: ModelArguments) -> dict[str, Any]:
     """Fields of [`GillConfig`] for new adapters, but those that depend on the frozen models."""
     return {
         "num_visual_tokens": arguments.num_visual_tokens,
+        "vision_pooling": arguments.vision_pooling,
+        "vision_feature_layer": arguments.vision_feature_layer,
         "retrieval_dim": arguments.retrieval_dim,
         "mapper_hidden_size": arguments.mapper_hidden_size,
         "mapper_num_layers": arguments.mapper_num_layers,
@@ -141,25 +144,31 @@ def _new(
     tokenizer = load_part(AutoTokenizer, language, "tokenizer", padding_side="left")
     GillProcessor.extend_tokenizer(tokenizer, img_tokens)
     text_config = load_part(AutoConfig, language, "configuration")
+    vision_config = load_vision_config(vision)
+    image_processor = load_part(load_image_processor, vision, "image processor")
+    fields = adapter_fields(arguments)
+    if arguments.num_visual_tokens is None:
+        pooling = ImagePooling(arguments.vision_pooling, arguments.vision_feature_layer)
+        fields["num_visual_tokens"] = feature_shape(vision_config, pooling, image_processor)[0]
     config = GillConfig(
         text_config=text_config,
-        vision_config=load_vision_config(vision),
+        vision_config=vision_config,
         language_model_id=language.name,
         language_model_revision=language.revision,
         vision_model_id=vision.name,
         vision_model_revision=vision.revision,
         image_token_id=tokenizer.cls_token_id,
         image_output_token_ids=tokenizer.convert_tokens_to_ids(img_tokens),
-        **adapter_fields(arguments),
+        **fields,
         **_generator_fields(arguments),
     )
+    feature_shape(config.vision_config, config.image_pooling, image_processor)  # they must fit each other
     torch.manual_seed(seed)
     model = GillForConditionalGeneration(config, defer_backbones=True)
     model.attach_backbones(*load_backbones(config, dtype))
     if arguments.initializer_token is not None:
         begin_img_rows_as(model, tokenizer, arguments.initializer_token)
     model.generation_config = generation_config(text_config, tokenizer)
-    image_processor = load_part(AutoImageProcessor, vision, "image processor")
     return model, GillProcessor(image_processor, tokenizer, config.num_visual_tokens, img_tokens)
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,17 @@ import numpy as np
 import torch
 import transformers
 from tqdm.auto import tqdm
-from transformers import MODEL_MAPPING, AutoImageProcessor, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
+from modeling_gill.image_encoder_gill import (
+    ImagePooling,
+    encode_images,
+    feature_shape,
+    load_image_encoder,
+    load_image_processor,
+    preprocess_images,
+)
 from modeling_gill.image_loading_gill import ImageError
 from pipeline_gill.caption_files import read_json
 
@@ -75,16 +83,17 @@ def precompute(arguments: PrecomputeArguments) -> Precomputed:
     if arguments.image_generator is not None:
         text = TextEncoder(arguments.image_generator, arguments.image_generator_revision, device)
     if arguments.image_features:
-        image = ImageEncoder(str(arguments.vision_model), arguments.vision_model_revision, device)
+        pooling = ImagePooling(arguments.vision_pooling, arguments.vision_feature_layer, arguments.num_visual_tokens)
+        image = ImageEncoder(str(arguments.vision_model), arguments.vision_model_revision, device, pooling)
     if text is not None:
         info = target_info(arguments.image_generator, arguments.image_generator_revision, *text.shape)
         captions = (caption for data in datasets for caption in _captions(data))
         with ArrayCacheWriter(out / TextTargetsCache.FOLDER, info, text.shape, arguments.dtype) as writer:
             result.targets = _write_targets(writer, text, captions, arguments.batch_size, total)
     if image is not None:
-        info = feature_info(arguments.vision_model, arguments.vision_model_revision, image.width)
+        info = feature_info(arguments.vision_model, arguments.vision_model_revision, image.shape, image.pooling)
         examples = (example for data in datasets for example in _examples(data))
-        with ArrayCacheWriter(out / ImageFeatureCache.FOLDER, info, (image.width,), arguments.dtype) as writer:
+        with ArrayCacheWriter(out / ImageFeatureCache.FOLDER, info, image.shape, arguments.dtype) as writer:
             result.features, result.unreadable = _write_features(writer, image, examples, arguments.batch_size, total)
     return result
 
@@ -153,24 +162,32 @@ class ImageEncoder:
         name (`str`): Its repository, or that of a whole CLIP.
         revision (`str`, *optional*): Of it.
         device (`str`): To run on.
+        pooling (`ImagePooling`, *optional*): Which feature.
+
+    Attributes:
+        shape (`tuple[int, ...]`): Of an image's feature.
 
     Raises:
-        FrozenModelError: it cannot be loaded.
+        FrozenModelError: it cannot be loaded. ValueError: it does not give this feature.
     """
 
-    def __init__(self, name: str, revision: str | None, device: str) -> None:
+    def __init__(self, name: str, revision: str | None, device: str, pooling: ImagePooling | None = None) -> None:
+        pooling = pooling or ImagePooling()
         source = FrozenModel("image encoder", full_path(name), "`vision_model`", revision)
         config = load_vision_config(source)
-        self.model = load_part(MODEL_MAPPING[type(config)], source, "weights").to(device).eval()
-        self.processor = load_part(AutoImageProcessor, source, "image processor")
+        self.processor = load_part(load_image_processor, source, "image processor")
+        self.shape = feature_shape(config, pooling, self.processor)
+        self.pooling = replace(pooling, num_tokens=self.shape[0] if pooling.kind == "patches" else None)
+        options = {"vision_config": config, "pooling": pooling}
+        self.model = load_part(load_image_encoder, source, "weights", **options).to(device).eval()
         self.device = device
-        self.width = int(config.hidden_size)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Any]) -> np.ndarray:
-        """Float32 of shape `(num_images, vision_dim)`."""
-        values = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return self.model(values.to(self.device)).pooler_output.float().cpu().numpy()
+        """Float32 of shape `(num_images, *shape)`."""
+        prepared = preprocess_images(self.processor, images)
+        inputs = {name: value.to(self.device) for name, value in prepared.items()}
+        return encode_images(self.model, self.pooling, **inputs).pooler_output.float().cpu().numpy()
 
 
 def _open(arguments: PrecomputeArguments) -> list[CaptionedImages | CaptionedImageStream]:

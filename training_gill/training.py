@@ -134,7 +134,9 @@ def build_collator(
         info = target_info(config.image_generator_id, config.image_generator_revision, *shape)
         targets = TextTargetsCache(Path(data.cache), info)
     if data.cache is not None and ImageFeatureCache.exists(Path(data.cache)):
-        info = feature_info(config.vision_model_id, config.vision_model_revision, config.vision_dim)
+        info = feature_info(
+            config.vision_model_id, config.vision_model_revision, config.image_feature_shape, config.image_pooling
+        )
         features = ImageFeatureCache(Path(data.cache), info)
     return CaptionedImageCollator(
         processor,

@@ -100,7 +100,7 @@ class AdapterTrainingStep(nn.Module):
         target_conditioning: dict[str, torch.Tensor] | None = None,
         context_images: torch.Tensor | None = None,
         totals: BatchTotals | None = None,
-        **unused: Any,
+        **others: Any,
     ) -> dict[str, torch.Tensor]:
         """
         Losses of a batch as the collator makes it.
@@ -109,8 +109,9 @@ class AdapterTrainingStep(nn.Module):
             input_ids, attention_mask, labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 As in [`GillForConditionalGeneration.forward`], padded on the right; rows without `[IMG]` are those of
                 the captioning pass.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*),
-            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*):
+            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*), with
+            the other outputs of the image processor, or
+            image_features (`torch.FloatTensor` of shape `(num_images, *image_feature_shape)`, *optional*):
                 One of both, or neither of an empty batch: the images in reading order of the captioning rows, which is
                 that of the `[IMG]` runs of the text rows.
             target_conditioning (`dict[str, torch.Tensor]`, *optional*): The image generator's own conditioning for the
@@ -128,10 +129,11 @@ class AdapterTrainingStep(nn.Module):
         gill = self.gill
         if image_features is None:
             # A batch of which nothing could be read has neither.
-            image_features = gill.img_embeddings.weight.new_zeros(0, gill.config.vision_dim)
+            image_features = gill.img_embeddings.weight.new_zeros(0, *gill.config.image_feature_shape)
             if pixel_values is not None:
                 with torch.no_grad():
-                    image_features = gill.get_image_features(pixel_values).pooler_output
+                    image_inputs = gill.take_image_inputs(others)
+                    image_features = gill.get_image_features(pixel_values, **image_inputs).pooler_output
         reads = captioning_rows(input_ids, gill.config)
         measured = _Measured()
         if self.weights.captioning:

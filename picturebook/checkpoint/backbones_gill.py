@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import MODEL_MAPPING, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .configuration_gill import GillConfig
+from .image_encoder_gill import build_image_encoder, feature_shape_of, load_image_encoder
 
 # Options that hold for the repositories of the backbones as well. Others, such as `revision`, do not.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
@@ -24,8 +25,7 @@ LANGUAGE_MODEL_OPTIONS = (
 def build_backbones(config: GillConfig) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Both backbones with fresh weights, for a self-contained checkpoint to fill."""
     language_model = AutoModelForCausalLM.from_config(config.text_config)
-    vision_model = AutoModel.from_config(config.vision_config)
-    return language_model, vision_model
+    return language_model, build_image_encoder(config.vision_config, config.image_pooling)
 
 
 def load_backbones(
@@ -45,6 +45,7 @@ def load_backbones(
 
     Raises:
         OSError: a backbone that cannot be found, naming it and how to give another.
+        ValueError: an image encoder whose weights are not all there.
     """
     hub = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
     attention = options.get("attn_implementation")
@@ -56,7 +57,7 @@ def load_backbones(
         if isinstance(chosen.get("device_map"), dict) and "disk" in chosen["device_map"].values():
             chosen["device_map"] = _place_each_module(config, chosen["device_map"])
         language_model = _load(
-            AutoModelForCausalLM,
+            AutoModelForCausalLM.from_pretrained,
             "language_model",
             config.language_model_id,
             config.language_model_revision,
@@ -65,12 +66,17 @@ def load_backbones(
             **chosen,
         )
     if vision_model is None:
-        # Not `AutoModel`: of a whole CLIP repository that would be the two-tower CLIPModel.
-        vision_class = MODEL_MAPPING[type(config.vision_config)]
         if attention is not None:
             hub["attn_implementation"] = attention
         vision_model = _load(
-            vision_class, "vision_model", config.vision_model_id, config.vision_model_revision, dtype=dtype, **hub
+            load_image_encoder,
+            "vision_model",
+            config.vision_model_id,
+            config.vision_model_revision,
+            vision_config=config.vision_config,
+            pooling=config.image_pooling,
+            dtype=dtype,
+            **hub,
         )
         device = language_model.get_input_embeddings().weight.device
         vision_model = vision_model if device.type == "meta" else vision_model.to(device)
@@ -91,7 +97,10 @@ def check_backbones(config: GillConfig, language_model: PreTrainedModel, vision_
         "width of the language model's embedding (d)": (config.embedding_dim, width),
         "rows of the language model's embedding": (config.num_language_model_rows, rows),
         "width that the language model's head reads (d)": (config.embedding_dim, getattr(head, "in_features", width)),
-        "width of the image encoder's feature (v)": (config.vision_dim, vision_model.config.hidden_size),
+        "shape of the image encoder's feature": (
+            config.image_feature_shape,
+            feature_shape_of(vision_model, config.image_pooling),
+        ),
     }
     differences = [
         f"{size}: {expected} in the configuration, {actual} in the model"
@@ -121,11 +130,11 @@ def _place_each_module(config: GillConfig, device_map: dict[str, Any]) -> dict[s
     return each
 
 
-def _load(model_class: Any, role: str, name: str | None, revision: str | None, **options: Any) -> PreTrainedModel:
+def _load(load: Any, role: str, name: str | None, revision: str | None, **options: Any) -> PreTrainedModel:
     if name is None:
         raise ValueError(f"`{role}_id` is not set in the configuration: pass `{role}=` to `from_pretrained`.")
     try:
-        return model_class.from_pretrained(name, revision=revision or "main", **options)
+        return load(name, revision=revision or "main", **options)
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"The {role.replace('_', ' ')} {name!r} (revision {revision or 'main'}), named by `{role}_id` in the "

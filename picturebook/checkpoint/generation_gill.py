@@ -90,8 +90,9 @@ class GillGenerationMixin(GenerationMixin):
             image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`, see [`GillConfig`].
             min_text_tokens (`int`, defaults to 0): Number of tokens to write before the first image.
             pixel_values, image_features (*optional*):
-                The images of the prompts, as in [`~GillForConditionalGeneration.forward`]. With `past_key_values`
-                either the images of the whole conversation or those of its new part.
+                The images of the prompts, as in [`~GillForConditionalGeneration.forward`], with the other outputs of
+                the image processor. With `past_key_values` either the images of the whole conversation or those of
+                its new part.
             kwargs: Everything else that `GenerationMixin.generate` takes.
 
         Returns:
@@ -123,9 +124,10 @@ class GillGenerationMixin(GenerationMixin):
         for name in ("past_key_values", "cache"):
             if kwargs.get(name) is not None:
                 kwargs[CACHE_NAME] = kwargs.pop(name)
+        image_inputs = self.take_image_inputs(kwargs)
         option = _OptionLookup(kwargs, generation_config, self.generation_config)
         input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
-        prompt = _Prompt(self, input_ids, kwargs, pixel_values, image_features, option)
+        prompt = _Prompt(self, input_ids, kwargs, pixel_values, image_features, image_inputs, option)
         self._check_length(prompt.offset + prompt.input_ids.shape[1] + (option("max_new_tokens") or 0))
         rules = ImgTokenLogitsProcessor(self.config.image_output_token_ids, prompt.input_ids.shape[1], min_text_tokens)
         generated = super().generate(
@@ -161,7 +163,7 @@ class GillGenerationMixin(GenerationMixin):
         """As in transformers. The prompt is embedded here, where it is known which placeholders are images.
 
         Args:
-            image_features (`torch.FloatTensor` of shape `(batch_size, max_images, vision_dim)`, *optional*):
+            image_features (`torch.FloatTensor` of shape `(batch_size, max_images, *image_feature_shape)`, *optional*):
                 The images of each prompt, padded, so that transformers can repeat them with their prompt.
             image_token_mask (`torch.BoolTensor` of shape `(batch_size, prompt_length)`, *optional*):
                 Where the embeddings of images stand. A placeholder that the model writes is a token like any other.
@@ -257,9 +259,11 @@ class _Prompt:
         kwargs: dict[str, Any],
         pixel_values: torch.Tensor | None,
         image_features: torch.Tensor | None,
+        image_inputs: dict[str, Any],
         option: _OptionLookup,
     ) -> None:
         self.model = model
+        self.image_inputs = image_inputs
         self.inputs_embeds = kwargs.get("inputs_embeds")
         cache = kwargs.get(CACHE_NAME)
         self.num_cached_tokens = 0 if cache is None else int(cache.get_seq_length())
@@ -315,7 +319,7 @@ class _Prompt:
     def _read_images(self) -> None:
         pixel_values, image_features = self.images
         if image_features is None:
-            image_features = self.model.get_image_features(pixel_values).pooler_output
+            image_features = self.model.get_image_features(pixel_values, **self.image_inputs).pooler_output
         assert image_features is not None and self.image_token_mask is not None
         counts = (self.image_token_mask.sum(1) // self.model.config.num_visual_tokens).tolist()
         padded = nn.utils.rnn.pad_sequence(list(image_features.split(counts)), batch_first=True)

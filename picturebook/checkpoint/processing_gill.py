@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.processing_utils import ImagesKwargs, MultiModalData, ProcessingKwargs, TextKwargs
 from transformers.utils import logging
 
+from .image_encoder_gill import load_image_processor, preprocess_images, with_pil
 from .image_loading_gill import IMAGE_SOURCES, ImageLimits, ImageReader, check_allowed_sources
 from .prompt_gill import TEXT_BREAK, ImageSource, Piece, PromptSplitter, list_prompts
 
@@ -117,7 +118,7 @@ class GillProcessor(ProcessorMixin):
         )
         self.image_limits = ImageLimits()
         self._warned_of_unknown_words = False
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
+        super().__init__(with_pil(image_processor), tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in (image_token, *self.img_tokens) if token not in vocabulary]
         if missing:
@@ -176,7 +177,8 @@ class GillProcessor(ProcessorMixin):
 
         Returns:
             [`BatchFeature`]: `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`, and where
-            there are images `pixel_values` of shape `(num_images, num_channels, height, width)`, in reading order.
+            there are images `pixel_values` of shape `(num_images, num_channels, height, width)`, in reading order, and
+            whatever else the image processor makes, such as `pixel_attention_mask`.
 
         Raises:
             ValueError: a prompt that is empty, of a wrong type or with an image that cannot be read, naming it.
@@ -261,14 +263,14 @@ class GillProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
-        # Pillow resizes as the authors' code did; torchvision, where it is installed, gives other pixels.
-        backend = kwargs.pop("backend", None) or "pil"
-        image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, backend=backend, **kwargs)
+        image_processor = load_image_processor(pretrained_model_name_or_path, **kwargs)
+        kwargs.pop("backend", None)
         return [image_processor, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values"]
+        of_images = getattr(self.image_processor, "model_input_names", ["pixel_values"])
+        return ["input_ids", "attention_mask", *of_images]
 
     def split_answer(
         self, ids: Sequence[int], max_images: int | None = None, truncate_text: bool = True
@@ -471,12 +473,8 @@ class GillProcessor(ProcessorMixin):
                 image = reader.read(source)
             except ValueError as error:
                 raise type(error)(f"{where}: {error}") from error
-            processed.append(self.image_processor(images=image, **images_kwargs)["pixel_values"])
-        if all(isinstance(one, torch.Tensor) for one in processed):
-            return {"pixel_values": torch.cat(processed)}
-        if all(isinstance(one, np.ndarray) for one in processed):
-            return {"pixel_values": np.concatenate(processed)}
-        return {"pixel_values": [image for one in processed for image in one]}
+            processed.append(preprocess_images(self.image_processor, [image], **images_kwargs))
+        return {name: _concatenated([one[name] for one in processed]) for name in processed[0]}
 
     def _check_kwargs(self, kwargs: dict[str, Any]) -> None:
         """Refuse what [`ProcessorMixin`] would ignore."""
@@ -498,6 +496,14 @@ class GillProcessor(ProcessorMixin):
                 raise TypeError(f"GillProcessor takes no {name!r}: texts are tokenized in pieces between the images.")
             if name in ("audio_kwargs", "videos_kwargs") and value:
                 raise TypeError(f"GillProcessor takes no {name!r}, only text and images.")
+
+
+def _concatenated(values: list[Any]) -> Any:
+    if all(isinstance(value, torch.Tensor) for value in values):
+        return torch.cat(values)
+    if all(isinstance(value, np.ndarray) for value in values):
+        return np.concatenate(values)
+    return [one for value in values for one in value]
 
 
 def _add_special_tokens(tokenizer: Any, tokens: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .image_encoder_gill import preprocess_images
 from .image_loading_gill import ImageError, describe_source, is_url, load_image_and_file
 
 from .retrieval_storage_gill import require_datasets
@@ -37,7 +38,7 @@ class BuiltData(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    pixel_values: torch.Tensor
+    prepared: dict[str, Any]
     image: dict[str, Any] | None
     path: str | None
     caption: str | None
@@ -87,10 +88,10 @@ def dataset_of_images(
         stored = {"bytes": file or _png(image), "path": None} if keep_images else None
         # In this thread, so that no more than `workers` decoded images are in memory.
         try:
-            pixel_values = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+            prepared = preprocess_images(processor.image_processor, [image])
         except Exception as error:  # image processors raise all kinds of errors for an image of one pixel by thousands
             return ImageError(f"Image could not be processed: {describe_source(source)}: {error}")
-        return _Loaded(pixel_values, stored, path, caption)
+        return _Loaded(prepared, stored, path, caption)
 
     errors = 0
 
@@ -161,9 +162,9 @@ def dataset_of_embeddings(
 
 def _embed(model: Any, loaded: list[_Loaded]) -> tuple[dict[str, Any] | None, list[ImageError]]:
     """Embed a batch; returns its rows, if any, and an error for each image whose embedding has no direction."""
-    pixel_values = torch.cat([entry.pixel_values for entry in loaded]).to(getattr(model, "device", "cpu"))
+    batch = {name: torch.cat([entry.prepared[name] for entry in loaded]) for name in loaded[0].prepared}
     with torch.inference_mode():
-        embeddings = model.get_image_retrieval_embeddings(pixel_values)
+        embeddings = model.get_image_retrieval_embeddings(**batch)
     if embeddings.ndim != 2 or len(embeddings) != len(loaded):
         raise ValueError(f"the model embeds {len(loaded)} images as {tuple(embeddings.shape)}, expected (n, p)")
     units, usable = _unit(embeddings.float().cpu().numpy())
