@@ -11,7 +11,7 @@ from ..world.backgrounds import IMAGE_SIZE
 from ..world.caption_grammar import NOTHING, layout
 from ..world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene
 
-# Long enough for five sentences: a generator that is asked for a story's last image has read all of it.
+# Enough for five sentences, so that the plain generator can read a whole story.
 POSITIONS = 52
 _PATCH = 4
 # A background, and a colour and a kind at each place.
@@ -45,7 +45,7 @@ def image_processor() -> CLIPImageProcessor:
     return CLIPImageProcessor(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        # Nearest: an image shown enlarged comes back to what it was.
+        # Nearest: enlarged images are restored exactly.
         resample=0,
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
@@ -58,7 +58,7 @@ def names_of(scenes: Sequence[Scene]) -> torch.Tensor:
 
 
 class ContrastiveLoss(nn.Module):
-    """Both towers with CLIP's contrastive loss, plus the cross-entropy of naming what is where if `names` are given."""
+    """Both towers with CLIP's contrastive loss, plus the cross-entropy of the layout if `names` are given."""
 
     def __init__(self, model: CLIPModel) -> None:
         super().__init__()

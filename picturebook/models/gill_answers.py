@@ -39,9 +39,9 @@ def answer_prompts(
         options: Those of the pipeline's call.
     """
     answers: list[tuple[str, list[GillImage]]] = []
-    for some in batches(list(zip(prompts, noise_seeds(seed, len(prompts)), strict=True))):
-        generators = [generator for _, generator in some]
-        out = pipe([prompt for prompt, _ in some], generator=generators, **options)
+    for batch in batches(list(zip(prompts, noise_seeds(seed, len(prompts)), strict=True))):
+        generators = [generator for _, generator in batch]
+        out = pipe([prompt for prompt, _ in batch], generator=generators, **options)
         answers += [(text.strip(), images) for text, images in zip(out.texts, out.image_pieces, strict=True)]
     return answers
 
@@ -63,8 +63,8 @@ def generate_images(
 def write_captions(pipe: GillPipeline, images: np.ndarray) -> list[Scene | None]:
     """The scene that GILL's caption of each image describes; `None` if it leaves anything out or is no caption."""
     scenes = []
-    for some in batches(to_images(images)):
-        batch = pipe.processor([[image] for image in some]).to(pipe.device)
+    for of_batch in batches(to_images(images)):
+        batch = pipe.processor([[image] for image in of_batch]).to(pipe.device)
         written = pipe.model.generate(**batch, max_new_tokens=24)
         for ids in written[:, batch["input_ids"].shape[1] :].tolist():
             text = pipe.processor.split_answer(ids)
@@ -74,13 +74,13 @@ def write_captions(pipe: GillPipeline, images: np.ndarray) -> list[Scene | None]
 
 def share_with_image(pipe: GillPipeline, prompts: Sequence[str]) -> float:
     """How often the model asks for an image of its own accord right after a full caption."""
-    asked = []
-    for some in batches(prompts):
-        batch = pipe.processor(some).to(pipe.device)
+    asks = []
+    for of_batch in batches(prompts):
+        batch = pipe.processor(of_batch).to(pipe.device)
         with torch.no_grad():
             best = pipe.model(**batch, logits_to_keep=1).logits[:, -1].argmax(-1)
-        asked += (best == pipe.model.config.image_output_token_ids[0]).tolist()
-    return float(np.mean(asked))
+        asks += (best == pipe.model.config.image_output_token_ids[0]).tolist()
+    return float(np.mean(asks))
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class AnsweredBothWays:
 
     Attributes:
         asked: The prompt.
-        text: What the model wrote before its image.
+        text: The text before the image.
         retrieved, generated: Whether each image is right.
-        score: Retrieval score of the image found.
-        decided: What the model decides, `generate` or `retrieve`; `None` without a decision head.
-        images: Both, uint8 `(32, 32, 3)`; empty where the model asked for none.
+        score: Retrieval score of the retrieved image.
+        decided: The model's decision, `generate` or `retrieve`; `None` without a decision head.
+        images: Both images by source, uint8 `(32, 32, 3)`; empty where the model did not ask for one.
     """
 
     asked: ImagePrompt

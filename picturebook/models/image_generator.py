@@ -18,7 +18,8 @@ from ..world.scene import Scene
 from . import batches
 
 GUIDANCE_SCALE, INFERENCE_STEPS = 2.0, 25
-# Conditioning is jittered by up to this part of its deviation: GILL's mapper comes near a caption, never right on it.
+# Noise on the conditioning, at most this share of its standard deviation: GILL's mapper is close to a caption's
+# conditioning, but never exact.
 _MOST_NOISE = 0.3
 
 
@@ -26,14 +27,14 @@ def generate_from_captions(pipeline: StableDiffusionPipeline, captions: Sequence
     """Images of captions by the generator alone, uint8 `(num_captions, 32, 32, 3)`, each from noise of its own."""
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
-    for some in batches(list(zip(captions, noise_seeds(seed, len(captions)), strict=True))):
+    for batch in batches(list(zip(captions, noise_seeds(seed, len(captions)), strict=True))):
         images += pipeline(
-            [caption for caption, _ in some],
+            [caption for caption, _ in batch],
             height=IMAGE_SIZE,
             width=IMAGE_SIZE,
             num_inference_steps=INFERENCE_STEPS,
             guidance_scale=GUIDANCE_SCALE,
-            generator=[generator for _, generator in some],
+            generator=[generator for _, generator in batch],
         ).images
     return from_images(images)
 
@@ -59,7 +60,7 @@ class DenoisingLoss(nn.Module):
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         device = self.unet.device
-        vae, text_encoder = (one.to(device) for one in self._frozen)
+        vae, text_encoder = (model.to(device) for model in self._frozen)
         with torch.no_grad():
             latents = vae.encode(images.to(device)).latent_dist.mean * vae.config.scaling_factor
             states = text_encoder(input_ids=tokens.to(device)).last_hidden_state

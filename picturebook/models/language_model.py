@@ -2,8 +2,8 @@
 
 Two problems of a model this small are solved by its initialization and its losses:
 
-* Which of two objects a sentence means (`the car goes to the left`) is learned late, because guessing is right half of
-  the time. Sinusoidal position embeddings with the norm of token embeddings, keys that begin equal to queries, and a
+* Which of two objects a sentence refers to (`the car goes to the left`) is learned late, because guessing is right half
+  of the time. Sinusoidal position embeddings with the norm of token embeddings, keys that begin equal to queries, and a
   first phase of events between two objects make the model look for the name early.
 * GILL reads images from single states at `[IMG]`, but a model that predicts the next word alone looks up one word
   after the other. So linear heads, discarded afterwards, predict all words of a description from the state at the
@@ -23,18 +23,18 @@ from ..world.phrases import IMAGE_REQUEST, STOP
 from ..world.scene import PLACES, Scene, SceneError
 from . import batches
 
-# As many words as the longest description with its full stop and a remark.
+# The number of words of the longest description with its full stop and one more sentence.
 _MAX_NEW_TOKENS = 24
 WORDS_AHEAD = 22
-# Words that say what is where, and whether there is an image of it.
+# Number of words of a layout, and one for whether the scene is retrievable.
 _LAYOUT = 1 + 2 * len(PLACES) + 1
-# Standard deviation of token and position embeddings at first, and of token embeddings at the end.
+# Standard deviation of token and position embeddings at the start, and of token embeddings at the end.
 _INITIAL_STD, _FINAL_STD = 0.3, 0.1
-# How many times as long the longest of a position's waves is as the shortest, which repeats after six words.
+# Ratio of the longest to the shortest wavelength of positions, which is six words.
 _LONGEST_WAVE = 400.0
-# The output embeddings are the same large ones; with this gain logits start as small as usual.
+# With this gain logits start as small as usual, although the output embeddings are these large ones.
 _FIRST_GAIN = 0.17
-# Of the weights of queries and keys at first.
+# Standard deviation of the weights of queries and keys at the start.
 _QUERY_KEY_STD = 0.06
 
 
@@ -96,8 +96,8 @@ def described_scenes(
 def _image_requests(
     model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> Iterator[BatchEncoding]:
-    for some in batches(texts, 100):
-        prompts = [f"{text} {IMAGE_REQUEST}" for text in some]
+    for batch in batches(texts, 100):
+        prompts = [f"{text} {IMAGE_REQUEST}" for text in batch]
         yield tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
 
 
@@ -117,10 +117,10 @@ def parse_full_caption(text: str) -> Scene | None:
 
 
 def descriptions_of(ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Which of the words `(texts, length)` stand between `picture :` and the full stop, that included."""
+    """Mask `(num_texts, length)` of the words after `picture :` up to the full stop, which is included."""
     colon, stop = (tokenizer.convert_tokens_to_ids(word) for word in (":", STOP))
     before = torch.nn.functional.pad(ids, (1, 0))[:, :-1]
-    # Colons begin descriptions, full stops end what is begun and everything else.
+    # A colon begins a description, a full stop ends it.
     begun = (before == colon).long().cumsum(1)
     places = torch.arange(ids.shape[1]).expand_as(ids)
     last_colon = torch.where(before == colon, places, -1).cummax(1).values
@@ -129,18 +129,18 @@ def descriptions_of(ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> to
 
 
 def words_ahead(ids: torch.Tensor, places: torch.Tensor, number: int, padding: int) -> torch.Tensor:
-    """The words that follow each place, `(places, number)`; padding where the text has ended.
+    """The words that follow each chosen position, `(num_positions, number)`; padding after the end of the text.
 
     Args:
-        ids: `(texts, length)`.
-        places: bool `(texts, length)`.
+        ids: `(num_texts, length)`.
+        places: bool `(num_texts, length)`, the chosen positions.
     """
     following = nn.functional.pad(ids, (0, number), value=padding).unfold(1, number, 1)[:, 1:]
     return following[places]
 
 
 def layouts_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, availability: bool) -> torch.Tensor:
-    """What is where after each colon of the texts, and whether there is an image of it, `(colons, words)`.
+    """The layout of the scene after each colon and whether it is retrievable, `(num_colons, num_words)`.
 
     Padding where the scene is not described completely, and for the last word without `availability`.
     """
@@ -159,8 +159,8 @@ def layouts_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, availab
 
 
 class LanguageModelLosses(nn.Module):
-    """The model with its losses: cross-entropy of the next word, each word with a weight of its own, and, at a colon,
-    of all words of the description that follows and of what is where."""
+    """The model with its losses: weighted cross-entropy of the next word, and, at a colon, cross-entropy of the whole
+    description that follows and of its layout."""
 
     def __init__(self, model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class LanguageModelLosses(nn.Module):
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor, layouts: torch.Tensor | None
     ) -> torch.Tensor:
-        """The loss; shapes as of [`_Batches`], `weights` as `mask`."""
+        """The loss; `ids`, `mask` and `weights` are `(num_texts, length)`, `layouts` are of [`layouts_of`]."""
         states = self.model.model(input_ids=ids, attention_mask=mask).last_hidden_state
         logits = self.model.lm_head(states)[:, :-1].float()
         losses = nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")

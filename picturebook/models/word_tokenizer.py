@@ -1,4 +1,4 @@
-"""Tokenizers of this world: a token a word."""
+"""Tokenizers with one token for each word."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def language_model_tokenizer() -> PreTrainedTokenizerFast:
-    """Of the language model. A newline ends a text, as it ends GILL's answers; nothing is put before it."""
+    """The tokenizer of the language model. A newline ends a text, as it ends GILL's answers; nothing starts it."""
     return PreTrainedTokenizerFast(
         tokenizer_object=_tokenizer([PAD, UNKNOWN, NEWLINE]),
         pad_token=PAD,

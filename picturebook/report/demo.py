@@ -78,7 +78,7 @@ def demo(arguments: DemoArguments) -> Path:
     pipe = load_pipeline(arguments.model or find_checkpoint())
     # These stories leave nothing out, so the expected scene after each sentence is known.
     panels = illustrate_stories(pipe, stories(TEST, _NUM_STORIES, arguments.seed, 0.0), arguments.seed)
-    chosen = [one for one in dialogues(TEST, _NUM_CANDIDATES, arguments.seed) if one.known[-1].complete]
+    chosen = [dialogue for dialogue in dialogues(TEST, _NUM_CANDIDATES, arguments.seed) if dialogue.known[-1].complete]
     chosen = chosen[:_NUM_DIALOGUES]
     images = draw_all([dialogue.scene for dialogue in chosen], stream(arguments.seed, TEST, "pictures of dialogues"))
     answered = answer_dialogues(pipe, chosen, images, arguments.seed)

@@ -1,4 +1,4 @@
-"""A table of figures, each with its 95 % bootstrap interval, as Markdown and as JSON."""
+"""Tables of metrics with 95 % bootstrap intervals, as Markdown and as JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class Table:
     """A table.
 
     Attributes:
-        name: Of the entry in JSON.
-        title: Above it.
-        columns: Names of the figures, in order.
-        rows: Of each system its figures by column; a figure may be missing.
-        note: Below it: what the items are, and what was left out.
+        name: Key of the table in JSON.
+        title: Heading.
+        columns: Names of the metrics, in order.
+        rows: For each system its metrics by column; a metric may be missing.
+        note: Text below the table, such as what the items are.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Table:
     note: str
 
     def markdown(self) -> str:
-        """GitHub's tables; figures are percentages."""
+        """The table in GitHub's Markdown, in percent."""
         lines = [
             f"### {self.title}",
             "",
@@ -59,7 +59,7 @@ class Table:
             "title": self.title,
             "note": self.note,
             "rows": {
-                name: {column: [one.value, one.low, one.high] for column, one in metrics.items()}
+                name: {column: [estimate.value, estimate.low, estimate.high] for column, estimate in metrics.items()}
                 for name, metrics in self.rows.items()
             },
         }

@@ -1,4 +1,4 @@
-"""Table 1: the last image of a story, drawn from more or less of it (the paper's Table 1, in miniature)."""
+"""Table 1: the last image of a story, generated from more or less of the story, as in the paper's Table 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,11 +35,12 @@ _COLUMNS = ("scene", *ATTRIBUTES, "CLIP similarity")
 
 @dataclass(frozen=True)
 class Drawn:
-    """What systems drew for the same items.
+    """Images of the same items by several systems.
 
     Attributes:
-        truth: What is right, uint8 `(items, 32, 32, 3)`, and its scenes.
-        by_system: uint8 `(items, 32, 32, 3)` each.
+        truth: The true images, uint8 `(num_items, 32, 32, 3)`.
+        scenes: Their scenes.
+        by_system: Images by the name of the system, shaped as `truth`.
     """
 
     truth: np.ndarray
@@ -49,10 +50,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class DrawnStories:
-    """The stories of Table 1 with their images, and what was drawn.
+    """The stories of Table 1.
 
     Attributes:
-        texts: What GILL wrote before its image, by system.
+        stories: Stories with their images.
+        drawn: The last image of each by every system.
+        texts: GILL's text before its image, by system.
     """
 
     stories: Sequence[tuple[SceneStory, np.ndarray]]
@@ -61,7 +64,7 @@ class DrawnStories:
 
 
 def plain_generator(pipe: GillPipeline) -> StableDiffusionPipeline:
-    """The image generator alone, as it is between GILL's parts."""
+    """The image generator of a GILL pipeline as a pipeline of its own."""
     return StableDiffusionPipeline(
         vae=pipe.vae,
         text_encoder=pipe.text_encoder,
@@ -82,7 +85,7 @@ def draw_stories(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -
         GILL_FIVE: [story_prompt(story) for story, _ in stories],
         GILL_IMAGES: [story_prompt(story, images) for story, images in stories],
     }
-    answers = {name: generate_images(pipe, some, seed) for name, some in prompts.items()}
+    answers = {name: generate_images(pipe, of_system, seed) for name, of_system in prompts.items()}
     texts = {name: texts for name, (_, texts) in answers.items()}
     captions = {
         PLAIN_LAST: [f"{story.sentences[-1]} ." for story, _ in stories],
@@ -90,14 +93,14 @@ def draw_stories(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -
         DESCRIPTION: texts[GILL_FIVE],
     }
     alone = plain_generator(pipe)
-    plain = {name: generate_from_captions(alone, some, seed) for name, some in captions.items()}
+    plain = {name: generate_from_captions(alone, of_system, seed) for name, of_system in captions.items()}
     by_system = {name: plain[name] if name in plain else answers[name][0] for name in _STORY_SYSTEMS}
     truth = np.stack([images[-1] for _, images in stories])
     return DrawnStories(stories, Drawn(truth, [story.scenes[-1] for story, _ in stories], by_system), texts)
 
 
 def draw_captions(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -> Drawn:
-    """Let both draw full captions of two objects."""
+    """Images of full captions of two objects by the plain generator and by GILL."""
     generator = stream(seed, split, "captions to draw")
     scenes = [scene_in(split, generator, 0.0) for _ in range(items)]
     captions = plain_captions(scenes)
@@ -147,8 +150,8 @@ def _rows(pipe: GillPipeline, drawn: Drawn) -> dict[str, dict[str, Estimate]]:
 def image_features(pipe: GillPipeline, images: np.ndarray) -> torch.Tensor:
     """Unit vectors `(num_images, width)` of uint8 images, by the image tower of the world's CLIP."""
     features = []
-    for some in batches(to_images(images), 250):
-        values = pipe.processor.image_processor(images=some, return_tensors="pt")["pixel_values"]
+    for batch in batches(to_images(images), 250):
+        values = pipe.processor.image_processor(images=batch, return_tensors="pt")["pixel_values"]
         pooled = pipe.model.vision_model(values.to(pipe.model.device, pipe.model.dtype)).pooler_output
         features.append(functional.normalize(pooled.float().cpu(), dim=-1))
     return torch.cat(features)

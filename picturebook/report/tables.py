@@ -15,7 +15,7 @@ from .pages import write_page
 from .results_table import Table
 from .story_table import DrawnStories, caption_table, draw_captions, draw_stories, story_table
 
-# Only for a few prompts in a hundred is the retrieved image alone right, so the decision needs more of them.
+# Only for a few prompts in a hundred is the retrieved image right and the generated one wrong, so many are needed.
 _PROMPTS_PER_ITEM = 4
 _NUM_SHOWN = 10
 

@@ -1,4 +1,4 @@
-"""Look at the world: counts, contact sheets, a page, and pairs of image and caption to train on."""
+"""Reports about the world: counts, contact sheets, a page, and a dataset of pairs to train on."""
 
 from itertools import islice
 from pathlib import Path

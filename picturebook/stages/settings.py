@@ -1,4 +1,4 @@
-"""How large everything is and how long it is trained: in full, or in a few minutes to see that all of it works."""
+"""Sizes and schedules of all stages: in full, or of a few minutes to see that everything works."""
 
 from dataclasses import dataclass
 
@@ -132,10 +132,10 @@ FULL = Settings(
     measured=400,
 )
 
-# Familiar scenes are most of what it sees, find and is asked for: nothing else is drawn rightly after so few steps.
+# Most data are the fast scenes: after so few steps no other scene is drawn right.
 FAST = Settings(
     autoencoder=Schedule(400, 32, 4e-3, ema=0.95, decay=0.6, bf16=True),
-    # Two levels: latents of 16 x 16 take minutes to become sharp, those of 8 x 8 far longer.
+    # Two levels: images from latents of 16 x 16 become sharp within minutes, those from 8 x 8 do not.
     autoencoder_widths=(32, 32),
     clip=(ClipPhase(400, 64, 2e-3, warmup=20, decay=0.7, group_size=8, fast=0.8),),
     clip_width=64,
@@ -157,7 +157,7 @@ FAST = Settings(
         "mapper_hidden_size": 128,
         "mapper_num_layers": 2,
         "mapper_ffn_dim": 256,
-        # Captions alone: so few steps do not suffice to learn that the last of several counts.
+        # Single captions: so few steps do not suffice to learn that the last of several counts.
         "context": 0,
         "context_images": 0,
     },

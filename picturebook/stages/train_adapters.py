@@ -93,7 +93,7 @@ def _train(folder: Path, run: RunFolder, settings: Settings, seed: int) -> None:
 
 @torch.no_grad()
 def fit_visual_projection(model: GillForConditionalGeneration, processor: GillProcessor, seed: int) -> None:
-    """Fit the visual projection, so that visual tokens imitate the words that stand for images in training text.
+    """Fit the visual projection, so that visual tokens imitate images in words.
 
     Trained by the captioning loss alone, the norm of visual tokens grows to thirty times that of word embeddings.
     Captions after an image are good then, but the layers cannot treat such tokens as words, and a story that continues
@@ -130,7 +130,7 @@ def measure_adapters(pipe: GillPipeline, run: RunFolder, number: int, seed: int)
     images, _ = generate_images(pipe, captions, seed, force_image=True)
     run.write_sheet(STAGE, images[:40])
     return {
-        "right_captions": float(np.mean([one == scene for one, scene in zip(described, scenes, strict=True)])),
+        "right_captions": float(np.mean([found == scene for found, scene in zip(described, scenes, strict=True)])),
         "asks_for_a_picture": share_with_image(pipe, captions),
         "right_pictures_two_things": correct_shares(images, scenes),
     }

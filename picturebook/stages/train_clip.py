@@ -114,8 +114,10 @@ def measure_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int
     images = model.get_image_features(pixel_values=to_tensor(drawn)).pooler_output
     images = functional.normalize(images, dim=-1)
 
-    def embed(some: list[Scene]) -> torch.Tensor:
-        tokens = tokenizer([describe(fully_known(one)) for one in some], padding="max_length", return_tensors="pt")
+    def embed(scenes: list[Scene]) -> torch.Tensor:
+        tokens = tokenizer(
+            [describe(fully_known(scene)) for scene in scenes], padding="max_length", return_tensors="pt"
+        )
         return functional.normalize(model.get_text_features(input_ids=tokens.input_ids).pooler_output, dim=-1)
 
     # Of each block of 64 scenes, every image with every caption.

@@ -1,7 +1,7 @@
-"""The decision head, trained on labels made as in the paper: answer both ways, and compare the two images.
+"""The decision head, trained on labels as in the paper: prompts are answered both ways, and the images are compared.
 
-The reader replaces the human annotators. It votes for the image that is right where the other one is not, and for a tie
-where both are or neither is.
+The reader replaces the human annotators. It votes for the image that is right if the other one is wrong, and else for a
+tie.
 """
 
 import shutil
@@ -37,7 +37,8 @@ def train_decision(run: RunFolder, settings: Settings, seed: int = 0) -> None:
             numbers_of_split = stream(seed, split, STAGE)
             asked = sample_prompts(split, number, numbers_of_split, settings.retrievable_share, settings.fast)
             answered += answer_both_ways(pipe, asked, seed)
-        run.write_pairs_sheet(STAGE, *([one.images[source] for one in answered if one.images] for source in SOURCES))
+        with_images = [answer.images for answer in answered if answer.images]
+        run.write_pairs_sheet(STAGE, *([images[source] for images in with_images] for source in SOURCES))
         write_annotations(annotations, answered)
     labels = [annotation.label for annotation in read_annotations(annotations)]
     metrics: dict[str, object] = {"labels": dict(Counter(labels))}
@@ -45,7 +46,7 @@ def train_decision(run: RunFolder, settings: Settings, seed: int = 0) -> None:
         [label for label in part if label != "tie"] for part in (labels[: numbers[TRAIN]], labels[numbers[TRAIN] :])
     )
     if min(len({*trained_on}), len({*validated_on})) < len(SOURCES):
-        # After a few steps no generated image is sharp enough to be right.
+        # After very few training steps no generated image is sharp enough to be right.
         print(f"{STAGE}: too few prompts have one right and one wrong image; no decision was trained", flush=True)
         run.write_metrics(STAGE, metrics)
         return
@@ -66,8 +67,8 @@ def write_annotations(path: Path, answered: Sequence[AnsweredBothWays]) -> None:
     """Write labels in the authors' format; a prompt ends where the model started its image."""
     lines = ["Prompt\tCategory\tChallenge\tNote\tDecision"]
     lines += [
-        f"{one.asked.prompt} {one.text}".strip() + f"\t{one.asked.kind}\t\t\t{VOTE_OF_LABEL[one.label]}"
-        for one in answered
+        f"{answer.asked.prompt} {answer.text}".strip() + f"\t{answer.asked.kind}\t\t\t{VOTE_OF_LABEL[answer.label]}"
+        for answer in answered
     ]
     with replace_file(path) as new:
         new.write_text("\n".join(lines) + "\n", encoding="utf-8")

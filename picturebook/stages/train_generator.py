@@ -1,6 +1,6 @@
 """The world's text-to-image generator: a Stable Diffusion pipeline, its UNet trained on images and captions.
 
-Autoencoder and text tower come from the stages before and stay as they are.
+The autoencoder and the text tower of the stages before are frozen.
 """
 
 from functools import partial

@@ -132,9 +132,9 @@ def measure_language_model(
     After one to five sentences of stories whose sentences leave nothing out; after five with the first four images in
     words after their sentences, in stories that leave something out; and after dialogues.
     """
-    told = stories(VALIDATION, number, seed, 0.0)
+    complete = stories(VALIDATION, number, seed, 0.0)
     items = {
-        f"right_after_{sentences}": [(story.beginning(sentences), story.scenes[sentences - 1]) for story in told]
+        f"right_after_{sentences}": [(story.beginning(sentences), story.scenes[sentences - 1]) for story in complete]
         for sentences in (1, 3, 5)
     }
     items["right_after_5_with_stand_ins"] = [
@@ -145,7 +145,7 @@ def measure_language_model(
         for dialogue in dialogues(VALIDATION, number, seed)
         if dialogue.known[-1].complete
     ]
-    return {name: _right_share(model, tokenizer, some) for name, some in items.items()}
+    return {name: _right_share(model, tokenizer, pairs) for name, pairs in items.items()}
 
 
 def with_images_in_words(story: SceneStory) -> str:
@@ -165,10 +165,10 @@ def measure_at_once(
     with_loss: LanguageModelLosses, tokenizer: PreTrainedTokenizerBase, number: int, seed: int
 ) -> dict[str, float]:
     """How often the state at the colon after one, three and five sentences holds each word of the description."""
-    told = stories(VALIDATION, number, seed, 0.0)
+    complete_stories = stories(VALIDATION, number, seed, 0.0)
     metrics = {}
     for sentences in (1, 3, 5):
-        found = with_loss.scenes_at_once(tokenizer, [story.beginning(sentences) for story in told])
-        right = [scene == story.scenes[sentences - 1] for scene, story in zip(found, told, strict=True)]
+        scenes = with_loss.scenes_at_once(tokenizer, [story.beginning(sentences) for story in complete_stories])
+        right = [scene == story.scenes[sentences - 1] for scene, story in zip(scenes, complete_stories, strict=True)]
         metrics[f"right_at_once_after_{sentences}"] = float(np.mean(right))
     return metrics

@@ -1,6 +1,6 @@
 """Training of everything from scratch, stage by stage, each with its metrics and a contact sheet.
 
-What comes out, `DIR/gill`, is a GILL repository with everything in it.
+The result, `DIR/gill`, is a self-contained GILL repository.
 """
 
 import time

@@ -53,8 +53,8 @@ def layout(scene: Scene, name_places: bool = False) -> str:
         name_places: Whether the name of each place follows its words, `night red house left nothing nothing right ...`.
             Without them a model has to count, which a small language model does not learn.
     """
-    there = {obj.place: f"{obj.colour} {obj.kind}" for obj in scene.objects}
-    slots = (join_words(there.get(place, f"{NOTHING} {NOTHING}"), place if name_places else "") for place in PLACES)
+    object_at = {obj.place: f"{obj.colour} {obj.kind}" for obj in scene.objects}
+    slots = (join_words(object_at.get(place, f"{NOTHING} {NOTHING}"), place if name_places else "") for place in PLACES)
     return join_words(scene.background, *slots)
 
 
@@ -89,10 +89,10 @@ def leave_out(
         names: Names of attributes that may be left out.
     """
     parts = list(known_attributes(known))
-    gone = [part for part in parts if generator.random() < share and part[1] in names]
-    if len(gone) == len(parts):
-        gone.pop(int(generator.integers(len(gone))))
-    for attribute in gone:
+    left_out = [part for part in parts if generator.random() < share and part[1] in names]
+    if len(left_out) == len(parts):
+        left_out.pop(int(generator.integers(len(left_out))))
+    for attribute in left_out:
         known = with_attribute(known, attribute, None)
     return known
 
@@ -103,9 +103,9 @@ def parse_caption(text: str) -> PartialScene | None:
     Returns:
         `None` if the text is no caption, or has two objects of one kind or at one place.
     """
-    said = " ".join(words_of(text)).removesuffix(" .")
+    words = " ".join(words_of(text)).removesuffix(" .")
     for pattern in _PATTERNS:
-        match = pattern.fullmatch(said)
+        match = pattern.fullmatch(words)
         if match is None:
             continue
         objects = tuple(obj for name in ("one", "two") if (obj := captured_object(match, name)) is not None)
@@ -122,19 +122,19 @@ def all_forms(known: PartialScene) -> list[str]:
         forms += [f"{background} , {objects}", f"{background} there is {objects}"]
     if all(obj.place for obj in known.objects):
         first, *others = known.objects
-        rest = "".join(f" and {PHRASES[one.place]} {object_phrase(one)}" for one in others)
+        rest = "".join(f" and {PHRASES[other.place]} {object_phrase(other)}" for other in others)
         forms.append(join_words(f"{PHRASES[first.place]} there is {object_phrase(first)}{rest}", background))
     return forms
 
 
 def _object_phrases(known: PartialScene) -> str:
-    return " and ".join(join_words(object_phrase(one), PHRASES[one.place]) for one in known.objects)
+    return " and ".join(join_words(object_phrase(obj), PHRASES[obj.place]) for obj in known.objects)
 
 
 def _can_be(known: PartialScene) -> bool:
     for name in ("kind", "place"):
-        told = [getattr(obj, name) for obj in known.objects if getattr(obj, name) is not None]
-        if len(set(told)) < len(told):
+        values = [getattr(obj, name) for obj in known.objects if getattr(obj, name) is not None]
+        if len(set(values)) < len(values):
             return False
     return True
 

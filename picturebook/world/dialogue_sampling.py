@@ -43,7 +43,8 @@ class SceneDialogue:
     def text(self, rounds: int | None = None) -> str:
         """Opening, the first `rounds` questions with answers (by default all), and the request that ends the text."""
         asked = self.rounds if rounds is None else self.rounds[:rounds]
-        return " ".join([f"{self.opening} .", *(f"Q: {one.question} A: {one.answer} ." for one in asked), REQUEST])
+        turns = [f"Q: {turn.question} A: {turn.answer} ." for turn in asked]
+        return " ".join([f"{self.opening} .", *turns, REQUEST])
 
 
 def sample_dialogue(generator: np.random.Generator, scene: Scene) -> SceneDialogue:
@@ -76,8 +77,8 @@ def ask_all(known: PartialScene) -> list[QuestionAnswer]:
         if obj.kind is not None and obj.place is not None:
             rounds.append(QuestionAnswer(f"where is the {obj.kind} ?", PHRASES[obj.place]))
     if all(obj.place is not None and obj.kind is not None for obj in known.objects):
-        there = {obj.place: f"a {obj.kind}" for obj in known.objects}
-        rounds += [QuestionAnswer(f"what is {PHRASES[place]} ?", there.get(place, NOTHING)) for place in PLACES]
+        kind_at = {obj.place: f"a {obj.kind}" for obj in known.objects}
+        rounds += [QuestionAnswer(f"what is {PHRASES[place]} ?", kind_at.get(place, NOTHING)) for place in PLACES]
     return rounds
 
 
@@ -110,6 +111,6 @@ def _one_of(generator: np.random.Generator, *words: str) -> QuestionAnswer:
 
 def _ask_idle(truth: PartialScene, generator: np.random.Generator) -> QuestionAnswer:
     """A question whose answer adds nothing to the known scene: a no, a number, or a yes to something known."""
-    idle = [one for one in all_yes_or_no(truth) if one.answer == "no" or one.question.startswith("is there")]
-    idle += [one for one in ask_all(truth) if one.answer in NUMBERS]
+    idle = [turn for turn in all_yes_or_no(truth) if turn.answer == "no" or turn.question.startswith("is there")]
+    idle += [turn for turn in ask_all(truth) if turn.answer in NUMBERS]
     return idle[int(generator.integers(len(idle)))]

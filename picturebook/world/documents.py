@@ -99,8 +99,8 @@ def captions_document(split: str, generator: np.random.Generator, as_read: bool 
         scenes.append(scene_in(split, generator))
         known = shuffled(fully_known(scenes[-1]), generator)
         known = leave_out(known, generator, 0.3) if generator.random() < 0.3 else known
-        said = caption(known, generator, 0.3)
-        parts.append(f"{said} : {describe(known)} ." if generator.random() < _AT_ONCE else f"{said} .")
+        text = caption(known, generator, 0.3)
+        parts.append(f"{text} : {describe(known)} ." if generator.random() < _AT_ONCE else f"{text} .")
     return " ".join([*parts, *_asked(known, generator), _described(known, generator)])
 
 
@@ -158,8 +158,8 @@ def slot_questions(known: PartialScene) -> list[QuestionAnswer]:
     rounds = [QuestionAnswer("scene ?", known.background or UNKNOWN)]
     for number in range(MAX_OBJECTS):
         for slot in SLOTS:
-            there = number < len(known.objects)
-            answer = (getattr(known.objects[number], slot) or UNKNOWN) if there else NOTHING
+            exists = number < len(known.objects)
+            answer = (getattr(known.objects[number], slot) or UNKNOWN) if exists else NOTHING
             rounds.append(QuestionAnswer(f"{_ORDINALS[number]} {slot} ?", answer))
     return rounds
 
@@ -183,12 +183,12 @@ def _described(known: PartialScene, generator: np.random.Generator, with_availab
 
 def _description(known: PartialScene, generator: np.random.Generator, with_availability: bool = True) -> str:
     """The plain form, sometimes twice, and sometimes followed by whether the scene is retrievable."""
-    said = describe(known)
+    description = describe(known)
     if generator.random() < _TWICE:
-        said = f"{said} : {said}"
+        description = f"{description} : {description}"
     if not (with_availability and known.complete and generator.random() < _SAYS_AVAILABILITY):
-        return f"{said} ."
-    return f"{said} . {AVAILABILITY_QUESTION} {availability_word(known.scene())} ."
+        return f"{description} ."
+    return f"{description} . {AVAILABILITY_QUESTION} {availability_word(known.scene())} ."
 
 
 def availability_word(scene: Scene) -> str:
@@ -219,7 +219,7 @@ def vocabulary() -> tuple[str, ...]:
             for scene in (Scene(objects, background), Scene(objects[:1], background)):
                 known = fully_known(scene)
                 rounds = [*ask_all(known), *all_yes_or_no(known), *slot_questions(known)]
-                texts += [*all_forms(known), tags(known), *(f"{one.question} {one.answer}" for one in rounds)]
+                texts += [*all_forms(known), tags(known), *(f"{turn.question} {turn.answer}" for turn in rounds)]
     nothing_known = PartialScene((PartialObject(), PartialObject()))
-    texts += [*all_forms(nothing_known), *(one.answer for one in slot_questions(nothing_known))]
+    texts += [*all_forms(nothing_known), *(turn.answer for turn in slot_questions(nothing_known))]
     return tuple(sorted({word for text in texts for word in words_of(text)}))

@@ -59,8 +59,8 @@ def after(event: Event, known: PartialScene) -> PartialScene:
     if event.what == SWAP:
         if len(known.objects) != 2:
             raise ValueError(f"Only two objects can swap places, not those of {known}.")
-        one, two = known.objects
-        return replace(known, objects=(replace(one, place=two.place), replace(two, place=one.place)))
+        first, second = known.objects
+        return replace(known, objects=(replace(first, place=second.place), replace(second, place=first.place)))
     if event.what == JOIN:
         if event.obj is None or known.of_kind(event.obj.kind) is not None:
             raise ValueError(f"{event.obj} cannot join {known}.")

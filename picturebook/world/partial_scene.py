@@ -43,7 +43,7 @@ class PartialScene:
         Raises:
             SceneError: something is left out, or what is known breaks a rule of scenes.
         """
-        objects = tuple(SceneObject(one.kind or "", one.colour or "", one.place or "") for one in self.objects)
+        objects = tuple(SceneObject(obj.kind or "", obj.colour or "", obj.place or "") for obj in self.objects)
         return Scene(objects, self.background or "")
 
     @property
@@ -67,8 +67,8 @@ def fully_known(scene: Scene, first: tuple[str, ...] = ()) -> PartialScene:
     Args:
         first: Kinds of the objects to name first, in this order; others follow in the scene's order.
     """
-    objects = [PartialObject(one.kind, one.colour, one.place) for one in scene.objects]
-    objects.sort(key=lambda one: first.index(one.kind) if one.kind in first else len(first))
+    objects = [PartialObject(obj.kind, obj.colour, obj.place) for obj in scene.objects]
+    objects.sort(key=lambda obj: first.index(obj.kind) if obj.kind in first else len(first))
     return PartialScene(tuple(objects), scene.background)
 
 

@@ -41,15 +41,15 @@ def sample_prompts(
         fast (`bool`): Only captions, in any form, of `FAST_SCENES`.
     """
     samplers = (_fast_caption,) if fast else (_caption, _story, _dialogue)
-    asked = []
-    for at in range(number):
+    prompts = []
+    for item in range(number):
         wanted = generator.random() < retrievable
         while True:
-            one = samplers[at % len(samplers)](split, generator)
-            if one is not None and is_retrievable(one.scene) == wanted:
-                asked.append(one)
+            prompt = samplers[item % len(samplers)](split, generator)
+            if prompt is not None and is_retrievable(prompt.scene) == wanted:
+                prompts.append(prompt)
                 break
-    return asked
+    return prompts
 
 
 def story_prompt(story: SceneStory, images: np.ndarray | None = None, sentences: int | None = None) -> list[Any]:
@@ -60,9 +60,9 @@ def story_prompt(story: SceneStory, images: np.ndarray | None = None, sentences:
         sentences (`int`, *optional*): Number of sentences, counted from the last one.
     """
     pieces: list[Any] = []
-    told = list(enumerate(story.sentences))
-    for number, sentence in told if sentences is None else told[-sentences:]:
-        last = number == len(told) - 1
+    numbered = list(enumerate(story.sentences))
+    for number, sentence in numbered if sentences is None else numbered[-sentences:]:
+        last = number == len(numbered) - 1
         pieces.append(f"{sentence} ." + (f" {IMAGE_REQUEST}" if last else ""))
         if images is not None and not last:
             pieces += to_images(images[number : number + 1])

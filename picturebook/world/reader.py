@@ -104,18 +104,18 @@ def correctness(readings: Readings, scenes: Sequence[Scene]) -> dict[str, np.nda
     if len(scenes) != len(readings.background):
         raise ValueError(f"{len(scenes)} scenes for {len(readings.background)} images.")
     background, kind, colour = truth_of(scenes)
-    found = {
+    right = {
         "background": readings.sure_background & (readings.background == background),
         "places": (readings.sure_occupied & ((readings.kind != NOTHING) == (kind != NOTHING))).all(axis=1),
         "kinds": (readings.sure_kind & (readings.kind == kind)).all(axis=1),
         "colours": (readings.sure_colour & (readings.colour == colour)).all(axis=1),
     }
-    return {"scene": np.all(list(found.values()), axis=0), **found}
+    return {"scene": np.all(list(right.values()), axis=0), **right}
 
 
 def correct_shares(images: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
     """The share of images that are right, from 0 to 1, by the names of [`correctness`]."""
-    return {name: float(np.mean(found)) for name, found in correctness(read(images), scenes).items()}
+    return {name: float(np.mean(right)) for name, right in correctness(read(images), scenes).items()}
 
 
 def truth_of(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -67,7 +67,7 @@ class Scene:
     @property
     def key(self) -> str:
         """A readable key that no other scene has: `night/left-red-house/top-blue-boat`."""
-        return "/".join([self.background, *(f"{one.place}-{one.colour}-{one.kind}" for one in self.objects)])
+        return "/".join([self.background, *(f"{obj.place}-{obj.colour}-{obj.kind}" for obj in self.objects)])
 
     @property
     def combination(self) -> Combination | None:
@@ -87,11 +87,11 @@ def combination_of(objects: Sequence[Any]) -> Combination | None:
 
 
 def all_combinations() -> list[Combination]:
-    """Every combination of two objects, in one fixed order; 1,008 of them."""
+    """Every combination of two objects, in a fixed order; 1,008 of them."""
     return [
-        ((one, first), (other, second))
-        for one, other in combinations(KINDS, 2)
-        for first, second in product(COLOURS, repeat=2)
+        ((first_kind, first_colour), (second_kind, second_colour))
+        for first_kind, second_kind in combinations(KINDS, 2)
+        for first_colour, second_colour in product(COLOURS, repeat=2)
     ]
 
 
@@ -108,12 +108,12 @@ def edits_of(scene: Scene) -> list[Scene]:
     edited = [Scene(scene.objects, name) for name in BACKGROUNDS if name != scene.background]
     for number, obj in enumerate(scene.objects):
         others = scene.objects[:number] + scene.objects[number + 1 :]
-        kinds = [word for word in KINDS if word not in {one.kind for one in scene.objects}]
-        places = [word for word in PLACES if word not in {one.place for one in scene.objects}]
+        kinds = [word for word in KINDS if word not in {other.kind for other in scene.objects}]
+        places = [word for word in PLACES if word not in {other.place for other in scene.objects}]
         changed = [SceneObject(word, obj.colour, obj.place) for word in kinds]
         changed += [SceneObject(obj.kind, word, obj.place) for word in COLOURS if word != obj.colour]
         changed += [SceneObject(obj.kind, obj.colour, word) for word in places]
-        edited += [Scene((one, *others), scene.background) for one in changed]
+        edited += [Scene((new, *others), scene.background) for new in changed]
     return edited
 
 

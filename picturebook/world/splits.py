@@ -43,18 +43,18 @@ def combinations_of(split: str) -> tuple[Combination, ...]:
         ValueError: no such split.
     """
     check_split(split)
-    every = all_combinations()
-    order = np.argsort(np.random.default_rng(_COMBINATIONS_SEED).random(len(every)), kind="stable")
-    ends = np.round(np.cumsum([SHARES[name] for name in SPLITS]) * len(every)).astype(int)
+    combinations = all_combinations()
+    order = np.argsort(np.random.default_rng(_COMBINATIONS_SEED).random(len(combinations)), kind="stable")
+    ends = np.round(np.cumsum([SHARES[name] for name in SPLITS]) * len(combinations)).astype(int)
     begins = dict(zip(SPLITS, (0, *ends[:-1]), strict=True))
-    mine = sorted(order[begins[split] : ends[SPLITS.index(split)]].tolist())
-    return tuple(every[number] for number in mine)
+    numbers = sorted(order[begins[split] : ends[SPLITS.index(split)]].tolist())
+    return tuple(combinations[number] for number in numbers)
 
 
 @cache
 def split_of_combination() -> dict[Combination, str]:
     """The split of each combination of two objects."""
-    return {one: split for split in SPLITS for one in combinations_of(split)}
+    return {combination: split for split in SPLITS for combination in combinations_of(split)}
 
 
 def split_of(scene: Scene) -> str | None:
@@ -156,9 +156,9 @@ def _combination_set(split: str) -> frozenset[Combination]:
     return frozenset(combinations_of(split))
 
 
-def _distinct(told: Iterator, number: int) -> list:
-    found: dict[str, SceneStory | SceneDialogue] = {}
-    while len(found) < number:
-        one = next(told)
-        found.setdefault(one.text if isinstance(one, SceneStory) else one.text(), one)
-    return list(found.values())
+def _distinct(items: Iterator, number: int) -> list:
+    distinct: dict[str, SceneStory | SceneDialogue] = {}
+    while len(distinct) < number:
+        item = next(items)
+        distinct.setdefault(item.text if isinstance(item, SceneStory) else item.text(), item)
+    return list(distinct.values())

@@ -111,10 +111,10 @@ def possible_events(known: PartialScene, what: str) -> list[Event]:
     """
     kinds, two = known.kinds, len(known.objects) == 2
     places = [place for place in PLACES if place not in {obj.place for obj in known.objects}]
-    had = {obj.colour for obj in known.objects}
+    colours = {obj.colour for obj in known.objects}
     events: dict[str, Iterable[Event]] = {
         TURN: (Event(TURN, (obj.kind or "",), word) for obj in known.objects for word in COLOURS if word != obj.colour),
-        "turn both": (Event(TURN, kinds, word) for word in COLOURS if two and word not in had),
+        "turn both": (Event(TURN, kinds, word) for word in COLOURS if two and word not in colours),
         MOVE: (Event(MOVE, (kind,), place) for kind in kinds for place in places),
         SWAP: [Event(SWAP)] if two else [],
         LEAVE: (Event(LEAVE, (kind,)) for kind in kinds if two),
@@ -142,9 +142,9 @@ def _sample_plan(
     two_at_least_once = len(scene.objects) == 2
     for _ in range(SENTENCES - 1):
         # Twice in a row, a swap changes nothing, and only the second change of background counts.
-        gone = {events[-1].what} & {CHANGE_BACKGROUND, SWAP} if events else set()
+        excluded = {events[-1].what} & {CHANGE_BACKGROUND, SWAP} if events else set()
         event = _sample_event(
-            generator, known, allowed, {name: _WEIGHTS[name] for name in _WEIGHTS if name not in gone}
+            generator, known, allowed, {name: _WEIGHTS[name] for name in _WEIGHTS if name not in excluded}
         )
         if event is None:
             return None
