@@ -256,6 +256,23 @@ def _write_image_generator(folder: Path) -> None:
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
     )
+    small_stable_diffusion(vae, text_encoder, tokenizer, unet).save_pretrained(folder)
+
+
+def small_stable_diffusion(
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: PreTrainedTokenizerFast,
+    unet: UNet2DConditionModel,
+    prediction_type: str = "epsilon",
+) -> StableDiffusionPipeline:
+    """
+    Small models as a pipeline, in evaluation mode, with Stable Diffusion's noise schedule and without a safety checker.
+
+    Args:
+        vae, text_encoder, tokenizer, unet: The components.
+        prediction_type (`str`): What the UNet predicts, `"epsilon"` or `"v_prediction"`.
+    """
     scheduler = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -264,8 +281,9 @@ def _write_image_generator(folder: Path) -> None:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        prediction_type=prediction_type,
     )
-    StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=text_encoder.eval(),
         tokenizer=tokenizer,
@@ -274,7 +292,7 @@ def _write_image_generator(folder: Path) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
+    )
 
 
 def write_small_world(arguments: SmallDataArguments) -> None:
@@ -287,4 +305,13 @@ def write_small_world(arguments: SmallDataArguments) -> None:
     print(f"wrote {arguments.train} + {arguments.validation} images with captions and three small models to {out}")
 
 
-__all__ = ["caption_of", "draw", "scenes", "write_decisions", "write_images", "write_models", "write_small_world"]
+__all__ = [
+    "caption_of",
+    "draw",
+    "scenes",
+    "small_stable_diffusion",
+    "write_decisions",
+    "write_images",
+    "write_models",
+    "write_small_world",
+]

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import nn
 from torch.nn import functional
-from transformers import CLIPTextModel
 
 from ..world.backgrounds import IMAGE_SIZE
 from ..world.caption_grammar import describe
@@ -50,25 +49,24 @@ def plain_captions(scenes: Sequence[Scene]) -> list[str]:
 
 
 class DenoisingLoss(nn.Module):
-    """The UNet with the v-prediction loss. The frozen parts are no submodules, so that checkpoints do not hold them."""
+    """The UNet of a pipeline with the v-prediction loss. Other components are no submodules, so they stay frozen."""
 
-    def __init__(
-        self, unet: UNet2DConditionModel, vae: AutoencoderKL, text_encoder: CLIPTextModel, scheduler: DDIMScheduler
-    ) -> None:
+    def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         super().__init__()
-        self.unet, self.scheduler, self._frozen = unet, scheduler, (vae, text_encoder)
+        self.unet, self._pipeline = pipeline.unet, pipeline
 
-    def forward(self, images: torch.Tensor, tokens: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        device = self.unet.device
-        vae, text_encoder = (model.to(device) for model in self._frozen)
+    def forward(self, images: torch.Tensor, captions: list[str], generator: torch.Generator) -> torch.Tensor:
+        device, pipeline, scheduler = self.unet.device, self._pipeline, self._pipeline.scheduler
+        vae, text_encoder = pipeline.vae.to(device), pipeline.text_encoder.to(device)
+        tokens = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
             latents = vae.encode(images.to(device)).latent_dist.mean * vae.config.scaling_factor
             states = text_encoder(input_ids=tokens.to(device)).last_hidden_state
         jitter = torch.randn(states.shape, generator=generator) * torch.rand(len(states), 1, 1, generator=generator)
         states = states + _MOST_NOISE * states.std() * jitter.to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        times = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+        times = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
         times = times.to(device)
-        noisy = self.scheduler.add_noise(latents, noise, times)
-        guessed = self.unet(noisy, times, encoder_hidden_states=states).sample
-        return functional.mse_loss(guessed.float(), self.scheduler.get_velocity(latents, noise, times))
+        noisy = scheduler.add_noise(latents, noise, times)
+        predicted = self.unet(noisy, times, encoder_hidden_states=states).sample
+        return functional.mse_loss(predicted.float(), scheduler.get_velocity(latents, noise, times))

@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from modeling_gill.atomic_write_gill import replace_folder
+from training_gill.small_data import small_stable_diffusion
 
 from ..models.autoencoder import latent_side, to_tensor
 from ..models.image_generator import DenoisingLoss, generate_from_captions, plain_captions
@@ -35,19 +36,9 @@ _FULL = PairMixture(single_share=0.2, plain_share=0.6, partial_share=0.1)
 def train_generator(run: RunFolder, settings: Settings, seed: int = 0) -> None:
     """Train the UNet to predict v in the autoencoder's latents; measure and save the whole pipeline."""
     widths = settings.generator_widths
-    vae = AutoencoderKL.from_pretrained(run.folder(AUTOENCODER)).eval().requires_grad_(False)
-    text_encoder = CLIPTextModel.from_pretrained(run.folder(CLIP)).eval().requires_grad_(False)
+    vae = AutoencoderKL.from_pretrained(run.folder(AUTOENCODER)).requires_grad_(False)
+    text_encoder = CLIPTextModel.from_pretrained(run.folder(CLIP)).requires_grad_(False)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(run.folder(CLIP))
-    scheduler = DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
-    )
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=latent_side(vae.config.block_out_channels),
@@ -61,22 +52,14 @@ def train_generator(run: RunFolder, settings: Settings, seed: int = 0) -> None:
         cross_attention_dim=text_encoder.config.hidden_size,
         attention_head_dim=4,
     )
-    with_loss = DenoisingLoss(unet, vae, text_encoder, scheduler)
+    pipeline = small_stable_diffusion(vae, text_encoder, tokenizer, unet, "v_prediction")
+    with_loss = DenoisingLoss(pipeline)
     parts = [
-        Part(phase, partial(_loss_of_step, with_loss, phase, tokenizer, f"generator {number}", seed))
+        Part(phase, partial(_loss_of_step, with_loss, phase, f"generator {number}", seed))
         for number, phase in enumerate(settings.generator, start=1)
     ]
     seconds = run_parts(STAGE, with_loss, parts, run.checkpoints(STAGE), seed)
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline.to("cpu")
     with replace_folder(run.folder(STAGE)) as folder:
         pipeline.save_pretrained(folder)
     metrics = {"parameters": unet.num_parameters(), "minutes": seconds / 60}
@@ -95,7 +78,6 @@ def train_generator(run: RunFolder, settings: Settings, seed: int = 0) -> None:
 def _loss_of_step(
     with_loss: DenoisingLoss,
     phase: GeneratorPhase,
-    tokenizer: PreTrainedTokenizerFast,
     purpose: str,
     seed: int,
     step: int,
@@ -114,5 +96,4 @@ def _loss_of_step(
         captions.append("" if drawn.random() < _NO_CAPTION else caption)
         scenes.append(scene)
     images = np.stack([draw(scene, drawn if phase.jitter else None) for scene in scenes])
-    tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    return with_loss(to_tensor(images), tokens, generator)
+    return with_loss(to_tensor(images), captions, generator)

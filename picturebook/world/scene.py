@@ -105,16 +105,22 @@ def all_scenes() -> Iterator[Scene]:
 
 def edits_of(scene: Scene) -> list[Scene]:
     """Every scene that differs in one kind, one colour, one place or the background: the hardest to tell apart."""
-    edited = [Scene(scene.objects, name) for name in BACKGROUNDS if name != scene.background]
-    for number, obj in enumerate(scene.objects):
-        others = scene.objects[:number] + scene.objects[number + 1 :]
-        kinds = [word for word in KINDS if word not in {other.kind for other in scene.objects}]
-        places = [word for word in PLACES if word not in {other.place for other in scene.objects}]
-        changed = [SceneObject(word, obj.colour, obj.place) for word in kinds]
-        changed += [SceneObject(obj.kind, word, obj.place) for word in COLOURS if word != obj.colour]
-        changed += [SceneObject(obj.kind, obj.colour, word) for word in places]
-        edited += [Scene((new, *others), scene.background) for new in changed]
-    return edited
+    return [edit for edits in _edits_by_attribute(scene).values() for edit in edits]
+
+
+def _edits_by_attribute(scene: Scene) -> dict[str, list[Scene]]:
+    edits = {"background": [Scene(scene.objects, name) for name in BACKGROUNDS if name != scene.background]}
+    for attribute, words in (("kind", KINDS), ("colour", COLOURS), ("place", PLACES)):
+        edits[attribute] = []
+        for obj in scene.objects:
+            others = tuple(other for other in scene.objects if other is not obj)
+            taken = {getattr(obj, attribute)} | {getattr(other, attribute) for other in others if attribute != "colour"}
+            edits[attribute] += [
+                Scene((replace(obj, **{attribute: word}), *others), scene.background)
+                for word in words
+                if word not in taken
+            ]
+    return edits
 
 
 def swaps_of(scene: Scene) -> list[Scene]:
@@ -129,18 +135,9 @@ def swaps_of(scene: Scene) -> list[Scene]:
 
 def shuffled_edits(scene: Scene, generator: np.random.Generator) -> list[Scene]:
     """Swaps and edits of a scene in random order, one of each sort in turn, so that the first ones are balanced."""
-    sorts: dict[str, list[Scene]] = {"swap": swaps_of(scene)}
-    for edit in edits_of(scene):
-        sorts.setdefault(_changed_attribute(scene, edit), []).append(edit)
-    shuffled = [[edits[index] for index in generator.permutation(len(edits))] for edits in sorts.values()]
+    sorts = [swaps_of(scene), *_edits_by_attribute(scene).values()]
+    shuffled = [[edits[index] for index in generator.permutation(len(edits))] for edits in sorts]
     return [edit for turn in zip_longest(*shuffled) for edit in turn if edit is not None]
-
-
-def _changed_attribute(scene: Scene, edit: Scene) -> str:
-    if scene.background != edit.background:
-        return "background"
-    (before,), (after,) = set(scene.objects) - set(edit.objects), set(edit.objects) - set(scene.objects)
-    return next(name for name in ("kind", "colour", "place") if getattr(before, name) != getattr(after, name))
 
 
 def sample_one_object(generator: np.random.Generator) -> Scene:
