@@ -4,6 +4,7 @@ import time
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +43,6 @@ class Answer:
     is_right: bool
 
 
-@dataclass(frozen=True)
-class StoryPanel:
-    """A sentence of a story as people write it, and GILL's answer to the story so far."""
-
-    sentence: str
-    answer: Answer
-
-
-@dataclass(frozen=True)
-class AnsweredDialogue:
-    """The turns of a dialogue, a string or a PIL image each, and GILL's answer to the last one."""
-
-    lines: Sequence[Any]
-    answer: Answer
-
-
 def demo(arguments: DemoArguments) -> Path:
     """
     Write the page of the demo. It takes seconds on a CPU.
@@ -82,7 +67,7 @@ def demo(arguments: DemoArguments) -> Path:
     chosen = chosen[:_NUM_DIALOGUES]
     images = draw_all([dialogue.scene for dialogue in chosen], stream(arguments.seed, TEST, "pictures of dialogues"))
     answered = answer_dialogues(pipe, chosen, images, arguments.seed)
-    answers = [panel.answer for story in panels for panel in story] + [dialogue.answer for dialogue in answered]
+    answers = [answer for _, answer in (*chain(*panels), *answered)]
     on = f"{pipe.device}, {torch.get_num_threads()} threads" if pipe.device.type == "cpu" else str(pipe.device)
     print(f"{_NUM_STORIES} stories and {len(answered)} dialogues in {time.monotonic() - start:.0f} s on {on}")
     page = Path(arguments.out, "index.html")
@@ -99,10 +84,14 @@ def demo(arguments: DemoArguments) -> Path:
     return page
 
 
-def illustrate_stories(pipe: GillPipeline, stories: Sequence[SceneStory], seed: int) -> list[list[StoryPanel]]:
-    """Ask for an image after every sentence. GILL's own images become part of the prompt for the next one."""
+def illustrate_stories(pipe: GillPipeline, stories: Sequence[SceneStory], seed: int) -> list[list[tuple[str, Answer]]]:
+    """Ask for an image after every sentence. GILL's own images become part of the prompt for the next one.
+
+    Returns:
+        For each story its sentences as people write them, each with GILL's answer to the story so far.
+    """
     prompts: list[list[Any]] = [[] for _ in stories]
-    panels: list[list[StoryPanel]] = [[] for _ in stories]
+    panels: list[list[tuple[str, Answer]]] = [[] for _ in stories]
     for number in range(len(stories[0].sentences)):
         sentences = [f"{story.sentences[number]} ." for story in stories]
         requests = [
@@ -110,18 +99,21 @@ def illustrate_stories(pipe: GillPipeline, stories: Sequence[SceneStory], seed: 
         ]
         answers = _answers(pipe, requests, [story.scenes[number] for story in stories], seed + number)
         for index, (sentence, answer) in enumerate(zip(sentences, answers, strict=True)):
-            panels[index].append(StoryPanel(_as_people_write(sentence), answer))
+            panels[index].append((_as_people_write(sentence), answer))
             prompts[index] += [sentence] if answer.image is None else [sentence, answer.image.image]
     return panels
 
 
 def answer_dialogues(
     pipe: GillPipeline, dialogues: Sequence[SceneDialogue], images: np.ndarray, seed: int
-) -> list[AnsweredDialogue]:
+) -> list[tuple[Sequence[Any], Answer]]:
     """Let GILL answer the last turn of dialogues, which asks for the image.
 
     Every second dialogue begins with the image instead of a caption, and GILL answers its questions, too. In the others
     the answers are given, as GILL cannot know them.
+
+    Returns:
+        For each dialogue its turns, a string or a PIL image each, and GILL's answer to the last one.
     """
     turns: list[list[Any]] = []
     for number, (dialogue, image) in enumerate(zip(dialogues, to_images(images), strict=True)):
@@ -132,7 +124,7 @@ def answer_dialogues(
             lines.append(f"A: {answer}")
         turns.append([*lines, "Q: can we see it ?", f"A: {IMAGE_REQUEST}"])
     answers = _answers(pipe, [_prompt(lines) for lines in turns], [dialogue.scene for dialogue in dialogues], seed)
-    return [AnsweredDialogue(lines, answer) for lines, answer in zip(turns, answers, strict=True)]
+    return list(zip(turns, answers, strict=True))
 
 
 def _prompt(lines: Sequence[Any]) -> list[Any]:
