@@ -48,6 +48,7 @@ _SETTINGS = (
             "language_weight",
             "contrastive_weight",
             "conditioning_weight",
+            "reconstruction_weight",
             "lr_decay_every",
             "lr_decay_factor",
         ),

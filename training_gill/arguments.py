@@ -88,6 +88,9 @@ class LossArguments:
     language_weight: float = _option(1.0, "Weight of the cross-entropy of caption and [IMG0]; 0 leaves it out.")
     contrastive_weight: float = _option(1.0, "Weight of the retrieval loss; 0 leaves it out.")
     conditioning_weight: float = _option(1.0, "Weight of the generation loss; 0 leaves it out.")
+    reconstruction_weight: float = _option(
+        0.0, "Weight of the same loss after the image alone, without its caption; 0, as in the paper, leaves it out."
+    )
     lr_decay_every: int = _option(0, "Steps after the warm-up between decays of the learning rate; 0: none.")
     lr_decay_factor: float = _option(0.1, "Factor of each decay.")
     panel_steps: int = _option(0, "Steps between image panels; 0: none.")

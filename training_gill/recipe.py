@@ -47,10 +47,14 @@ class Recipe:
     name: str | None = None
 
     def loss_weights(self) -> LossWeights:
-        """Weights of the four losses."""
+        """Weights of the losses."""
         losses = self.losses
         return LossWeights(
-            losses.captioning_weight, losses.language_weight, losses.contrastive_weight, losses.conditioning_weight
+            losses.captioning_weight,
+            losses.language_weight,
+            losses.contrastive_weight,
+            losses.conditioning_weight,
+            losses.reconstruction_weight,
         )
 
     def backbone_dtype(self) -> torch.dtype:

@@ -175,6 +175,10 @@ def _state_bytes(step: AdapterTrainingStep, recipe: Recipe, dtype: torch.dtype) 
     if weights.captioning:
         with kept:
             read(0, longest + config.num_visual_tokens, use_cache=False)
+    if weights.reconstruction:
+        with kept:
+            states = read(0, config.num_visual_tokens + count, use_cache=False).last_hidden_state
+            gill.image_outputs(states[:, -count:].float())
     if not (weights.contrastive or weights.conditioning):
         return kept.num_bytes
     with_graph = count + round(recipe.data.packing * (longest - count) / 2)

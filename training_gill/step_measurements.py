@@ -14,6 +14,8 @@ _SUMMED = (
     "language_correct",
     "conditioning_sum",
     "conditioning_count",
+    "reconstruction_sum",
+    "reconstruction_count",
 )
 # Every process knows these of the global batch already.
 _SHARED = ("contrastive_sum", "contrastive_count")
@@ -47,7 +49,7 @@ class StepMeasurements:
         sums |= {name: float(value) for name, value in self._sums.items() if name not in _SUMMED}
         seconds = time.perf_counter() - self._since
         found: dict[str, float] = {}
-        for name in ("captioning", "language", "contrastive", "conditioning"):
+        for name in ("captioning", "language", "contrastive", "conditioning", "reconstruction"):
             if sums.get(f"{name}_count"):
                 found[f"{name}_loss"] = sums[f"{name}_sum"] / sums[f"{name}_count"]
         for name in ("captioning", "language"):

@@ -27,7 +27,7 @@ from .training_step import AdapterTrainingStep, BatchTotals, captioning_rows
 
 logger = logging.get_logger(__name__)
 
-_EVALUATED = ("captioning", "language", "contrastive", "conditioning")
+_EVALUATED = ("captioning", "language", "contrastive", "conditioning", "reconstruction")
 
 
 class TooManyUnreadable(ValueError):

@@ -124,11 +124,11 @@ def build_collator(
     """
     config, data = gill.config, recipe.data
     targets = features = None
-    if recipe.losses.conditioning_weight:
+    if recipe.losses.conditioning_weight or recipe.losses.reconstruction_weight:
         if data.cache is None:
             raise RecipeError(
                 "`cache` is not set, but the conditioning loss needs the generator's text embeddings; make them with "
-                "`gill precompute`, or set `conditioning_weight: 0`."
+                "`gill precompute`, or set `conditioning_weight: 0` and `reconstruction_weight: 0`."
             )
         shape = (config.conditioning_length, config.conditioning_dim)
         info = target_info(config.image_generator_id, config.image_generator_revision, *shape)

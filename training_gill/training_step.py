@@ -32,12 +32,16 @@ TOKENS_PER_GROUP = 48
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the four losses; 0 leaves a loss and its cost out. All 1 in the paper."""
+    """
+    Weights of the losses; 0 leaves a loss and its cost out. In the paper, four are 1, and there is no reconstruction,
+    which reads an image and asks for its own conditioning, without a caption.
+    """
 
     captioning: float = 1.0
     language: float = 1.0
     contrastive: float = 1.0
     conditioning: float = 1.0
+    reconstruction: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,13 @@ class AdapterTrainingStep(nn.Module):
         self.weights = weights or LossWeights()
         if not any(vars(self.weights).values()):
             raise ValueError("All loss weights are 0: there is nothing to train.")
-        if self.weights.conditioning and gill.mapper is None:
-            raise ValueError(
-                f"The weight of the conditioning loss is {self.weights.conditioning}, but the model has no mapper "
-                "(`mapper_type` is None); expected 0."
-            )
+        for name in ("conditioning", "reconstruction"):
+            weight = getattr(self.weights, name)
+            if weight and gill.mapper is None:
+                raise ValueError(
+                    f"The weight of the {name} loss is {weight}, but the model has no mapper (`mapper_type` is None); "
+                    "expected 0."
+                )
         self.has_lora = any("lora_" in name for name, _ in gill.language_model.named_parameters())
         self._freeze_what_no_loss_reaches()
         # FSDP wraps these layers of the frozen model one by one.
@@ -145,6 +151,8 @@ class AdapterTrainingStep(nn.Module):
             states = self._text(rows, shown, measured)
             if states is not None:
                 self._images(states, image_features, target_conditioning, measured)
+        if self.weights.reconstruction and len(image_features):
+            self._reconstruction(image_features, target_conditioning, measured)
         total = self._weighted_total(measured, totals)
         # Whatever is trained must be reached from the loss, or DDP waits for its gradient: a batch may be empty.
         reached = torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum() * 0.0
@@ -249,14 +257,40 @@ class AdapterTrainingStep(nn.Module):
             measured.add("contrastive", contrast.loss_sum, contrast.loss_sum.new_tensor(float(contrast.pairs)))
             measured.details |= {**contrast.accuracy, "text_embeds": text.detach(), "image_embeds": image.detach()}
         if self.weights.conditioning and num_images:
-            if target_conditioning is None:
-                raise ValueError("The conditioning loss has a weight, but the batch has no `target_conditioning`.")
-            assert gill.mapper is not None
-            mapped = gill.mapper(states, gill.img_embeddings.weight)
-            mean = conditioning_loss(mapped, target_conditioning, gill.config.conditioning_tensors)
-            measured.add("conditioning", mean * num_images, mean.new_tensor(float(num_images)))
+            self._add_conditioning("conditioning", states, target_conditioning, measured)
+
+    def _reconstruction(
+        self,
+        image_features: torch.Tensor,
+        target_conditioning: dict[str, torch.Tensor] | None,
+        measured: "_Measured",
+    ) -> None:
+        """Read each image by itself, as the prompt that is this image, and ask for its conditioning."""
+        gill = self.gill
+        visual = gill.embed_images(image_features)
+        img_ids = torch.tensor(gill.config.image_output_token_ids, device=visual.device)
+        img = gill.embed_tokens(img_ids.expand(len(visual), -1))
+        embeds = torch.cat([visual.to(img), img], dim=1)
+        states = gill.run_language_model(embeds, None, use_cache=False).last_hidden_state[:, -len(img_ids) :]
+        states = states.to(gill.text_retrieval_head.weight)
+        self._add_conditioning("reconstruction", states, target_conditioning, measured)
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _add_conditioning(
+        self,
+        name: str,
+        states: torch.Tensor,
+        target_conditioning: dict[str, torch.Tensor] | None,
+        measured: "_Measured",
+    ) -> None:
+        if target_conditioning is None:
+            raise ValueError(f"The {name} loss has a weight, but the batch has no `target_conditioning`.")
+        gill, num_images = self.gill, len(states)
+        assert gill.mapper is not None
+        mapped = gill.mapper(states, gill.img_embeddings.weight)
+        mean = conditioning_loss(mapped, target_conditioning, gill.config.conditioning_tensors)
+        measured.add(name, mean * num_images, mean.new_tensor(float(num_images)))
 
     def _add_cross_entropy(self, name: str, states: torch.Tensor, targets: torch.Tensor, measured: "_Measured") -> None:
         targets = targets.to(states.device)
@@ -280,6 +314,7 @@ class AdapterTrainingStep(nn.Module):
                 "language": totals.language_tokens,
                 "contrastive": totals.images,
                 "conditioning": totals.images,
+                "reconstruction": totals.images,
             }
         # The first parameter stands in where a batch holds nothing at all.
         total = self.gill.img_embeddings.weight.new_zeros((), dtype=torch.float32)
@@ -293,10 +328,10 @@ class AdapterTrainingStep(nn.Module):
         gill, weights = self.gill, self.weights
         reached = {
             "img_embeddings": True,
-            "visual_projection": bool(weights.captioning),
+            "visual_projection": bool(weights.captioning or weights.reconstruction),
             "text_retrieval_head": bool(weights.contrastive),
             "image_retrieval_head": bool(weights.contrastive),
-            "mapper": bool(weights.conditioning),
+            "mapper": bool(weights.conditioning or weights.reconstruction),
             "decision_head": False,
         }
         for name, is_reached in reached.items():

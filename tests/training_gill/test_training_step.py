@@ -131,6 +131,24 @@ def test_the_losses_of_float32_are_the_authors_too(number, gill, golden_processo
         assert mean == pytest.approx(float(gill_arrays[f"t{number}.{theirs}"]), rel=1e-5)
 
 
+def test_reconstruction_asks_an_image_alone_for_the_conditioning_of_its_caption(gill, golden_processor, images):
+    examples = twelve_examples(images)[:3]
+    batch = CaptionedImageCollator(golden_processor)(examples)
+    output = AdapterTrainingStep(gill, LossWeights(0.0, 0.0, 0.0, 0.0, reconstruction=2.0))(**batch)
+    losses = []
+    for example in examples:
+        # The prompt that is this image, with nothing around it.
+        asked = gill(**golden_processor([[example["image"]]], add_img_tokens=True)).conditioning["prompt_embeds"]
+        target = torch.as_tensor(example["target_conditioning"]["prompt_embeds"])
+        losses.append((asked[0] - target).norm(dim=-1).mean())
+    expected = 2.0 * torch.stack(losses).mean()
+    torch.testing.assert_close(output["loss"].float(), expected.float(), rtol=1e-5, atol=1e-5)
+    assert output["reconstruction_count"] == 3
+    output["loss"].backward()
+    trained = {name.split(".")[0] for name in gradients(gill)}
+    assert trained == {"visual_projection", "img_embeddings", "mapper"}
+
+
 @pytest.mark.parametrize("number", (0, 1))
 def test_accumulating_two_halves_gives_the_gradients_of_the_whole_but_for_the_contrastive_loss(
     number, exact_gill, golden_processor, golden_cases, images
