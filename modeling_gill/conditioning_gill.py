@@ -34,6 +34,9 @@ class ConditioningTensor:
         scale (`float`, *optional*):
             Root mean square of its values. The mapper's output and the loss are in units of it; `None`: of 1, and the
             loss is not divided by the width either, as in the paper.
+        reads_padding (`bool`, defaults to `False`):
+            Whether the generator also reads the positions that are masked (Chroma, which adds its mask to the scores
+            of attention), so that they are learnt as the others are.
 
     Raises:
         ValueError: a field that is of another type or out of its range; the message names it.
@@ -55,6 +58,7 @@ class ConditioningTensor:
     mask_dtype: str = "int64"
     layout: str = "padded"
     scale: float | None = None
+    reads_padding: bool = False
 
     def __post_init__(self) -> None:
         for field, value in (("name", self.name), ("mask_name", self.mask_name)):
@@ -71,6 +75,11 @@ class ConditioningTensor:
             raise ValueError(f"`mask_dtype` of `{self.name}` must name a dtype of torch, got {self.mask_dtype!r}.")
         if self.length is None and (self.mask_name is not None or self.layout != "padded"):
             raise ValueError(f"`{self.name}` has no `length`, so neither a mask nor the layout {self.layout!r}.")
+        if not isinstance(self.reads_padding, bool) or (self.reads_padding and self.mask_name is None):
+            raise ValueError(
+                f"`reads_padding` of `{self.name}` must be true or false, and false without a mask, got "
+                f"{self.reads_padding!r}."
+            )
         if self.scale is not None and not (
             isinstance(self.scale, (int, float)) and not isinstance(self.scale, bool) and 0 < self.scale < math.inf
         ):

@@ -26,13 +26,14 @@ class MapperOutput:
     length_logits: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def conditioning(self, config: GillConfig) -> dict[str, torch.Tensor]:
-        """The tensors, zero after the most likely length, and the masks of the positions up to it."""
+        """The tensors and the masks of positions up to the most likely length; what masks hide is zero."""
         found = dict(self.tensors)
         for tensor in config.conditioning_tensors:
             if tensor.mask_key is not None:
                 lengths = self.length_logits[tensor.name].argmax(-1) + 1
                 mask = mask_of_lengths(lengths, tensor.num_positions)
-                found[tensor.name] = found[tensor.name].masked_fill(~mask[..., None], 0)
+                if not tensor.reads_padding:
+                    found[tensor.name] = found[tensor.name].masked_fill(~mask[..., None], 0)
                 found[tensor.mask_key] = mask
         return found
 

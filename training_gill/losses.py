@@ -47,8 +47,9 @@ def conditioning_loss(
             continue
         mask = target[tensor.mask_key].to(own.device)
         lengths = mask.sum(-1)
+        read = torch.ones_like(mask) if tensor.reads_padding else mask
         # A mean over each image's own positions, so that long captions count as much as short ones.
-        loss = loss.to(distance) + ((distance * mask).sum(-1) / lengths).mean()
+        loss = loss.to(distance) + ((distance * read).sum(-1) / read.sum(-1)).mean()
         loss = loss + functional.cross_entropy(mapped.length_logits[tensor.name].to(precision), lengths - 1)
     return loss
 

@@ -1,0 +1,372 @@
+"""What an image generator makes of prompts: observed while it runs, proved, and handed back to it.
+
+No pipeline of diffusers is named here. A generator's own `__call__` encodes prompts with `encode_prompt` and takes the
+results as arguments; the variables that it assigns them to have the names of those arguments. They are read there, not
+by calling `encode_prompt`, because `__call__` has defaults of its own, such as an instruction before the prompt.
+"""
+
+import ast
+import copy
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from .conditioning_gill import ConditioningTensor, mask_of_lengths
+
+NEGATIVE = "negative_"
+_SHORT, _LONG, _WORDS = "a red house", "a blue house on the left of two green trees", 1500
+_SEED = 0
+
+
+class _EncodedError(Exception):
+    """Ends a call of a generator once its prompts are encoded."""
+
+
+def call_parameters(generator: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a generator's call by name."""
+    parameters = dict(inspect.signature(type(generator).__call__).parameters)
+    parameters.pop("self")
+    return parameters
+
+
+def copy_generator(generator: Any) -> Any:
+    """A copy that shares the weights and no state: what a call sets on it, and its scheduler, are its own."""
+    copied = copy.copy(generator)
+    for name, value in vars(generator).items():
+        if isinstance(value, DiffusionPipeline):
+            vars(copied)[name] = copy_generator(value)
+        elif name == "scheduler" or name.endswith("_scheduler"):
+            vars(copied)[name] = copy.deepcopy(value)
+    for name, value in vars(copied).items():
+        # The pipelines that a pipeline is made of have its schedulers.
+        if isinstance(value, DiffusionPipeline):
+            for own, scheduler in vars(generator).items():
+                if own.endswith("scheduler") and getattr(vars(generator)[name], "scheduler", None) is scheduler:
+                    value.scheduler = vars(copied)[own]
+    return copied
+
+
+def without_negative_prompt(generator: Any) -> dict[str, None]:
+    """The argument by which a generator whose call has a negative prompt of its own takes negatives in its place."""
+    return {"negative_prompt": None} if "negative_prompt" in call_parameters(generator) else {}
+
+
+def derive_conditioning(generator: Any, **call: Any) -> tuple[ConditioningTensor, ...]:
+    """
+    What a generator is conditioned on. Its images of these tensors are proved to be those of the prompt.
+
+    Args:
+        generator ([`~diffusers.DiffusionPipeline`]): With its text encoders.
+        call: Arguments of its call that matter to the conditioning (`max_sequence_length`), that it cannot be called
+            without (`control_image`), or that make the proof cheaper (`height`, `width`).
+
+    Raises:
+        ValueError: a generator that cannot be conditioned exactly, naming it and the reason.
+
+    Example:
+
+    ```python
+    >>> from diffusers import DiffusionPipeline
+    >>> from pipeline_gill.conditioning_capture_gill import derive_conditioning
+
+    >>> sana = DiffusionPipeline.from_pretrained("Efficient-Large-Model/Sana_600M_512px_diffusers")
+    >>> [(tensor.name, tensor.length, tensor.dim) for tensor in derive_conditioning(sana)]
+    [('prompt_embeds', 300, 2304)]
+    ```
+    """
+    longest = " ".join([_LONG] * (_WORDS // len(_LONG.split())))
+    encoded = _encode(generator, [_SHORT, longest], call)
+    alone = _encode(generator, [_SHORT], call)
+    positives = {name: values for name, values in encoded.items() if not name.startswith(NEGATIVE)}
+    masks = [name for name in positives if "mask" in name]
+    tensors = []
+    for name, values in positives.items():
+        if "mask" in name:
+            continue
+        is_list = isinstance(values, list)
+        rows = values if is_list else list(values) if isinstance(values, torch.Tensor) else []
+        if not rows or rows[0].ndim not in (1, 2) or not rows[0].is_floating_point():
+            raise _refusal(generator, f"its {name!r} is not one vector or one sequence of vectors per prompt")
+        length, dim = (None, rows[0].shape[0]) if rows[0].ndim == 1 else (len(rows[-1]), rows[0].shape[1])
+        trimmed = length is not None and not is_list and len(alone[name][0]) < length
+        # Masks are in the order of the tensors that they belong to.
+        mask_name = masks.pop(0) if masks and length is not None and not is_list else None
+        mask = encoded.get(mask_name) if mask_name else None
+        if mask_name and (mask is None or mask.shape != (2, length)):
+            shape = None if mask is None else tuple(mask.shape)
+            raise _refusal(generator, f"its {mask_name!r} has the shape {shape} for {name!r} of {(2, length, dim)}")
+        if trimmed and mask is None:
+            raise _refusal(generator, f"it pads {name!r} to the longest prompt of a batch and says not to where")
+        tensors.append(
+            ConditioningTensor(
+                name,
+                length,
+                dim,
+                mask_name=mask_name,
+                mask_dtype="int64" if mask is None else str(mask.dtype).removeprefix("torch."),
+                layout="list" if is_list else "trimmed" if trimmed else "padded",
+            )
+        )
+    if not tensors or masks:
+        raise _refusal(generator, f"of what it encodes, its call takes only {sorted(encoded)}")
+    return _prove(generator, tuple(tensors), call)
+
+
+@torch.no_grad()
+def capture_conditioning(
+    generator: Any, prompts: Sequence[str], tensors: Iterable[ConditioningTensor], **call: Any
+) -> dict[str, torch.Tensor]:
+    """
+    What a generator makes of prompts.
+
+    Args:
+        generator ([`~diffusers.DiffusionPipeline`]): With its text encoders.
+        prompts (`Sequence[str]`): The prompts, encoded in one batch.
+        tensors (`Iterable[ConditioningTensor]`): From [`derive_conditioning`].
+        call: The arguments that were given to it.
+
+    Returns:
+        `dict[str, torch.Tensor]`: Each tensor by name, `(num_prompts, length, dim)` or `(num_prompts, dim)`, and its
+        mask where it has one, a `torch.BoolTensor` of shape `(num_prompts, length)`. Masked positions that are not
+        read are zero.
+
+    Raises:
+        ValueError: tensors of other shapes, or masks of other positions than the first.
+    """
+    if "guidance_scale" in call_parameters(generator):
+        call = {"guidance_scale": 1.0, **call}  # nothing is encoded to guide against
+    encoded = _encode(generator, list(prompts), call)
+    return _normalise(generator, encoded, tuple(tensors), "")
+
+
+@torch.no_grad()
+def capture_negatives(
+    generator: Any, tensors: Iterable[ConditioningTensor], negative_prompt: str | None = None, **call: Any
+) -> dict[str, torch.Tensor]:
+    """
+    What a generator guides away from, by default what it makes of no negative prompt.
+
+    Args:
+        generator, tensors, call: As for [`capture_conditioning`].
+        negative_prompt (`str`, *optional*): The text of a negative prompt.
+
+    Returns:
+        `dict[str, torch.Tensor]`: As from [`capture_conditioning`] for one prompt, with `negative_` before the names;
+        empty for a generator that does not guide, or not with these arguments.
+    """
+    if negative_prompt is not None and "negative_prompt" not in call_parameters(generator):
+        raise ValueError(f"{type(generator).__name__} takes no `negative_prompt`.")
+    encoded, _ = _encode_negatives(generator, negative_prompt, call)
+    return _normalise(generator, encoded, tuple(tensors), NEGATIVE) if encoded else {}
+
+
+def generator_arguments(
+    conditioning: Mapping[str, torch.Tensor], tensors: Iterable[ConditioningTensor]
+) -> dict[str, Any]:
+    """
+    A conditioning, and negatives if it has any, as arguments of the generator's call.
+
+    Args:
+        conditioning (`Mapping[str, torch.Tensor]`):
+            From the model, [`capture_conditioning`] or [`capture_negatives`].
+        tensors (`Iterable[ConditioningTensor]`): The specification of its tensors.
+
+    Returns:
+        `dict[str, Any]`: Tensors of their own, which a generator may change.
+    """
+    arguments: dict[str, Any] = {}
+    for prefix in ("", NEGATIVE):
+        for tensor in tensors:
+            values: Any = conditioning.get(prefix + tensor.name)
+            if values is None:
+                continue
+            mask = None if tensor.mask_key is None else conditioning[prefix + tensor.mask_key]
+            if mask is not None and tensor.layout != "padded":
+                lengths = mask.sum(1)
+                longest = int(lengths.max())
+                if tensor.layout == "list":
+                    values = [row[:length].clone() for row, length in zip(values, lengths.tolist(), strict=True)]
+                else:
+                    values, mask = values[:, :longest], None if bool((lengths == longest).all()) else mask[:, :longest]
+            arguments[prefix + tensor.name] = values if isinstance(values, list) else values.clone()
+            if tensor.mask_name is not None:
+                arguments[prefix + tensor.mask_name] = (
+                    None if mask is None else mask.to(getattr(torch, tensor.mask_dtype))
+                )
+    return arguments
+
+
+@torch.no_grad()
+def _encode(generator: Any, prompts: list[str], call: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoded prompts by the name of the argument that takes them, as `encode_prompt` returned them."""
+    generator = copy_generator(generator)
+    parameters, encoded = call_parameters(generator), dict[str, Any]()
+    if "prompt" not in parameters:
+        raise _refusal(generator, "its call takes no `prompt`")
+    pipelines = [generator, *(part for part in vars(generator).values() if isinstance(part, DiffusionPipeline))]
+    if not any(hasattr(pipeline, "encode_prompt") for pipeline in pipelines):
+        raise _refusal(generator, "it has no `encode_prompt`")
+    for pipeline in pipelines:
+        _observe(pipeline, encoded)
+    try:
+        with _quiet():
+            generator(prompt=list(prompts), **call)
+    except _EncodedError:
+        pass
+    finally:
+        generator.maybe_free_model_hooks()
+    return {name: value for name, value in encoded.items() if name in parameters and value is not None}
+
+
+def _encode_negatives(
+    generator: Any, negative_prompt: str | None, call: Mapping[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """What a generator guides away from, if it does, and the negative prompt that it did so for."""
+    # Some guide only if they get a negative prompt, be it empty.
+    for text in (None, "") if negative_prompt is None else (negative_prompt,):
+        if text is None or "negative_prompt" in call_parameters(generator):
+            given = {} if text is None else {"negative_prompt": [text]}
+            encoded = _encode(generator, [_SHORT], {**call, **given})
+            if any(name.startswith(NEGATIVE) for name in encoded):
+                return encoded, text
+    return {}, None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings about the prompts of this module: one is too long, and none is guided away from."""
+    libraries = (diffusers_logging, transformers_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+
+
+def _observe(pipeline: Any, encoded: dict[str, Any]) -> None:
+    """Note what `encode_prompt` returns, and end the call at `prepare_latents`."""
+    if not hasattr(pipeline, "encode_prompt"):
+        return
+    encode_prompt = pipeline.encode_prompt
+
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        returned = encode_prompt(*args, **kwargs)
+        names = _assigned_names(sys._getframe(1))
+        values = returned if isinstance(returned, tuple) else (returned,)
+        encoded.update(zip(names, values, strict=False))
+        return returned
+
+    def end(*args: Any, **kwargs: Any) -> None:
+        raise _EncodedError
+
+    vars(pipeline)["encode_prompt"] = observed
+    vars(pipeline)["prepare_latents"] = end
+
+
+def _assigned_names(frame: Any) -> list[str]:
+    """The variables that the running statement of a frame assigns to."""
+    lines, _ = inspect.getsourcelines(frame.f_code)
+    line = frame.f_lineno - frame.f_code.co_firstlineno + 1
+    for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
+        if isinstance(node, ast.Assign) and node.lineno <= line <= (node.end_lineno or node.lineno):
+            target = node.targets[0]
+            return [ast.unparse(name) for name in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    return []
+
+
+def _normalise(
+    generator: Any, encoded: Mapping[str, Any], tensors: tuple[ConditioningTensor, ...], prefix: str
+) -> dict[str, torch.Tensor]:
+    """Encoded prompts in the form of a model's conditioning: padded to the full length, masks of booleans."""
+    conditioning: dict[str, torch.Tensor] = {}
+    for tensor in tensors:
+        name, length = prefix + tensor.name, tensor.length
+        values = encoded.get(name)
+        if values is None:
+            raise _refusal(generator, f"it makes no {name!r} of these prompts")
+        rows = list(values)
+        expected = (tensor.dim,) if length is None else (min(length, max(len(row) for row in rows)), tensor.dim)
+        widest = max((tuple(row.shape) for row in rows), default=())
+        if widest != expected or (tensor.layout == "padded" and widest[0] != (length or tensor.dim)):
+            raise _refusal(generator, f"its {name!r} has the shape {widest} for {(length, tensor.dim)}")
+        if length is None or tensor.mask_key is None:
+            conditioning[name] = torch.stack(rows)
+            continue
+        mask = None if tensor.mask_name is None else encoded.get(prefix + tensor.mask_name)
+        counts = [len(row) for row in rows] if mask is None else mask.bool().sum(1).tolist()
+        lengths = torch.tensor(counts, device=rows[0].device)
+        valid = mask_of_lengths(lengths, length)
+        if mask is not None and not torch.equal(mask.bool(), valid[:, : mask.shape[1]]):
+            raise _refusal(generator, f"the mask of its {name!r} is not of the first positions")
+        padded = rows[0].new_zeros(len(rows), length, tensor.dim)
+        for row, own, count in zip(padded, rows, counts, strict=True):
+            kept = length if tensor.reads_padding else count
+            row[:kept] = own[:kept]
+        conditioning |= {name: padded, prefix + tensor.mask_key: valid}
+    return conditioning
+
+
+def _prove(
+    generator: Any, tensors: tuple[ConditioningTensor, ...], call: Mapping[str, Any]
+) -> tuple[ConditioningTensor, ...]:
+    """Draw prompts and their tensors, in few steps: the latents must be the same.
+
+    Returns:
+        The tensors, with `reads_padding` where they are the same only if masked positions are kept.
+    """
+    parameters, prompts = call_parameters(generator), [_SHORT, _LONG]
+    steps: dict[str, Any] = dict.fromkeys({"num_inference_steps", "prior_num_inference_steps"} & {*parameters}, 2)
+    options: dict[str, Any] = {**steps, "output_type": "latent", **call}
+    of_negative, text = _encode_negatives(generator, None, call)
+    asked = {} if text is None else {"negative_prompt": [text] * len(prompts)}
+    of_prompts = _latents(generator, {"prompt": list(prompts), **asked, **options})
+    read = tuple(
+        replace(tensor, reads_padding=tensor.mask_name is not None and tensor.layout == "padded") for tensor in tensors
+    )
+    for candidate in (tensors, read):
+        conditioning = capture_conditioning(generator, prompts, candidate, **call)
+        negatives = _normalise(generator, of_negative, candidate, NEGATIVE) if of_negative else {}
+        repeated = {name: values.expand(len(prompts), *values.shape[1:]) for name, values in negatives.items()}
+        arguments = generator_arguments({**conditioning, **repeated}, candidate)
+        of_tensors = _latents(generator, {**arguments, **without_negative_prompt(generator), **options})
+        error = (of_prompts - of_tensors).abs().max() / of_prompts.abs().max()
+        if error <= 1e-4:
+            return candidate
+    raise _refusal(generator, f"its image of the encoded prompt differs from that of the prompt by {error:.2g}")
+
+
+@torch.no_grad()
+def _latents(generator: Any, arguments: dict[str, Any]) -> torch.Tensor:
+    generator = copy_generator(generator)
+    generator.set_progress_bar_config(disable=True)
+    seeded = {} if "generator" in arguments else {"generator": torch.Generator().manual_seed(_SEED)}
+    with _quiet():
+        return torch.as_tensor(generator(**arguments, **seeded)[0]).float()
+
+
+def _refusal(generator: Any, reason: str) -> ValueError:
+    return ValueError(f"{type(generator).__name__} cannot be conditioned by a model: {reason}.")
+
+
+__all__ = [
+    "NEGATIVE",
+    "call_parameters",
+    "capture_conditioning",
+    "capture_negatives",
+    "copy_generator",
+    "derive_conditioning",
+    "generator_arguments",
+    "without_negative_prompt",
+]

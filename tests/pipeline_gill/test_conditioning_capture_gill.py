@@ -1,0 +1,141 @@
+"""What generators of every kind make of a prompt is captured, and its image is the prompt's own, difference 0."""
+
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from modeling_gill.conditioning_gill import ConditioningTensor
+from pipeline_gill.conditioning_capture_gill import (
+    call_parameters,
+    capture_conditioning,
+    capture_negatives,
+    copy_generator,
+    derive_conditioning,
+    generator_arguments,
+    without_negative_prompt,
+)
+from tests.small_generators import CALLS, GENERATORS, small_generator
+
+_MASKED = {"mask_name": "prompt_attention_mask"}
+_POOLED = "pooled_prompt_embeds"
+TENSORS: dict[str, list[ConditioningTensor]] = {
+    "stable-diffusion-1.5": [ConditioningTensor("prompt_embeds", 77, 16)],
+    "stable-diffusion-2.1": [ConditioningTensor("prompt_embeds", 77, 16)],
+    "lcm": [ConditioningTensor("prompt_embeds", 77, 16)],
+    "sdxl": [ConditioningTensor("prompt_embeds", 77, 32), ConditioningTensor(_POOLED, None, 12)],
+    "sdxl-turbo": [ConditioningTensor("prompt_embeds", 77, 32), ConditioningTensor(_POOLED, None, 12)],
+    "stable-diffusion-3": [ConditioningTensor("prompt_embeds", 77 + 256, 32), ConditioningTensor(_POOLED, None, 32)],
+    "pixart-alpha": [ConditioningTensor("prompt_embeds", 120, 12, **_MASKED)],
+    "pixart-sigma": [ConditioningTensor("prompt_embeds", 300, 12, **_MASKED)],
+    "sana": [ConditioningTensor("prompt_embeds", 300, 16, **_MASKED)],
+    "sana-sprint": [ConditioningTensor("prompt_embeds", 300, 16, **_MASKED)],
+    "flux": [ConditioningTensor("prompt_embeds", 512, 32), ConditioningTensor(_POOLED, None, 16)],
+    "chroma": [ConditioningTensor("prompt_embeds", 512, 32, **_MASKED, mask_dtype="float32", reads_padding=True)],
+    "lumina2": [ConditioningTensor("prompt_embeds", 256, 16, **_MASKED)],
+    "qwen-image": [ConditioningTensor("prompt_embeds", 512, 16, mask_name="prompt_embeds_mask", layout="trimmed")],
+    "z-image": [ConditioningTensor("prompt_embeds", 512, 16, layout="list")],
+    "stable-cascade-prior": [
+        ConditioningTensor("prompt_embeds", 77, 16),
+        ConditioningTensor("prompt_embeds_pooled", 1, 16),
+    ],
+    "stable-cascade": [ConditioningTensor("prompt_embeds", 77, 16), ConditioningTensor("prompt_embeds_pooled", 1, 16)],
+}
+# Of each layout one; the whole table is slow.
+_QUICK = ("stable-diffusion-1.5", "sdxl", "pixart-alpha", "z-image")
+
+
+def kinds(quick: tuple[str, ...] = _QUICK) -> list[Any]:
+    return [kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow) for kind in GENERATORS]
+
+
+def without_text_encoders(generator: Any) -> Any:
+    parts = {name: None for name in generator.components if "text_encoder" in name or "tokenizer" in name}
+    options = {name: value for name, value in generator.config.items() if name in generator.parameters}
+    return type(generator)(**{**generator.components, **parts, **options})
+
+
+def draw(generator: Any, kind: str, **arguments: Any) -> torch.Tensor:
+    steps = {n: 2 for n in ("num_inference_steps", "prior_num_inference_steps") if n in call_parameters(generator)}
+    noise = torch.Generator().manual_seed(1)
+    copied = copy_generator(generator)
+    output = copied(**arguments, **steps, **CALLS.get(kind, {}), generator=noise, output_type="pt")
+    return torch.as_tensor(output[0])
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_the_image_of_the_captured_tensors_is_the_image_of_the_prompt(kind: str) -> None:
+    generator, call = small_generator(kind), CALLS.get(kind, {})
+    tensors = derive_conditioning(generator, **call)
+    assert list(tensors) == TENSORS[kind]
+
+    prompts = ["a cat on a mat", "the dog runs on the beach in the sun"]
+    conditioning = [capture_conditioning(generator, [prompt], tensors, **call) for prompt in prompts]
+    negatives = capture_negatives(generator, tensors, **call)
+    assert all(conditioning[0][t.name].shape == (1, *([t.length] * (t.length is not None)), t.dim) for t in tensors)
+    negative_prompt = {"negative_prompt": [""]} if kind == "qwen-image" else {}
+    wanted = draw(generator, kind, prompt=prompts[:1], **negative_prompt)
+
+    # Without the text encoders, which are most of a large generator.
+    bare = without_text_encoders(generator)
+    given = [
+        {**generator_arguments({**own, **negatives}, tensors), **without_negative_prompt(bare)} for own in conditioning
+    ]
+    assert torch.equal(draw(bare, kind, **given[0]), wanted)
+    assert not torch.allclose(draw(bare, kind, **given[1]), wanted)
+
+
+@pytest.mark.parametrize("kind", kinds(("pixart-alpha",)))
+def test_prompts_are_captured_together_as_one_by_one(kind: str) -> None:
+    generator, call = small_generator(kind), CALLS.get(kind, {})
+    prompts = ["a cat", "what is in this photo ?"]
+    together = capture_conditioning(generator, prompts, TENSORS[kind], **call)
+    for number, prompt in enumerate(prompts):
+        alone = capture_conditioning(generator, [prompt], TENSORS[kind], **call)
+        assert alone.keys() == together.keys()
+        for name, values in alone.items():
+            torch.testing.assert_close(values[0], together[name][number])
+
+
+def test_a_text_to_guide_away_from_is_captured() -> None:
+    generator = small_generator("stable-diffusion-1.5")
+    tensors = TENSORS["stable-diffusion-1.5"]
+    text = capture_negatives(generator, tensors, negative_prompt="a dog")["negative_prompt_embeds"]
+    torch.testing.assert_close(text, capture_conditioning(generator, ["a dog"], tensors)["prompt_embeds"])
+    nothing = capture_negatives(generator, tensors)["negative_prompt_embeds"]
+    torch.testing.assert_close(nothing, capture_conditioning(generator, [""], tensors)["prompt_embeds"])
+
+
+def test_a_generator_without_guidance_has_no_negatives() -> None:
+    assert capture_negatives(small_generator("flux"), TENSORS["flux"]) == {}
+
+
+def test_a_generator_may_change_the_tensors_that_it_gets() -> None:
+    tensor = ConditioningTensor("prompt_embeds", 3, 2, layout="list")
+    conditioning = {"prompt_embeds": torch.ones(1, 3, 2), "prompt_embeds_mask": torch.tensor([[True, True, False]])}
+    given = generator_arguments(conditioning, [tensor])["prompt_embeds"]
+    assert [row.shape for row in given] == [(2, 2)]
+    given[0].zero_()
+    assert bool(conditioning["prompt_embeds"].all())
+
+
+def test_what_cannot_be_conditioned_is_refused_by_name() -> None:
+    parts = small_generator("stable-diffusion-1.5")
+    unconditional = diffusers.DDIMPipeline(unet=parts.unet, scheduler=parts.scheduler)
+    with pytest.raises(ValueError, match="DDIMPipeline cannot be conditioned by a model: its call takes no `prompt`"):
+        derive_conditioning(unconditional)
+
+    class Deaf(diffusers.StableDiffusionPipeline):
+        """Takes tensors and draws what it likes."""
+
+        def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
+            return super().prepare_latents(*args, **kwargs) * (1 + self.prompted)
+
+        def encode_prompt(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+            self.prompted = prompt is not None
+            return super().encode_prompt(prompt, *args, **kwargs)
+
+    deaf = Deaf(**parts.components, requires_safety_checker=False)
+    with pytest.raises(ValueError, match=r"Deaf cannot be conditioned .* its image of the encoded prompt differs"):
+        derive_conditioning(deaf)

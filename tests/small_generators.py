@@ -1,0 +1,451 @@
+"""Small image generators of many kinds, with random weights, each a whole pipeline of diffusers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from tests.conftest import make_checkpoint
+
+_VOCABULARY = 300
+_CHAT = "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}assistant"
+
+
+def small_generator(kind: str) -> Any:
+    """A generator of one of [`GENERATORS`], with the same weights each time."""
+    torch.manual_seed(0)
+    generator = GENERATORS[kind]()
+    for module in generator.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.eval().requires_grad_(False)
+            for name, weight in module.named_parameters():
+                if "vae" not in name:
+                    # Some begin with zeros, so that nothing would depend on the prompt.
+                    weight.add_(torch.randn_like(weight) * 0.05)
+    generator.set_progress_bar_config(disable=True)
+    return generator
+
+
+def _tokenizer(length: int) -> PreTrainedTokenizerFast:
+    tokenizer = make_checkpoint().bpe(_VOCABULARY, ["<s>", "<pad>", "</s>", "<unk>"])
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=length,
+        padding_side="right",
+    )
+    wrapped.chat_template = _CHAT
+    return wrapped
+
+
+def _clip(width: int = 16, projection: int | None = None) -> Any:
+    config = transformers.CLIPTextConfig(
+        vocab_size=_VOCABULARY,
+        hidden_size=width,
+        projection_dim=projection or width,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
+    return (transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel)(config)
+
+
+def _t5(width: int) -> Any:
+    return transformers.T5EncoderModel(
+        transformers.T5Config(vocab_size=_VOCABULARY, d_model=width, d_kv=8, d_ff=16, num_layers=2, num_heads=2)
+    )
+
+
+def _gemma(width: int) -> Any:
+    return transformers.Gemma2Model(
+        transformers.Gemma2Config(
+            vocab_size=_VOCABULARY,
+            hidden_size=width,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            pad_token_id=1,
+        )
+    )
+
+
+def _vae(channels: int = 4, blocks: int = 2, **fields: Any) -> Any:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8,) * blocks,
+        norm_num_groups=4,
+        latent_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        **fields,
+    )
+
+
+def _deep_vae(channels: int = 4) -> Any:
+    return diffusers.AutoencoderDC(
+        latent_channels=channels,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        upsample_block_type="interpolate",
+        downsample_block_type="stride_conv",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+    )
+
+
+def _unet(width: int = 16, **fields: Any) -> Any:
+    return diffusers.UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width,
+        attention_head_dim=2,
+        **fields,
+    )
+
+
+def _stable_diffusion(prediction: str = "epsilon", pipeline: Any = None, **fields: Any) -> Any:
+    return (pipeline or diffusers.StableDiffusionPipeline)(
+        vae=_vae(),
+        text_encoder=_clip(),
+        tokenizer=_tokenizer(77),
+        unet=_unet(**fields),
+        scheduler=diffusers.DDIMScheduler(prediction_type=prediction, clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _latent_consistency() -> Any:
+    pipeline = _stable_diffusion(pipeline=diffusers.LatentConsistencyModelPipeline, time_cond_proj_dim=8)
+    pipeline.scheduler = diffusers.LCMScheduler(clip_sample=False, original_inference_steps=50)
+    return pipeline
+
+
+def _stable_diffusion_xl(turbo: bool = False) -> Any:
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(timestep_spacing="trailing")
+    return diffusers.StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=_clip(16),
+        tokenizer=_tokenizer(77),
+        text_encoder_2=_clip(16, projection=12),
+        tokenizer_2=_tokenizer(77),
+        unet=_unet(
+            32,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=12 + 6 * 8,
+            transformer_layers_per_block=(1, 1),
+            use_linear_projection=True,
+        ),
+        scheduler=scheduler if turbo else diffusers.EulerDiscreteScheduler(),
+        force_zeros_for_empty_prompt=True,
+    )
+
+
+def _stable_diffusion_3() -> Any:
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=diffusers.SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=1,
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=16,
+            pooled_projection_dim=32,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(4, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=_clip(16, projection=16),
+        tokenizer=_tokenizer(77),
+        text_encoder_2=_clip(16, projection=16),
+        tokenizer_2=_tokenizer(77),
+        text_encoder_3=_t5(32),
+        tokenizer_3=_tokenizer(256),
+    )
+
+
+def _pixart(pipeline: Any) -> Any:
+    return pipeline(
+        tokenizer=_tokenizer(512),
+        text_encoder=_t5(12),
+        vae=_vae(),
+        transformer=diffusers.PixArtTransformer2DModel(
+            sample_size=8,
+            num_layers=1,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=12,
+        ),
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+    )
+
+
+def _sana(sprint: bool = False) -> Any:
+    transformer = diffusers.SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=4,
+        num_layers=1,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=4,
+        cross_attention_dim=8,
+        caption_channels=16,
+        sample_size=32,
+        guidance_embeds=sprint,
+        qk_norm="rms_norm_across_heads" if sprint else None,
+    )
+    parts = {"tokenizer": _tokenizer(512), "text_encoder": _gemma(16), "vae": _deep_vae(), "transformer": transformer}
+    if sprint:
+        return diffusers.SanaSprintPipeline(**parts, scheduler=diffusers.SCMScheduler())
+    return diffusers.SanaPipeline(**parts, scheduler=diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True))
+
+
+def _flux() -> Any:
+    return diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
+        text_encoder=_clip(16),
+        tokenizer=_tokenizer(77),
+        text_encoder_2=_t5(32),
+        tokenizer_2=_tokenizer(512),
+        transformer=diffusers.FluxTransformer2DModel(
+            in_channels=4,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=16,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 4, 8),
+        ),
+    )
+
+
+def _chroma() -> Any:
+    return diffusers.ChromaPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
+        text_encoder=_t5(32),
+        tokenizer=_tokenizer(512),
+        transformer=diffusers.ChromaTransformer2DModel(
+            in_channels=4,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            axes_dims_rope=(4, 4, 8),
+            approximator_num_channels=64,
+            approximator_hidden_dim=16,
+            approximator_layers=1,
+        ),
+    )
+
+
+def _lumina2() -> Any:
+    return diffusers.Lumina2Pipeline(
+        transformer=diffusers.Lumina2Transformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            hidden_size=24,
+            num_layers=1,
+            num_refiner_layers=1,
+            num_attention_heads=3,
+            num_kv_heads=1,
+            multiple_of=8,
+            axes_dim_rope=(4, 2, 2),
+            axes_lens=(300, 64, 64),
+            cap_feat_dim=16,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(4, shift_factor=0.06, scaling_factor=1.5),
+        text_encoder=_gemma(16),
+        tokenizer=_tokenizer(256),
+    )
+
+
+def _qwen_image() -> Any:
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": _VOCABULARY,
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    config = transformers.Qwen2_5_VLConfig(text_config=shape, vision_config=vision)
+    return diffusers.QwenImagePipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=diffusers.AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False],
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        ),
+        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
+        tokenizer=_tokenizer(2048),
+        transformer=diffusers.QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=(8, 4, 4),
+        ),
+    )
+
+
+def _z_image() -> Any:
+    config = transformers.Qwen3Config(
+        vocab_size=_VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    return diffusers.ZImagePipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(4, shift_factor=0.06, scaling_factor=1.5),
+        text_encoder=transformers.Qwen3Model(config),
+        tokenizer=_tokenizer(512),
+        transformer=diffusers.ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=1,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[8, 4, 4],
+            axes_lens=[1024, 64, 64],
+        ),
+    )
+
+
+def _cascade_unet(prior: bool) -> Any:
+    shared = {
+        "conditioning_dim": 16,
+        "timestep_ratio_embedding_dim": 8,
+        "block_out_channels": (16, 16),
+        "num_attention_heads": (2, 2),
+        "down_num_layers_per_block": (1, 1),
+        "up_num_layers_per_block": (1, 1),
+        "dropout": (0.0, 0.0),
+        "switch_level": (False,),
+        "clip_text_pooled_in_channels": 16,
+        "clip_seq": 1,
+    }
+    if prior:
+        return diffusers.StableCascadeUNet(
+            in_channels=16, out_channels=16, clip_text_in_channels=16, clip_image_in_channels=16, **shared
+        )
+    return diffusers.StableCascadeUNet(
+        in_channels=4,
+        out_channels=4,
+        patch_size=1,
+        effnet_in_channels=16,
+        self_attn=False,
+        timestep_conditioning_type=("sca",),
+        **shared,
+    )
+
+
+def _cascade_prior() -> Any:
+    return diffusers.StableCascadePriorPipeline(
+        tokenizer=_tokenizer(77),
+        text_encoder=_clip(16, projection=16),
+        prior=_cascade_unet(prior=True),
+        scheduler=diffusers.DDPMWuerstchenScheduler(),
+    )
+
+
+def _cascade() -> Any:
+    from diffusers.pipelines.stable_cascade.pipeline_stable_cascade_combined import PaellaVQModel
+
+    prior = _cascade_prior()
+    return diffusers.StableCascadeCombinedPipeline(
+        tokenizer=prior.tokenizer,
+        text_encoder=prior.text_encoder,
+        decoder=_cascade_unet(prior=False),
+        scheduler=diffusers.DDPMWuerstchenScheduler(),
+        vqgan=PaellaVQModel(bottleneck_blocks=1, embed_dim=8, num_vq_embeddings=16),
+        prior_prior=prior.prior,
+        prior_text_encoder=prior.text_encoder,
+        prior_tokenizer=prior.tokenizer,
+        prior_scheduler=prior.scheduler,
+    )
+
+
+GENERATORS: dict[str, Callable[[], Any]] = {
+    "stable-diffusion-1.5": _stable_diffusion,
+    "stable-diffusion-2.1": lambda: _stable_diffusion("v_prediction", use_linear_projection=True),
+    "lcm": _latent_consistency,
+    "sdxl": _stable_diffusion_xl,
+    "sdxl-turbo": lambda: _stable_diffusion_xl(turbo=True),
+    "stable-diffusion-3": _stable_diffusion_3,
+    "pixart-alpha": lambda: _pixart(diffusers.PixArtAlphaPipeline),
+    "pixart-sigma": lambda: _pixart(diffusers.PixArtSigmaPipeline),
+    "sana": _sana,
+    "sana-sprint": lambda: _sana(sprint=True),
+    "flux": _flux,
+    "chroma": _chroma,
+    "lumina2": _lumina2,
+    "qwen-image": _qwen_image,
+    "z-image": _z_image,
+    "stable-cascade-prior": _cascade_prior,
+    "stable-cascade": _cascade,
+}
+
+# Sizes at which the generators that do not know how small they are draw quickly.
+CALLS: dict[str, dict[str, Any]] = {
+    "qwen-image": {"height": 16, "width": 16},
+    "z-image": {"height": 16, "width": 16},
+    "lumina2": {"height": 16, "width": 16},
+    "sana": {"height": 32, "width": 32, "use_resolution_binning": False},
+    "sana-sprint": {"height": 32, "width": 32, "use_resolution_binning": False},
+    "pixart-alpha": {"height": 16, "width": 16, "use_resolution_binning": False},
+    "pixart-sigma": {"height": 16, "width": 16, "use_resolution_binning": False},
+    "stable-cascade-prior": {"height": 128, "width": 128},
+    "stable-cascade": {"height": 128, "width": 128},
+}
