@@ -66,16 +66,16 @@ class Settings:
 
     Attributes:
         autoencoder_widths, generator_widths: Channels of each level.
-        clip_width, clip_layers: Of either tower.
-        language_model_width, language_model_layers: Of the OPT.
-        pairs: Images with captions that the adapters are trained on.
-        pair_mixture: What these pairs are like.
+        clip_width, clip_layers: Hidden size and number of layers of both towers.
+        language_model_width, language_model_layers: Hidden size and number of layers.
+        pairs: Number of pairs that the adapters are trained on.
+        pair_mixture: The mixture of these pairs.
         adapters: Entries of `training_gill`'s recipe that differ from `adapters.yaml`.
         fast: Whether the retrieval set has scenes of `FAST_KIND` alone and the decision is trained on prompts of
             `FAST_SCENES`, which weak models can retrieve and generate.
-        decision_prompts: Prompts that are answered both ways, to train the decision on.
+        decision_prompts: Number of prompts that the decision is trained on.
         retrievable_share: Share of these prompts whose scene is retrievable.
-        measured: Items a stage is measured on.
+        measured: Number of items that each stage is measured on.
     """
 
     autoencoder: Schedule

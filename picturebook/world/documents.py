@@ -1,22 +1,20 @@
 """Text for the language model: captions, stories and dialogues, with questions and descriptions of the current scene.
 
-A document is one line of words. Images are not in it; where a story's images would be stands, in some documents,
-what they show, in brackets: as a layout, as tags or as a caption. So the model learns to use what is in brackets, and
-the adapters can learn visual tokens that have the same effect as these words.
+A document is one line of words. Some documents have images in words, in brackets where the images would be: a layout,
+tags or a caption. So the model learns to use what is in brackets, and the adapters can learn visual tokens that have
+the same effect as these words.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 
-from .caption_grammar import NOTHING, all_forms, caption, describe, layout, leave_out, shuffled, tags
-from .dialogue_sampling import REQUEST, QuestionAnswer, SceneDialogue, all_yes_or_no, ask_all
-from .events import all_sentences
-from .partial_scene import PartialObject, PartialScene, fully_known
+from .caption_grammar import NOTHING, caption, describe, layout, leave_out, shuffled, tags
+from .dialogue_sampling import QuestionAnswer, SceneDialogue, ask_all
+from .partial_scene import PartialScene, fully_known
 from .phrases import IMAGE_REQUEST, words_of
-from .scene import BACKGROUNDS, COLOURS, KINDS, MAX_OBJECTS, PLACES, Scene, SceneObject, is_retrievable
+from .scene import BACKGROUNDS, COLOURS, KINDS, MAX_OBJECTS, PLACES, Scene, is_retrievable
 from .splits import dialogue_in, scene_in, story_in, stream
 from .story_sampling import LEAVE_OUT, SceneStory
 
@@ -49,6 +47,11 @@ UNKNOWN = "unknown"
 AVAILABILITY_QUESTION = "is it there ?"
 SLOTS = ("kind", "colour", "place")
 _ORDINALS = ("first", "second")
+_OTHER_WORDS = (
+    "( ) , . : ? A: Q: a and appears are at away become becomes by can change changes colour comes falls first goes "
+    "how in is it joins kind leaves many moves no nothing now on one picture place places rises scene second see soon "
+    "sun swap the then there they thing things to turn turns two unknown we what where yes"
+)
 
 
 def documents(split: str, seed: int) -> Iterator[str]:
@@ -204,22 +207,6 @@ def _asked(known: PartialScene, generator: np.random.Generator) -> list[str]:
     return [f"{rounds[number].question} {rounds[number].answer} ." for number in chosen]
 
 
-@cache
 def vocabulary() -> tuple[str, ...]:
     """All words and punctuation marks, a token each, sorted. Special tokens are the tokenizer's own."""
-    texts = [*all_sentences(), REQUEST, ". ( ) Q: A:"]
-    for number in range(len(KINDS)):
-        objects = tuple(
-            SceneObject(
-                KINDS[(number + at) % len(KINDS)], COLOURS[(number + at) % len(COLOURS)], PLACES[(number + at) % 4]
-            )
-            for at in range(2)
-        )
-        for background in BACKGROUNDS:
-            for scene in (Scene(objects, background), Scene(objects[:1], background)):
-                known = fully_known(scene)
-                rounds = [*ask_all(known), *all_yes_or_no(known), *slot_questions(known)]
-                texts += [*all_forms(known), tags(known), *(f"{turn.question} {turn.answer}" for turn in rounds)]
-    nothing_known = PartialScene((PartialObject(), PartialObject()))
-    texts += [*all_forms(nothing_known), *(turn.answer for turn in slot_questions(nothing_known))]
-    return tuple(sorted({word for text in texts for word in words_of(text)}))
+    return tuple(sorted({*KINDS, *COLOURS, *PLACES, *BACKGROUNDS, *words_of(_OTHER_WORDS)}))

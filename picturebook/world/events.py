@@ -11,7 +11,6 @@ import numpy as np
 
 from .partial_scene import PartialObject, PartialScene
 from .phrases import PHRASES, join_words, object_phrase
-from .scene import COLOURS, KINDS, PLACES
 
 TURN, MOVE, SWAP, JOIN, LEAVE, CHANGE_BACKGROUND = "turn", "move", "swap", "join", "leave", "background"
 STARTERS = ("then", "now", "soon")
@@ -107,26 +106,6 @@ def event_sentence(event: Event, listener: ListenerState, generator: np.random.G
     starter = STARTERS[int(generator.integers(len(STARTERS)))] if generator.random() < 0.6 else ""
     way = int(generator.integers(2))
     return join_words(starter, _say(event, _subject(event, listener, generator), listener, way))
-
-
-def all_sentences() -> list[str]:
-    """Sentences that together have every word of all sentences."""
-    colours = [f"it turns {colour} they turn {colour} it becomes they become" for colour in COLOURS]
-    places = [f"it moves to the {place} goes" for place in PLACES]
-    kinds = [f"the {kind} leaves goes away it changes colour" for kind in KINDS]
-    backgrounds = [sentence for ways in BACKGROUND_SENTENCES.values() for sentence in ways]
-    return [
-        *STARTERS,
-        *colours,
-        *places,
-        *kinds,
-        *backgrounds,
-        UNKNOWN_BACKGROUND_SENTENCE,
-        "they swap places",
-        "they change places",
-        "a boat joins it",
-        "a boat appears",
-    ]
 
 
 def _subject(event: Event, listener: ListenerState, generator: np.random.Generator) -> str:
