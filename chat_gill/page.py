@@ -2,18 +2,18 @@
 
 import asyncio
 import html
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components.chatbot import ChatbotDataMessages, ComponentMessage
 
 from .answer_request import Answer, AnswerSettings, Event, Failure, PartialAnswer, Waiting
 from .dialogue import dialogue_page, messages_of
 from .engine import AnswerEngine
 from .figures import figure_html, is_placeholder, note_html, placeholder_html, waiting_html
 from .limits import RequestRefused
+from .received import only_from_this_page
 from .tools import add_tools
 from .words import known_words, remark_on_words
 
@@ -26,22 +26,6 @@ _DOWNLOAD = """(page) => {
   URL.revokeObjectURL(link.href);
 }"""
 _DECISIONS = [("The model decides", "auto"), ("Always retrieve", "retrieve"), ("Always generate", "generate")]
-
-
-def refuse_foreign_components(payload: ChatbotDataMessages | None) -> None:
-    """Refuse messages with components that this page did not write.
-
-    Gradio's chat component builds whatever component a browser names in a message, with the arguments that it names.
-
-    Raises:
-        gradio.Error: a message with another component than HTML.
-    """
-    for message in payload.root if payload is not None else ():
-        for item in message.content:
-            if isinstance(item, ComponentMessage):
-                if item.component != "html" or not isinstance(item.value, str):
-                    raise gr.Error("This dialogue holds something that this page did not write.")
-                item.constructor_args, item.props = {}, {}
 
 
 def build_page(engine: AnswerEngine, name: str, examples: Sequence[str]) -> gr.Blocks:
@@ -67,7 +51,7 @@ def build_page(engine: AnswerEngine, name: str, examples: Sequence[str]) -> gr.B
             feedback_options=None,
             placeholder="Ask for an image, tell a story sentence by sentence, or add an image and ask about it.",
         )
-        chatbot.preprocess = _after(refuse_foreign_components, chatbot.preprocess)
+        only_from_this_page(chatbot)
         textbox = gr.MultimodalTextbox(
             label="Your message",
             placeholder="Type a message, or add an image",
@@ -78,6 +62,7 @@ def build_page(engine: AnswerEngine, name: str, examples: Sequence[str]) -> gr.B
             stop_btn=True,
             elem_id="gill-message",
         )
+        only_from_this_page(textbox)
         chat = gr.ChatInterface(
             conversation.respond,
             multimodal=True,
@@ -115,15 +100,6 @@ def build_page(engine: AnswerEngine, name: str, examples: Sequence[str]) -> gr.B
     page.queue(max_size=4 * limits.max_waiting, default_concurrency_limit=limits.max_waiting)
     page.chat_interface = chat
     return page
-
-
-def _after(check: Callable[[Any], None], preprocess: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    # Not a subclass: Gradio writes a .pyi file beside every module that has one.
-    def checked(payload: Any) -> Any:
-        check(payload)
-        return preprocess(payload)
-
-    return checked
 
 
 def _settings() -> list[gr.components.Component]:
@@ -291,4 +267,4 @@ def _without_placeholders(history: list[Mapping[str, Any]]) -> list[Any]:
     return stopped
 
 
-__all__ = ["STYLE", "Conversation", "build_page", "refuse_foreign_components"]
+__all__ = ["STYLE", "Conversation", "build_page"]

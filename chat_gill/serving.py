@@ -1,6 +1,7 @@
 """The command `gill chat`: load a model and serve the page."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -38,6 +39,22 @@ def chat(arguments: ChatArguments) -> None:
     try:
         page = open_page(engine, model, arguments)
         page.block_thread()
+    finally:
+        engine.close()
+
+
+def serve_space(model: str, gpu: Callable[..., Any] | None = None) -> None:
+    """Serve the page in a Space of the Hub.
+
+    Args:
+        model (`str`): Hub id, or a folder.
+        gpu (`Callable`, *optional*): `spaces.GPU(...)` on ZeroGPU.
+    """
+    # The Hub's machine sets address and port by variables that Gradio reads.
+    arguments = ChatArguments(host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"))
+    engine = start_engine(model, arguments, gpu=gpu)
+    try:
+        open_page(engine, model, arguments).block_thread()
     finally:
         engine.close()
 
@@ -158,4 +175,4 @@ def examples_of(model: str) -> list[str]:
     return [text for text in examples if isinstance(text, str)] or list(_EXAMPLES)
 
 
-__all__ = ["chat", "examples_of", "find_model", "load_pipeline", "name_of", "open_page", "start_engine"]
+__all__ = ["chat", "examples_of", "find_model", "load_pipeline", "name_of", "open_page", "serve_space", "start_engine"]

@@ -9,6 +9,7 @@ from .answer_request import Answer, AnswerImage, AnswerSettings
 from .dialogue import open_image
 from .engine import AnswerEngine
 from .limits import RequestRefused
+from .received import only_from_this_page
 
 
 def add_tools(engine: AnswerEngine) -> None:
@@ -64,7 +65,9 @@ def add_tools(engine: AnswerEngine) -> None:
         return gr.Number(None, label=label, precision=0, visible=False)
 
     def image(label: str) -> gr.Image:
-        return gr.Image(label=label, type="filepath", format="png", visible=False)
+        component = gr.Image(label=label, type="filepath", format="png", visible=False)
+        only_from_this_page(component)
+        return component
 
     def pieces() -> gr.JSON:
         return gr.JSON(label="pieces", visible=False)
@@ -74,9 +77,8 @@ def add_tools(engine: AnswerEngine) -> None:
         (find_image, [text("text")], [image("image"), pieces()]),
         (draw_image, [text("text"), number("steps"), number("seed")], [image("image"), pieces()]),
     ):
-        gr.Button(visible=False).click(
-            function, inputs, outputs, api_name=function.__name__, concurrency_limit=engine.limits.max_waiting
-        )
+        # The engine has a queue of its own; and through Gradio's queue, MCP returns several values as one text.
+        gr.Button(visible=False).click(function, inputs, outputs, api_name=function.__name__, queue=False)
 
 
 def _answer(
@@ -101,10 +103,11 @@ def _answer(
             raise RequestRefused("This model has no images to find; `draw_image` draws one.")
         if settings.decision == "generate" and not pipe.has_image_generator:
             raise RequestRefused("This model draws no images; `find_image` finds one.")
+        # Of MCP comes a request of Starlette's, which has no session.
         return engine.answer(
             [{"role": "user", "content": content}],
             settings,
-            visitor=request.session_hash or "",
+            visitor=getattr(request, "session_hash", None) or "",
             address=request.client.host if request.client else "",
             seed=None if seed is None else int(seed),
         )

@@ -55,6 +55,12 @@ class PushOptions:
     retrieval_set_id: str | None = field(
         default=None, metadata={"help": "That repository; REPO_ID-retrieval-set by default."}
     )
+    space: str | None = field(
+        default=None, metadata={"help": "Also push a Space, such as org/gill-demo, that shows the model."}
+    )
+    space_hardware: str = field(
+        default="zero-a10g", metadata={"help": "The machine that the Space suggests, such as cpu-basic."}
+    )
     dry_run: bool = field(default=False, metadata={"help": "List what would be sent, and stop."})
     yes: bool = field(default=False, metadata={"help": "Do not ask."})
     card: Literal["local", "hub"] | None = field(

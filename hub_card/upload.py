@@ -104,6 +104,8 @@ def _push(options: PushOptions, api: HfApi) -> str | None:
         print(listing(f"datasets/{set_id}", files_of(set_folder), []))
     for path in paths:
         print(f"  note: {path}, a path of this machine")
+    if options.space is not None:
+        print(f"to spaces/{options.space}: the chat page of {options.repo_id}, on {options.space_hardware}")
     if options.dry_run:
         return None
     if not options.yes and not _agreed():
@@ -146,7 +148,25 @@ def _push(options: PushOptions, api: HfApi) -> str | None:
     for what in kept:
         print(f"  kept in the card as it was: {what}")
     print(f"pushed {commit.commit_url}")
+    if options.space is not None:
+        print(f"pushed {push_space(options.space, options.repo_id, options.space_hardware, api, private)}")
     return str(commit.commit_url)
+
+
+def push_space(space: str, model: str, hardware: str, api: HfApi, private: bool | None = None) -> str:
+    """Push a Space that shows a model, in one commit; the URL of the commit.
+
+    Args:
+        space (`str`), model (`str`): Repositories of the Hub.
+        hardware (`str`): The machine that the Space suggests.
+    """
+    from chat_gill.space import write_space
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_space(folder, model, hardware)
+        outdated = ("gill/*", "modeling_gill/*", "pipeline_gill/*", "chat_gill/*")
+        with OneCommit(files_of(folder), space, api, repo_type="space", outdated=outdated, private=private) as push:
+            return str(push.commit(f"Chat page of {model}").commit_url)
 
 
 def files_to_send(folder: Path, without_set: bool = False) -> tuple[dict[str, Path], list[str]]:

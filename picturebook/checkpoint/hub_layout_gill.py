@@ -14,6 +14,13 @@ from typing import Any
 from .configuration_gill import GillConfig
 
 MODEL_INDEX = "model_index.json"
+# What Inference Endpoints look for, by its name.
+HANDLER_FILE = "handler.py"
+_HANDLER = """# Called by Inference Endpoints of the Hub.
+from endpoint_handler_gill import EndpointHandler
+
+__all__ = ["EndpointHandler"]
+"""
 _PACKAGE_IMPORT = re.compile(r"^(\s*from )modeling_gill(\.\w+_gill import )", re.MULTILINE)
 
 
@@ -31,6 +38,7 @@ def write_code(folder: str | os.PathLike[str]) -> None:
     """Write the code into a repository's folder."""
     for name, text in flat_code().items():
         (Path(folder) / name).write_text(text, encoding="utf-8")
+    (Path(folder) / HANDLER_FILE).write_text(_HANDLER, encoding="utf-8")
 
 
 def write_model_index(folder: str | os.PathLike[str], entries: dict[str, Any]) -> None:
@@ -55,4 +63,4 @@ def _folder_of(module: str) -> Path:
     return Path(str(sys.modules[module].__file__)).parent
 
 
-__all__ = ["MODEL_INDEX", "flat_code", "index_with_retrieval_set", "write_code", "write_model_index"]
+__all__ = ["HANDLER_FILE", "MODEL_INDEX", "flat_code", "index_with_retrieval_set", "write_code", "write_model_index"]

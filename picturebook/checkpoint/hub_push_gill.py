@@ -28,7 +28,7 @@ class OneCommit:
         files (`Mapping[str, Path]`): The files by their name in the repository. Other files there are kept.
         repo_id (`str`): The repository, created if need be; without a namespace, in that of the token's owner.
         api (`HfApi`): With the token to use.
-        repo_type (`str`, defaults to `"model"`): `"model"` or `"dataset"`.
+        repo_type (`str`, defaults to `"model"`): `"model"`, `"dataset"` or `"space"`, of Gradio.
         outdated (`Iterable[str]`, defaults to `()`):
             Patterns of files that the same commit deletes unless they are among `files`.
         private (`bool`, *optional*): Whether a new repository is private; the Hub's default if not given.
@@ -86,7 +86,8 @@ class OneCommit:
             self.repo_id = full_repo_id(self.repo_id, self.api)
             where = {"repo_type": self.repo_type}
             if not self.api.repo_exists(self.repo_id, **where):
-                self.api.create_repo(self.repo_id, private=self.private, exist_ok=True, **where)
+                space = {"space_sdk": "gradio"} if self.repo_type == "space" else {}
+                self.api.create_repo(self.repo_id, private=self.private, exist_ok=True, **where, **space)
                 self._created = True
             name = self.repo_id
             if self.revision is not None:

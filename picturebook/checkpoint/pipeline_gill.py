@@ -34,6 +34,7 @@ from .answer_gill import DECISIONS, AnswerEnd, ImageSlot
 from .call_arguments_gill import check_integer, check_names, check_number, check_per_prompt, check_rows
 from .components_gill import COMPONENT_CLASSES
 from .conditioning_capture_gill import generator_arguments  # noqa: F401
+from .endpoint_handler_gill import EndpointHandler  # noqa: F401
 from .hub_layout_gill import write_code  # noqa: F401
 from .hub_push_gill import OneCommit  # noqa: F401
 from .image_cache_gill import ImageCache  # noqa: F401

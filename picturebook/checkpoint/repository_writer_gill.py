@@ -47,7 +47,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "pipeline": ("model_index.json", *(f"{name}/*" for name in GENERATOR_COMPONENTS)),
     "retrieval_set": (f"{RETRIEVAL_SET_FOLDER}/*",),
-    "code": ("*_gill.py",),
+    "code": ("*_gill.py", "handler.py"),
 }
 """What a repository is made of: the files of each part."""
 

@@ -1,6 +1,7 @@
 """The GILL repository: frozen models, adapters and the retrieval set in one folder, weights in half precision."""
 
 import io
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from .train_adapters import STAGE as ADAPTERS
 STAGE = "gill"
 # What people type, in the form of the stories: it travels with the processor.
 CHAT_TEMPLATE = Path(__file__).parents[1] / "models" / "chat_template.jinja"
+# Messages that the chat page offers to begin with.
+CHAT_EXAMPLES = CHAT_TEMPLATE.with_name("chat_examples.json")
 
 
 def assemble_repository(run: RunFolder, settings: Settings, seed: int = 0) -> None:
@@ -42,6 +45,7 @@ def assemble_repository(run: RunFolder, settings: Settings, seed: int = 0) -> No
     pipe.retrieval_set = build_retrieval_set(pipe, scenes, seed)
     with replace_folder(run.folder(STAGE)) as folder:
         pipe.save_pretrained(folder, self_contained=True)
+        shutil.copy(CHAT_EXAMPLES, folder)
         halve_weights(folder)
         # Rebuilt from the embeddings when it is loaded.
         (folder / RETRIEVAL_SET_FOLDER / INDEX_FILE).unlink(missing_ok=True)

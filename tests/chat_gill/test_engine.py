@@ -2,7 +2,6 @@
 
 import queue
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -32,13 +31,14 @@ class Held:
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
-        self.go = threading.Semaphore(0)
+        self.go, self.begun = threading.Semaphore(0), threading.Semaphore(0)
         self.sizes: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipe, name)
 
     def __call__(self, messages: Any, **arguments: Any) -> Any:
+        self.begun.release()
         self.go.acquire(timeout=60)
         self.sizes.append(len(messages))
         return self._pipe(messages, **arguments)
@@ -91,7 +91,7 @@ def test_those_who_wait_are_answered_together_and_each_gets_his_own_answer(held:
     pipe, engine = held
     first: queue.SimpleQueue[Event] = queue.SimpleQueue()
     engine.submit(said("a red house"), FOUND, report=first.put)
-    time.sleep(0.2)  # it runs alone
+    pipe.begun.acquire(timeout=60)  # it runs alone
     asked = ["a blue boat at sea", "a yellow fish", "a green tree in the snow"]
     queues: list[queue.SimpleQueue[Event]] = [queue.SimpleQueue() for _ in asked]
     for number, text in enumerate(asked):
@@ -111,6 +111,7 @@ def test_a_stop_frees_the_place_of_who_waits(held: Any) -> None:
     pipe, engine = held
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     running = engine.submit(said("a red house"), FOUND, report=events.put, visitor="ann")
+    pipe.begun.acquire(timeout=60)
     waiting = engine.submit(said("a cat"), FOUND, report=events.put, visitor="ann")
     with pytest.raises(RequestRefused, match="still being answered"):
         engine.submit(said("a fish"), FOUND, report=events.put, visitor="ann")
@@ -155,7 +156,7 @@ def test_what_is_wrong_with_one_request_is_not_said_to_another(held: Any) -> Non
     engine.submit(said("a red house"), FOUND, report=lambda event: None)
     good: queue.SimpleQueue[Event] = queue.SimpleQueue()
     bad: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    time.sleep(0.2)
+    pipe.begun.acquire(timeout=60)
     engine.submit(said("a cat"), FOUND, report=good.put, visitor="good")
     engine.submit([{"role": "user", "content": [{"type": "image", "image": "/etc/hostname"}]}], FOUND, report=bad.put)
     pipe.go.release(10)

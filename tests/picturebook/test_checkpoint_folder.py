@@ -28,7 +28,7 @@ def test_an_embedded_repository_replaces_the_old_one_with_the_current_code_and_k
         (parent / name).write_text("{}")
     embed_repository(source, folder)
     code = flat_code()
-    assert {path.name for path in folder.iterdir()} == {"model_index.json", "README.md", *code}
+    assert {path.name for path in folder.iterdir()} == {"model_index.json", "README.md", "handler.py", *code}
     assert (folder / "modeling_gill.py").read_text(encoding="utf-8") == code["modeling_gill.py"]
     assert {path.name for path in tmp_path.iterdir()} == {"gill", "checkpoint"}
 
@@ -67,7 +67,7 @@ def test_without_both_the_message_says_what_to_install(
 
 def test_the_code_in_the_checkpoint_is_the_current_one() -> None:
     stale = [name for name, code in flat_code().items() if _read(CHECKPOINT / name) != code]
-    stale += [path.name for path in CHECKPOINT.glob("*.py") if path.name not in flat_code()]
+    stale += [path.name for path in CHECKPOINT.glob("*_gill.py") if path.name not in flat_code()]
     assert not stale, "refresh it: gill picturebook embed"
 
 

@@ -1,11 +1,13 @@
 """What people type to the picture book, as chat messages, leads to what they ask for."""
 
+import json
+
 import pytest
 import torch
 
 from picturebook.checkpoint_folder import CHECKPOINT
 from picturebook.models.gill_answers import load_pipeline
-from picturebook.stages.assemble_repository import CHAT_TEMPLATE
+from picturebook.stages.assemble_repository import CHAT_EXAMPLES, CHAT_TEMPLATE
 from pipeline_gill import GillPipeline
 
 
@@ -55,6 +57,14 @@ def test_a_conversation_becomes_one_story(pipe: GillPipeline) -> None:
     assert (
         " ".join(asked.split()) == "a red house on the left . what colour is it ? red . then it turns blue . picture :"
     )
+
+
+def test_the_examples_of_the_chat_page_are_understood(pipe: GillPipeline) -> None:
+    assert (CHECKPOINT / CHAT_EXAMPLES.name).read_text(encoding="utf-8") == CHAT_EXAMPLES.read_text(encoding="utf-8")
+    for text in json.loads(CHAT_EXAMPLES.read_text(encoding="utf-8")):
+        chat = [{"role": "user", "content": text}]
+        assert pipe.processor.unknown_words(chat) == []
+        assert len(pipe([chat], decision="retrieve").images) == 1
 
 
 @pytest.mark.parametrize("typed", ["show me a cat", "Draw a blue boat at sea.", "a red house", "A Red House."])
