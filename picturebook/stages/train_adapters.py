@@ -131,6 +131,6 @@ def measure_adapters(pipe: GillPipeline, run: RunFolder, number: int, seed: int)
     run.write_sheet(STAGE, images[:40])
     return {
         "right_captions": float(np.mean([found == scene for found, scene in zip(described, scenes, strict=True)])),
-        "asks_for_a_picture": share_with_image(pipe, captions),
-        "right_pictures_two_things": correct_shares(images, scenes),
+        "asks_for_an_image": share_with_image(pipe, captions),
+        "right_images_two_objects": correct_shares(images, scenes),
     }

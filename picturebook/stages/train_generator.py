@@ -64,7 +64,7 @@ def train_generator(run: RunFolder, settings: Settings, seed: int = 0) -> None:
         pipeline.save_pretrained(folder)
     metrics = {"parameters": unet.num_parameters(), "minutes": seconds / 60}
     generator = stream(seed, VALIDATION, STAGE)
-    shares = {"right_one_thing": (1.0, 0.0), "right_two_things": (0.0, 0.0)}
+    shares = {"right_one_object": (1.0, 0.0), "right_two_objects": (0.0, 0.0)}
     if settings.fast:
         shares["right_fast_scenes"] = (0.0, 1.0)
     for name, (single_share, fast) in shares.items():

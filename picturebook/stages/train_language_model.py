@@ -137,7 +137,7 @@ def measure_language_model(
         f"right_after_{sentences}": [(story.beginning(sentences), story.scenes[sentences - 1]) for story in complete]
         for sentences in (1, 3, 5)
     }
-    items["right_after_5_with_stand_ins"] = [
+    items["right_after_5_with_images_in_words"] = [
         (with_images_in_words(story), story.scenes[-1]) for story in stories(VALIDATION, number, seed)
     ]
     items["right_after_dialogue"] = [

@@ -71,6 +71,8 @@ def split_of_text(text: str) -> str:
 def stream(seed: int, split: str, purpose: str) -> np.random.Generator:
     """The random generator of a seed, split and purpose, the same on every machine.
 
+    The words of the purpose are a part of the seed: other words give other data.
+
     Raises:
         ValueError: no such split.
     """

@@ -41,11 +41,11 @@ def test_every_stage_draws_a_contact_sheet(trained: Path) -> None:
 def test_every_stage_beats_chance_clearly(metrics: dict) -> None:
     assert metrics["autoencoder"]["psnr_db"] > 18  # one colour all over reaches about 14
     assert metrics["clip"]["right_among_64"] > 0.3  # 1 in 64
-    assert metrics["generator"]["right_two_things"]["background"] > 0.7  # 1 in 4
+    assert metrics["generator"]["right_two_objects"]["background"] > 0.7  # 1 in 4
     assert metrics["generator"]["right_fast_scenes"]["scene"] > 0.3  # 1 in 32
     assert metrics["language_model"]["right_after_1"] > 0.5  # 1 in thousands
     assert metrics["language_model"]["right_after_3"] > 0.1
-    assert metrics["adapters"]["right_pictures_two_things"]["background"] > 0.7  # 1 in 4
+    assert metrics["adapters"]["right_images_two_objects"]["background"] > 0.7  # 1 in 4
     assert metrics["gill"]["right_background_retrieved"] > 0.7  # 1 in 4
     assert metrics["gill"]["right_retrieved"] > 0.5  # 1 in 48
     # Of prompts whose words are not in training; always to generate or always to retrieve reaches less than 0.5.
