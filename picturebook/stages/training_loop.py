@@ -82,6 +82,9 @@ def run_parts(name: str, module: nn.Module, parts: Sequence[Part], folder: Path,
 
     Returns:
         `float`: Seconds of training, of all parts and calls.
+
+    Raises:
+        ValueError: a checkpoint in the folder has other weights than the module.
     """
     seconds = 0.0
     for number, part in enumerate(parts, start=1):
@@ -200,7 +203,12 @@ class _StepTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # The Trainer's own passes over weights that are missing.
-        self.weights.load_state_dict(load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+        try:
+            self.weights.load_state_dict(load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+        except RuntimeError as error:
+            raise ValueError(
+                f"The checkpoint {resume_from_checkpoint} is not of this model; remove it or use another folder."
+            ) from error
 
 
 def _last_whole_checkpoint(folder: Path) -> Path | None:

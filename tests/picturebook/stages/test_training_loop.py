@@ -58,6 +58,15 @@ def test_a_half_written_checkpoint_is_not_resumed(tmp_path: Path, capsys: pytest
         assert "resumes from step 9" not in capsys.readouterr().out
 
 
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(tmp_path, stop_at=17)
+    other = nn.Linear(5, 1)
+    part = Part(Schedule(40, 8, 0.05), lambda step, generator: other(torch.ones(1, 5)).mean())
+    with pytest.raises(ValueError, match="checkpoint-16 is not of this model"):
+        run_parts("line", other, [part], tmp_path)
+
+
 def test_parts_that_are_done_are_not_done_again_and_what_is_frozen_stays(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
