@@ -11,7 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from evaluation_gill.results import RESULTS_FILE, Results
-from modeling_gill.conditioning_gill import plain_conditioning, read_conditioning
+from modeling_gill.conditioning_gill import conditioning_of
 from modeling_gill.fingerprint_gill import fingerprint_name, fingerprint_weights, fingerprints_match
 from modeling_gill.pretrained_gill import BACKBONE_PREFIXES
 from pipeline_gill.retrieval_storage_gill import INFO_FILE
@@ -214,14 +214,9 @@ def _adapters(folder: Path, config: dict[str, Any]) -> Adapters:
         "retrieval's width": config["retrieval_dim"],
     }
     if config.get("mapper_type") is not None:
-        tensors = (
-            read_conditioning(config["conditioning"])
-            if config.get("conditioning")
-            else plain_conditioning(config["conditioning_length"], config["conditioning_dim"])
-        )
         sizes |= {
             "mapper": config["mapper_type"],
-            "conditioning": ", ".join(f"{tensor.num_positions} x {tensor.dim}" for tensor in tensors),
+            "conditioning": ", ".join(f"{tensor.num_positions} x {tensor.dim}" for tensor in conditioning_of(config)),
         }
     known = {name: value for name, value in sizes.items() if value is not None}
     return Adapters(count, size, " and ".join(sorted(dtypes)), known)

@@ -126,8 +126,15 @@ class PrecomputeArguments:
         metadata={"help": "As train_data of a recipe; may be given several times.", "metavar": "DATA"}
     )
     out: str = field(metadata={"help": "Folder to write.", "metavar": "CACHE"})
-    image_generator: str | None = _option(None, "Diffusers repository whose text encoder makes the targets.")
+    image_generator: str | None = _option(
+        None, "Diffusers repository whose text encoders make the targets.", short="--generator"
+    )
     image_generator_revision: str | None = _option(None, "Its revision.")
+    image_generator_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Arguments of its call that matter to its text encoders, such as max_sequence_length=256."},
+    )
+    generator_dtype: str = _option("float32", "Dtype of the generator: float32, bfloat16 or float16.")
     image_features: bool = _option(False, "Write features of the images, too.")
     vision_model: str | None = _option(None, "Image encoder for the features.")
     vision_model_revision: str | None = _option(None, "Its revision.")
@@ -144,6 +151,8 @@ class PrecomputeArguments:
     batch_size: int = _option(64, "Captions or images at once.", min=1)
     dtype: str = _option("float16", "Dtype to store: float16 or float32.")
     device: str | None = _option(None, "Device to run on; by default cuda where there is one, else cpu.")
+    shard: int | None = _option(None, "Which part of the work this process does, from 0; by default torchrun's.")
+    num_shards: int | None = _option(None, "How many processes share the work.")
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The model of a recipe: new adapters over frozen models, or those of a GILL repository."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,10 +9,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from modeling_gill.backbones_gill import load_backbones
+from modeling_gill.conditioning_gill import conditioning_fields
 from modeling_gill.image_encoder_gill import ImagePooling, feature_shape, load_image_processor
 from modeling_gill.language_model_lora_gill import has_lora
 
 from .arguments import ModelArguments
+from .caches import CacheError, TextTargetsCache, read_cached_conditioning
 from .frozen_models import (
     FrozenModel,
     conditioning_shape,
@@ -23,7 +27,7 @@ from .recipe import RecipeError, lora_fields
 
 
 def build_model(
-    arguments: ModelArguments, dtype: torch.dtype, seed: int
+    arguments: ModelArguments, dtype: torch.dtype, seed: int, cache: str | os.PathLike[str] | None = None
 ) -> tuple[GillForConditionalGeneration, GillProcessor]:
     """
     Load the frozen models and put adapters between them.
@@ -32,19 +36,23 @@ def build_model(
         arguments (`ModelArguments`): Of the recipe.
         dtype (`torch.dtype`): Of the frozen models; adapters are float32.
         seed (`int`): Of the new adapters.
+        cache (`str` or `os.PathLike`, *optional*):
+            Of `gill precompute`, which says what the image generator is conditioned on. Without it, that is read from
+            the generator's configuration, which says it for Stable Diffusion 1 and 2 alone.
 
     Returns:
         Model, on the CPU, and processor.
 
     Raises:
         RecipeError: a model that cannot be found, or sizes that do not fit.
+        CacheError: a cache that is damaged, or of another image generator.
     """
     try:
-        model, processor = _loaded(arguments, dtype) if arguments.start_from else _new(arguments, dtype, seed)
+        model, processor = _loaded(arguments, dtype) if arguments.start_from else _new(arguments, dtype, seed, cache)
         lora = lora_fields(arguments.lora)
         if lora is not None and not has_lora(model.language_model):
             add_lora(model, lora, seed)
-    except RecipeError:
+    except (RecipeError, CacheError):
         raise
     except (OSError, ImportError, ValueError) as error:
         raise RecipeError(str(error)) from error
@@ -133,7 +141,7 @@ def _loaded(arguments: ModelArguments, dtype: torch.dtype) -> tuple[GillForCondi
 
 
 def _new(
-    arguments: ModelArguments, dtype: torch.dtype, seed: int
+    arguments: ModelArguments, dtype: torch.dtype, seed: int, cache: str | os.PathLike[str] | None
 ) -> tuple[GillForConditionalGeneration, GillProcessor]:
     language, vision = frozen_models(arguments)
     img_tokens = (
@@ -160,7 +168,7 @@ def _new(
         image_token_id=tokenizer.cls_token_id,
         image_output_token_ids=tokenizer.convert_tokens_to_ids(img_tokens),
         **fields,
-        **_generator_fields(arguments),
+        **_generator_fields(arguments, cache),
     )
     feature_shape(config.vision_config, config.image_pooling, image_processor)  # they must fit each other
     torch.manual_seed(seed)
@@ -172,19 +180,22 @@ def _new(
     return model, GillProcessor(image_processor, tokenizer, config.num_visual_tokens, img_tokens)
 
 
-def _generator_fields(arguments: ModelArguments) -> dict[str, Any]:
+def _generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] | None) -> dict[str, Any]:
     if arguments.mapper_type == "none":
         return {"mapper_type": None}
     if arguments.image_generator is None:
         raise RecipeError(f"`mapper_type` is {arguments.mapper_type!r}, but `image_generator` is not set.")
     name, revision = full_path(arguments.image_generator), arguments.image_generator_revision
-    length, width = conditioning_shape(FrozenModel("image generator", name, "`image_generator`", revision))
+    if cache is not None and TextTargetsCache.exists(Path(cache)):
+        fields = conditioning_fields(read_cached_conditioning(Path(cache), name, revision))
+    else:
+        length, width = conditioning_shape(FrozenModel("image generator", name, "`image_generator`", revision))
+        fields = {"conditioning_length": length, "conditioning_dim": width}
     return {
         "mapper_type": arguments.mapper_type,
         "image_generator_id": name,
         "image_generator_revision": revision,
-        "conditioning_length": length,
-        "conditioning_dim": width,
+        **fields,
     }
 
 

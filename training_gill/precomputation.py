@@ -1,7 +1,10 @@
-"""Compute once what never changes: text-encoder targets of captions and, on demand, features of images."""
+"""Compute once what never changes: the image generator's conditioning for captions, and features of images."""
 
+import json
+import os
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -9,10 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer
-from transformers.utils import cached_file
 
 from modeling_gill.image_encoder_gill import (
     ImagePooling,
@@ -23,22 +23,29 @@ from modeling_gill.image_encoder_gill import (
     preprocess_images,
 )
 from modeling_gill.image_loading_gill import ImageError
-from pipeline_gill.caption_files import read_json
 
 from .arguments import PrecomputeArguments
+from .array_cache import ArrayCacheWriter
+from .array_shards import DTYPES, Column
 from .caches import (
-    DTYPES,
-    ArrayCacheWriter,
     ImageFeatureCache,
     TextTargetsCache,
+    begun_conditioning,
     feature_info,
     read_unreadable,
+    target_columns,
     target_info,
+    write_negatives,
     write_unreadable,
 )
 from .callbacks import hide_loading_bars
 from .frozen_models import FrozenModel, full_path, load_part, load_vision_config
+from .target_encoder import TargetEncoder, with_measured_scales
 from .training_data import CaptionedImages, CaptionedImageStream, DataError, load_example_image, open_data
+
+# Captions that units of tensors and the size of a ragged cache are estimated from.
+_SAMPLED = 64
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -56,15 +63,21 @@ class Precomputed:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def precompute(arguments: PrecomputeArguments) -> Precomputed:
+def precompute(arguments: PrecomputeArguments, say: Callable[[str], None] | None = None) -> Precomputed:
     """
-    Compute text-encoder targets of all captions of a dataset and, on demand, features of all images.
+    Compute the image generator's conditioning for all captions of a dataset and, on demand, features of all images.
 
-    Run again after an interruption, or over more data, it continues where it was.
+    Run again after an interruption, or over more data, it continues where it was. Processes that share the work are
+    started with `shard` and `num_shards`, or together by torchrun or `accelerate launch`; each writes a part of the
+    same cache.
+
+    Args:
+        arguments ([`PrecomputeArguments`]): The data, the models and the folder to write.
+        say (`Callable[[str], None]`, *optional*): Takes the size of what is going to be written, before it is.
 
     Raises:
-        ValueError: data, models or a cache that cannot be used, or another process writes to the cache. OSError: a full
-            disk and the like.
+        ValueError: data, models or a cache that cannot be used, an image generator that cannot be conditioned by a
+            model, or another process writes to the cache. OSError: a full disk and the like.
 
     Example:
 
@@ -74,26 +87,40 @@ def precompute(arguments: PrecomputeArguments) -> Precomputed:
         3318333
     """
     datasets = _open(arguments)
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    part, device = _part(arguments), _device(arguments)
     lengths = [len(data) for data in datasets if isinstance(data, CaptionedImages)]
     total = sum(lengths) if len(lengths) == len(datasets) else None
     out, result = Path(arguments.out), Precomputed()
     # Both encoders first: a mistake in the second is not found after hours of the first.
     text = image = None
     if arguments.image_generator is not None:
-        text = TextEncoder(arguments.image_generator, arguments.image_generator_revision, device)
+        options = _generator_options(arguments.image_generator_kwargs)
+        dtype = _DTYPES[arguments.generator_dtype]
+        text = TargetEncoder(arguments.image_generator, arguments.image_generator_revision, device, dtype, options)
     if arguments.image_features:
         pooling = ImagePooling(arguments.vision_pooling, arguments.vision_feature_layer, arguments.num_visual_tokens)
         image = ImageEncoder(str(arguments.vision_model), arguments.vision_model_revision, device, pooling)
     if text is not None:
-        info = target_info(arguments.image_generator, arguments.image_generator_revision, *text.shape)
-        captions = (caption for data in datasets for caption in _captions(data))
-        with ArrayCacheWriter(out / TextTargetsCache.FOLDER, info, text.shape, arguments.dtype) as writer:
-            result.targets = _write_targets(writer, text, captions, arguments.batch_size, total)
+        sample = text(list(islice(_usable(datasets), _SAMPLED)) or [""])
+        tensors = begun_conditioning(out, text.tensors, part) or with_measured_scales(text.tensors, sample)
+        info = target_info(arguments.image_generator, arguments.image_generator_revision, tensors)
+        if options:
+            info["image_generator_kwargs"] = options
+        columns = target_columns(tensors)
+        if say is not None:
+            say(_size_line("text targets", "captions", _bytes_each(sample, arguments.dtype), total, out, part))
+        with ArrayCacheWriter(out / TextTargetsCache.FOLDER, info, columns, arguments.dtype, part=part) as writer:
+            if part[0] == 0:
+                write_negatives(out, text.negatives())
+            result.targets = _write_targets(writer, text, _usable(datasets), arguments.batch_size, total)
     if image is not None:
         info = feature_info(arguments.vision_model, arguments.vision_model_revision, image.shape, image.pooling)
         examples = (example for data in datasets for example in _examples(data))
-        with ArrayCacheWriter(out / ImageFeatureCache.FOLDER, info, image.shape, arguments.dtype) as writer:
+        columns = [Column(image.shape)]
+        if say is not None:
+            each = int(np.prod(image.shape)) * np.dtype(DTYPES[arguments.dtype]).itemsize
+            say(_size_line("image features", "images", each, total, out, part))
+        with ArrayCacheWriter(out / ImageFeatureCache.FOLDER, info, columns, arguments.dtype, part=part) as writer:
             result.features, result.unreadable = _write_features(writer, image, examples, arguments.batch_size, total)
     return result
 
@@ -101,7 +128,7 @@ def precompute(arguments: PrecomputeArguments) -> Precomputed:
 def run_precompute(arguments: PrecomputeArguments) -> None:
     """Run `gill precompute`."""
     hide_loading_bars()
-    result, out = precompute(arguments), Path(arguments.out)
+    result, out = precompute(arguments, say=print), Path(arguments.out)
     if result.targets is not None:
         print(f"wrote {result.targets} text targets to {out / TextTargetsCache.FOLDER}")
     for reason in result.unreadable.values():
@@ -109,49 +136,6 @@ def run_precompute(arguments: PrecomputeArguments) -> None:
     if result.features is not None:
         unreadable = f"; {len(result.unreadable)} images could not be read" if result.unreadable else ""
         print(f"wrote {result.features} image features to {out / ImageFeatureCache.FOLDER}{unreadable}")
-
-
-class TextEncoder:
-    """
-    The generator's own tokenizer and text encoder, as Stable Diffusion uses them.
-
-    Args:
-        name (`str`): A diffusers repository.
-        revision (`str`, *optional*): Of it.
-        device (`str`): To run on.
-
-    Attributes:
-        shape (`tuple[int, int]`): `(sequence_length, hidden_size)` of a caption's embeddings.
-
-    Raises:
-        DataError: none there.
-    """
-
-    def __init__(self, name: str, revision: str | None, device: str) -> None:
-        hub = {"revision": revision or "main"}
-        try:
-            index = read_json(str(cached_file(name, "model_index.json", **hub)))
-            tokenizer_class = getattr(transformers, index["tokenizer"][1], AutoTokenizer)
-            self.tokenizer = tokenizer_class.from_pretrained(name, subfolder="tokenizer", **hub)
-            encoder_class = getattr(transformers, index["text_encoder"][1])
-            self.encoder = encoder_class.from_pretrained(name, subfolder="text_encoder", **hub)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"The text encoder of the image generator {name!r} could not be loaded: {error}") from error
-        self.encoder = self.encoder.to(device).eval()
-        self.device = device
-        self.shape = (int(self.tokenizer.model_max_length), int(self.encoder.config.hidden_size))
-
-    @torch.no_grad()
-    def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """Float32 of shape `(num_captions, sequence_length, hidden_size)`."""
-        tokens = self.tokenizer(
-            list(captions), padding="max_length", max_length=self.shape[0], truncation=True, return_tensors="pt"
-        )
-        mask = tokens.attention_mask if getattr(self.encoder.config, "use_attention_mask", False) else None
-        states = self.encoder(
-            tokens.input_ids.to(self.device), attention_mask=None if mask is None else mask.to(self.device)
-        )[0]
-        return states.float().cpu().numpy()
 
 
 class ImageEncoder:
@@ -201,6 +185,8 @@ def _open(arguments: PrecomputeArguments) -> list[CaptionedImages | CaptionedIma
         raise DataError("Name the data with `dataset`, and the folder to write with `out`.")
     if arguments.dtype not in DTYPES:
         raise DataError(f"`dtype` must be one of {[*DTYPES]}, got {arguments.dtype!r}.")
+    if arguments.generator_dtype not in _DTYPES:
+        raise DataError(f"`generator_dtype` must be one of {[*_DTYPES]}, got {arguments.generator_dtype!r}.")
     if arguments.batch_size < 1:
         raise DataError(f"`batch_size` must be at least 1, got {arguments.batch_size}.")
     if arguments.image_generator is None and not arguments.image_features:
@@ -218,15 +204,15 @@ def _open(arguments: PrecomputeArguments) -> list[CaptionedImages | CaptionedIma
 
 
 def _write_targets(
-    writer: ArrayCacheWriter, encoder: TextEncoder, captions: Iterable[str], batch_size: int, total: int | None
+    writer: ArrayCacheWriter, encoder: TargetEncoder, captions: Iterable[str], batch_size: int, total: int | None
 ) -> int:
     """Write targets of all captions that are not written yet; returns how many."""
     written = 0
-    usable = (caption for caption in captions if isinstance(caption, str) and caption.strip())
     with tqdm(total=total, desc="text targets", unit="caption", mininterval=1, disable=None) as bar:
-        for batch in _batches(writer.missing(_counted(usable, bar)), batch_size):
-            for caption, value in zip(batch, encoder(batch), strict=True):
-                writer.add(caption, value)
+        for batch in _batches(writer.missing(_counted(captions, bar)), batch_size):
+            for caption, target in zip(batch, encoder(batch), strict=True):
+                # One plain tensor is stored as the only column.
+                writer.add(caption, target if len(target) > 1 else target.popitem()[1])
             written += len(batch)
     return written
 
@@ -261,8 +247,55 @@ def _write_features(
     return written, unreadable
 
 
-def _captions(data: CaptionedImages | CaptionedImageStream) -> Iterable[str]:
-    return data.captions() if isinstance(data, CaptionedImages) else (example["caption"] for example in data)
+def _part(arguments: PrecomputeArguments) -> tuple[int, int]:
+    """Which part of the work is this process's, and of how many parts."""
+    given = (arguments.shard, arguments.num_shards)
+    if given == (None, None):
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    shard, count = given
+    if shard is None or count is None or not 0 <= shard < count:
+        raise DataError(f"`shard` must be one of 0 to `num_shards` - 1, got `shard` {shard}, `num_shards` {count}.")
+    return shard, count
+
+
+def _device(arguments: PrecomputeArguments) -> str:
+    if arguments.device is not None:
+        return arguments.device
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _generator_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the generator's call, those that a command line gave as text as JSON reads them."""
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            options[name] = json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _size_line(what: str, unit: str, each: int, total: int | None, out: Path, part: tuple[int, int]) -> str:
+    """How large a cache is going to be, at most, since nothing is written twice."""
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = f"{shutil.disk_usage(place).free / 1e9:,.1f} GB are free"
+    if total is None:
+        return f"{what}: {each:,} bytes for each of the {unit} of a stream; {free}"
+    share = f", part {part[0]} of {part[1]} of these" if part[1] > 1 else ""
+    return f"{what}: {total:,} {unit} x {each:,} bytes = {total * each / 1e9:,.3f} GB{share}; {free}"
+
+
+def _bytes_each(targets: Sequence[Mapping[str, np.ndarray]], dtype: str) -> int:
+    """Mean bytes of a target."""
+    sizes = [sum(value.size for value in target.values()) for target in targets]
+    return round(sum(sizes) / len(sizes) * np.dtype(DTYPES[dtype]).itemsize)
+
+
+def _usable(datasets: Iterable[CaptionedImages | CaptionedImageStream]) -> Iterator[str]:
+    """All captions that are text."""
+    for data in datasets:
+        captions = data.captions() if isinstance(data, CaptionedImages) else (example["caption"] for example in data)
+        yield from (caption for caption in captions if isinstance(caption, str) and caption.strip())
 
 
 def _examples(data: CaptionedImages | CaptionedImageStream) -> Iterable[dict[str, Any]]:
@@ -281,4 +314,4 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-__all__ = ["ImageEncoder", "Precomputed", "TextEncoder", "precompute", "run_precompute"]
+__all__ = ["ImageEncoder", "Precomputed", "precompute", "run_precompute"]

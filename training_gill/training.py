@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
+from safetensors.torch import save
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, set_seed
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
@@ -16,7 +18,15 @@ from pipeline_gill.repository_writer_gill import REPOSITORY_FILES
 from pipeline_gill.repository_writer_gill import write_repository as write_gill_repository
 
 from .arguments import TrainCommand
-from .caches import CacheError, ImageFeatureCache, TextTargetsCache, feature_info, target_info
+from .caches import (
+    NEGATIVES_FILE,
+    CacheError,
+    ImageFeatureCache,
+    TextTargetsCache,
+    feature_info,
+    read_negatives,
+    target_info,
+)
 from .callbacks import hide_loading_bars
 from .checkpoints import last_checkpoint, only_writer
 from .collator import CaptionedImageCollator
@@ -130,8 +140,7 @@ def build_collator(
                 "`cache` is not set, but the conditioning loss needs the generator's text embeddings; make them with "
                 "`gill precompute`, or set `conditioning_weight: 0` and `reconstruction_weight: 0`."
             )
-        shape = (config.conditioning_length, config.conditioning_dim)
-        info = target_info(config.image_generator_id, config.image_generator_revision, *shape)
+        info = target_info(config.image_generator_id, config.image_generator_revision, config.conditioning_tensors)
         targets = TextTargetsCache(Path(data.cache), info)
     if data.cache is not None and ImageFeatureCache.exists(Path(data.cache)):
         info = feature_info(
@@ -192,7 +201,11 @@ def start_report(recipe: Recipe, step: AdapterTrainingStep, data: Any, resume: s
 
 
 def write_repository(
-    recipe_record: dict[str, Any], metrics: dict[str, float], trainer: GillTrainer, weights: Any = None
+    recipe_record: dict[str, Any],
+    metrics: dict[str, float],
+    trainer: GillTrainer,
+    weights: Any = None,
+    negatives: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write the output folder as a Hub repository, in one step; checkpoints, panels and a card stay.
 
@@ -200,6 +213,8 @@ def write_repository(
         recipe_record (`dict`): Of [`Recipe.record`], before the Trainer has changed the arguments.
         metrics (`dict[str, float]`): Of the last evaluation.
         weights: Where FSDP gathered them.
+        negatives (`dict[str, torch.Tensor]`, *optional*):
+            What the image generator guides away from, so that no text encoder is needed to draw.
     """
     record = {
         **recipe_record,
@@ -214,7 +229,7 @@ def write_repository(
         trainer.gill,
         trainer.processor,
         pipeline_config={"ranking_size": None},
-        extra_files={RECORD_FILE: record},
+        extra_files={RECORD_FILE: record, **({NEGATIVES_FILE: save(negatives)} if negatives else {})},
         state_dict=trainer.own_weights(weights),
     )
 
@@ -251,7 +266,7 @@ def _train(recipe: Recipe) -> dict[str, float]:
         return finished
     set_seed(args.seed)
     train_data, validation_data = open_training_data(recipe), open_validation_data(recipe)
-    gill, processor = build_model(recipe.model, recipe.backbone_dtype(), args.seed)
+    gill, processor = build_model(recipe.model, recipe.backbone_dtype(), args.seed, recipe.data.cache)
     try:
         step = AdapterTrainingStep(gill, recipe.loss_weights())
         collator = build_collator(recipe, gill, processor)
@@ -293,7 +308,9 @@ def _train(recipe: Recipe) -> dict[str, float]:
         metrics = trainer.evaluate()
     weights = trainer.gathered_state()
     if args.should_save:
-        write_repository(recipe_record, metrics, trainer, weights)
+        cache = recipe.data.cache if collator.text_targets is not None else None
+        negatives = read_negatives(Path(cache)) if cache is not None else None
+        write_repository(recipe_record, metrics, trainer, weights, negatives)
         print(f"wrote {args.output_dir}: a Hub repository (upload with `gill push`)", flush=True)
     if args.push_to_hub and trainer.is_world_process_zero():
         trainer.wait_for_pushes()

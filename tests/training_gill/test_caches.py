@@ -7,41 +7,44 @@ import numpy as np
 import pytest
 import torch
 
-from training_gill.caches import ArrayCache, ArrayCacheWriter, CacheError, ImageFeatureCache, TextTargetsCache
+from training_gill.array_cache import ArrayCache, ArrayCacheWriter
+from training_gill.array_shards import CacheError, Column
+from training_gill.caches import ImageFeatureCache, TextTargetsCache
 
+COLUMNS = [Column((2, 3))]
 INFO = {"conditioning_length": 2, "conditioning_dim": 3}
 
 
 def write(folder, count=8, shard_size=3, first=0):
-    with ArrayCacheWriter(folder, INFO, (2, 3), "float16", shard_size) as writer:
+    with ArrayCacheWriter(folder, INFO, COLUMNS, "float16", shard_size) as writer:
         for number in range(first, first + count):
             writer.add(f"key {number}", np.full((2, 3), number))
 
 
 def test_arrays_are_found_by_their_keys_across_shards(tmp_path):
     write(tmp_path)
-    cache = ArrayCache(tmp_path, (2, 3))
+    cache = ArrayCache(tmp_path, COLUMNS)
     assert len(cache) == 8
-    assert [float(cache[f"key {number}"][0, 0]) for number in range(8)] == list(range(8))
-    assert cache["key 1"].dtype == torch.float32
+    assert [float(cache.read(f"key {number}")["values"][0, 0]) for number in range(8)] == list(range(8))
+    assert cache.read("key 1")["values"].dtype == torch.float16
     assert "key 9" not in cache
-    with ArrayCacheWriter(tmp_path, INFO, (2, 3), "float16") as writer:
+    with ArrayCacheWriter(tmp_path, INFO, COLUMNS, "float16") as writer:
         assert list(writer.missing(["key 1", "key 9", "key 9"])) == ["key 9"]
 
 
 def test_a_cache_that_is_written_to_is_incomplete_until_the_end(tmp_path):
     write(tmp_path)
-    with ArrayCacheWriter(tmp_path, INFO, (2, 3), "float16"), pytest.raises(CacheError, match="incomplete"):
-        ArrayCache(tmp_path, (2, 3))
-    assert len(ArrayCache(tmp_path, (2, 3))) == 8
+    with ArrayCacheWriter(tmp_path, INFO, COLUMNS, "float16"), pytest.raises(CacheError, match="incomplete"):
+        ArrayCache(tmp_path, COLUMNS)
+    assert len(ArrayCache(tmp_path, COLUMNS)) == 8
 
 
 def test_a_folder_made_with_something_else_is_refused(tmp_path):
     write(tmp_path)
-    writer = ArrayCacheWriter(tmp_path, {**INFO, "conditioning_dim": 4}, (2, 4), "float16")
+    writer = ArrayCacheWriter(tmp_path, {**INFO, "conditioning_dim": 4}, [Column((2, 4))], "float16")
     with pytest.raises(CacheError, match="conditioning_dim 3 rather than 4; expected an empty folder"), writer:
         pass
-    assert len(ArrayCache(tmp_path, (2, 3))) == 8
+    assert len(ArrayCache(tmp_path, COLUMNS)) == 8
 
 
 @pytest.mark.parametrize(
@@ -51,11 +54,11 @@ def test_a_folder_made_with_something_else_is_refused(tmp_path):
 def test_arrays_that_cannot_be_stored_are_refused(tmp_path, value, message):
     with (
         pytest.raises(CacheError, match=message),
-        ArrayCacheWriter(tmp_path, INFO, (2, 3), "float16") as writer,
+        ArrayCacheWriter(tmp_path, INFO, COLUMNS, "float16") as writer,
     ):
         writer.add("key", value)
     with pytest.raises(CacheError, match="incomplete"):
-        ArrayCache(tmp_path, (2, 3))
+        ArrayCache(tmp_path, COLUMNS)
 
 
 def cut(path):

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 from gill import cli
 from modeling_gill import GillForConditionalGeneration
-from training_gill import PrecomputeArguments, caches, precomputation, precompute
+from training_gill import PrecomputeArguments, array_cache, precomputation, precompute
 from training_gill.caches import CacheError, ImageFeatureCache, TextTargetsCache
 from training_gill.training_data import open_data
 
@@ -32,7 +32,7 @@ def test_targets_are_what_the_generator_conditions_on(arguments, small_world, tm
     targets = TextTargetsCache(tmp_path / "cache")
     for caption in ("a small red circle on a white background", "a large blue cross on a grey background"):
         expected, _ = generator.encode_prompt(caption, "cpu", 1, False)
-        torch.testing.assert_close(targets[caption], expected[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(targets[caption]["prompt_embeds"], expected[0], rtol=1e-5, atol=1e-6)
     assert len(targets) == 256
 
 
@@ -40,7 +40,7 @@ def test_stored_in_float16_targets_are_off_by_its_rounding_alone(small_world, tm
     precompute(arguments)
     exact, rounded = TextTargetsCache(tmp_path / "cache"), TextTargetsCache(small_world / "cache")
     caption = "a small red circle on a white background"
-    torch.testing.assert_close(rounded[caption], exact[caption], rtol=1e-3, atol=1e-3)
+    assert torch.equal(rounded[caption]["prompt_embeds"], exact[caption]["prompt_embeds"].half())
 
 
 def test_features_are_those_of_the_model(small_world, recipe_with, tmp_path):
@@ -59,40 +59,41 @@ def test_features_are_those_of_the_model(small_world, recipe_with, tmp_path):
 
 
 def test_an_interrupted_run_continues_where_it_was(arguments, tmp_path, monkeypatch):
-    encode, calls = precomputation.TextEncoder.__call__, []
+    encode, calls = precomputation.TargetEncoder.__call__, []
 
     def interrupted(self, captions):
         calls.append(len(captions))
-        if len(calls) == 3:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return encode(self, captions)
 
-    monkeypatch.setattr(precomputation.TextEncoder, "__call__", interrupted)
-    monkeypatch.setattr(caches, "SHARD_SIZE", 16)
+    monkeypatch.setattr(precomputation.TargetEncoder, "__call__", interrupted)
+    monkeypatch.setattr(array_cache, "SHARD_SIZE", 16)
     with pytest.raises(KeyboardInterrupt):
         precompute(replace(arguments, batch_size=32))
     with pytest.raises(CacheError, match="interrupted"):
         TextTargetsCache(tmp_path / "cache")
-    monkeypatch.setattr(precomputation.TextEncoder, "__call__", encode)
+    monkeypatch.setattr(precomputation.TargetEncoder, "__call__", encode)
     assert precompute(arguments).targets == 192
     assert len(TextTargetsCache(tmp_path / "cache")) == 256
     assert precompute(arguments).targets == 0
 
 
 def test_of_two_runs_over_one_cache_the_second_is_refused_and_spoils_nothing(arguments, tmp_path, monkeypatch):
-    encode, refused = precomputation.TextEncoder.__call__, []
+    encode, calls, refused = precomputation.TargetEncoder.__call__, [], []
 
     def encode_beside_another(self, captions):
-        if not refused:
-            refused.append(None)
+        calls.append(None)
+        # The first call measures, before anything is written.
+        if len(calls) == 2:
             with pytest.raises(CacheError, match="another process") as error:
                 precompute(replace(arguments, batch_size=16))
             refused.append(str(error.value))
         return encode(self, captions)
 
-    monkeypatch.setattr(precomputation.TextEncoder, "__call__", encode_beside_another)
+    monkeypatch.setattr(precomputation.TargetEncoder, "__call__", encode_beside_another)
     assert precompute(arguments).targets == 256
-    assert str(tmp_path / "cache") in refused[1]
+    assert str(tmp_path / "cache") in refused[0]
     assert len(TextTargetsCache(tmp_path / "cache")) == 256
 
 

@@ -305,8 +305,8 @@ def test_a_cache_made_with_another_cut_is_refused_before_the_first_step(recipe_w
     cut = tmp_path / "cut"
     shutil.copytree(small_world / "cache", cut)
     info = json.loads((cut / "text_targets" / "info.json").read_text())
-    (cut / "text_targets" / "info.json").write_text(json.dumps({**info, "conditioning_length": 8}))
-    with pytest.raises(CacheError, match="conditioning_length 8 rather than 16"):
+    (cut / "text_targets" / "info.json").write_text(json.dumps({**info, "image_generator_revision": "v2"}))
+    with pytest.raises(CacheError, match="image_generator_revision 'v2' rather than 'main'"):
         train(recipe_with(cache=cut))
 
 

@@ -1,0 +1,113 @@
+"""The image generator's own text encoders: what the conditioning loss aims at."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+
+from modeling_gill.conditioning_gill import ConditioningTensor
+from pipeline_gill.conditioning_capture_gill import capture_conditioning, capture_negatives, derive_conditioning
+
+from .training_data import DataError
+
+
+class TargetEncoder:
+    """
+    An image generator that encodes captions as it does when it draws them.
+
+    Args:
+        name (`str`): A diffusers repository.
+        revision (`str`, *optional*): Of it.
+        device (`str`): To run on.
+        dtype (`torch.dtype`, defaults to `torch.float32`): Of the generator.
+        call (`Mapping[str, Any]`, defaults to none): Arguments of its call that matter to how it encodes, such as
+            `max_sequence_length`.
+
+    Attributes:
+        tensors (`tuple[ConditioningTensor, ...]`): What it takes; without scales until they are measured.
+
+    Raises:
+        DataError: it cannot be loaded. ValueError: it cannot be conditioned by a model, with the reason.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None,
+        device: str,
+        dtype: torch.dtype = torch.float32,
+        call: Mapping[str, Any] | None = None,
+    ) -> None:
+        hub = {"revision": revision} if revision else {}
+        try:
+            parts = DiffusionPipeline.load_config(name, **hub)
+            # Checks drawn images, which encoding does not make.
+            no_checker = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
+            self._generator = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, **hub, **no_checker).to(device)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            raise DataError(f"The image generator {name!r} could not be loaded: {error}") from error
+        self._generator.set_progress_bar_config(disable=True)
+        self._call = dict(call or {})
+        with _without_warnings():
+            self.tensors = derive_conditioning(self._generator, **self._call)
+
+    def __call__(self, captions: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        """For each caption the arrays of [`target_columns`] by the names of tensors and masks, in float32."""
+        with _without_warnings():
+            captured = capture_conditioning(self._generator, list(captions), self.tensors, **self._call)
+        arrays = {name: values.float().cpu().numpy() for name, values in captured.items()}
+        found = [{name: values[number] for name, values in arrays.items()} for number in range(len(captions))]
+        for tensor in self.tensors:
+            if tensor.mask_key is not None and not tensor.reads_padding:
+                for target in found:
+                    target[tensor.name] = target[tensor.name][: int(target.pop(tensor.mask_key).sum())]
+        return found
+
+    def negatives(self) -> dict[str, torch.Tensor]:
+        """What it guides away from where no negative prompt is given, by the names of its arguments."""
+        with _without_warnings():
+            return capture_negatives(self._generator, self.tensors, **self._call)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Tokenizers and generators name every word of a caption that is too long; captions of millions are."""
+    loggings = (diffusers.utils.logging, transformers.utils.logging)
+    before = [logging.get_verbosity() for logging in loggings]
+    try:
+        for logging in loggings:
+            logging.set_verbosity_error()
+        yield
+    finally:
+        for logging, verbosity in zip(loggings, before, strict=True):
+            logging.set_verbosity(verbosity)
+
+
+def with_measured_scales(
+    tensors: Sequence[ConditioningTensor], targets: Sequence[Mapping[str, np.ndarray]]
+) -> tuple[ConditioningTensor, ...]:
+    """
+    Tensors with the root mean square of some targets as their scale. One plain tensor has none, as in the paper.
+
+    Args:
+        tensors (`Sequence[ConditioningTensor]`): Without scales.
+        targets (`Sequence[Mapping[str, np.ndarray]]`): Of some captions; a unit needs no more than a few.
+    """
+    if len(tensors) == 1 and tensors[0].is_plain:
+        return tuple(tensors)
+    measured = []
+    for tensor in tensors:
+        values = np.concatenate([target[tensor.name].ravel() for target in targets]).astype(np.float64)
+        # Three digits, so that it is the same number on all machines.
+        scale = float(f"{np.sqrt(np.square(values).mean()):.3g}")
+        measured.append(replace(tensor, scale=scale or None))
+    return tuple(measured)
+
+
+__all__ = ["TargetEncoder", "with_measured_scales"]
