@@ -1,0 +1,84 @@
+"""Any image generator: its conditioning is computed once, learnt, and draws the pictures of the captions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_gill.conditioning_gill import conditioning_fields
+from pipeline_gill.conditioning_capture_gill import generator_arguments, without_negative_prompt
+from tests.small_generators import CALLS, small_generator
+from tests.small_model import small_model, small_processor
+from training_gill import PrecomputeArguments, precompute
+from training_gill.caches import TextTargetsCache, read_negatives
+from training_gill.collator import CaptionedImageCollator
+from training_gill.training_step import AdapterTrainingStep, LossWeights
+
+CAPTIONS = (
+    "a red house",
+    "a blue tree on the left of the house",
+    "the sun over the sea",
+    "a cat",
+    "two dogs run on the green beach in the sun",
+    "what is in this photo ?",
+)
+KINDS = ("stable-diffusion-1.5", "sdxl", "stable-diffusion-3", "pixart-sigma", "sana", "flux", "z-image")
+
+
+def write_captions(folder: Path) -> str:
+    path = folder / "captions.tsv"
+    path.write_text("".join(f"{caption}\t{number}.png\n" for number, caption in enumerate(CAPTIONS)))
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_six_captions_are_memorised_and_drawn(kind, tmp_path):
+    generator, call = small_generator(kind), CALLS.get(kind, {})
+    generator.save_pretrained(tmp_path / "generator")
+    arguments = PrecomputeArguments(
+        [write_captions(tmp_path)],
+        str(tmp_path / "cache"),
+        image_generator=str(tmp_path / "generator"),
+        image_generator_kwargs=call,
+        dtype="float32",
+        device="cpu",
+    )
+    assert precompute(arguments).targets == len(CAPTIONS)
+    targets, negatives = TextTargetsCache(tmp_path / "cache"), read_negatives(tmp_path / "cache")
+
+    processor = small_processor()
+    sizes = {"mapper_hidden_size": 64, "mapper_ffn_dim": 64, "conditioning_length": None, "conditioning_dim": None}
+    model = small_model(processor, **{**sizes, **conditioning_fields(targets.tensors)})
+    model.requires_grad_(True)
+    step = AdapterTrainingStep(model, LossWeights(0, 0, 0, 1))
+    features = torch.zeros(model.config.vision_dim)
+    batch = CaptionedImageCollator(processor, packing=0.0, text_targets=targets)(
+        [
+            {"index": number, "name": "", "key": "", "caption": caption, "image_features": features}
+            for number, caption in enumerate(CAPTIONS)
+        ]
+    )
+    optimizer = torch.optim.Adam([weight for weight in step.parameters() if weight.requires_grad], lr=3e-3)
+    for _ in range(300):
+        loss = step(**batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    with torch.no_grad():
+        learnt = model(**processor(list(CAPTIONS), add_img_tokens=True)).conditioning
+    repeated = {name: values.expand(len(CAPTIONS), *values.shape[1:]) for name, values in negatives.items()}
+    arguments = generator_arguments({**learnt, **repeated}, targets.tensors)
+    options = {"num_inference_steps": 2, "output_type": "latent", **call}
+
+    def draw(**given):
+        return (
+            torch.as_tensor(generator(**given, **options, generator=torch.Generator().manual_seed(0))[0])
+            .float()
+            .flatten(1)
+        )
+
+    of_captions = draw(prompt=list(CAPTIONS))
+    of_model = draw(**arguments, **without_negative_prompt(generator))
+    assert torch.cdist(of_model, of_captions).argmin(1).tolist() == list(range(len(CAPTIONS)))
