@@ -127,9 +127,28 @@ def read_conditioning(entries: Any) -> tuple[ConditioningTensor, ...]:
     return tensors
 
 
-def plain_conditioning(length: int, dim: int) -> tuple[ConditioningTensor, ...]:
-    """The conditioning of Stable Diffusion 1: `prompt_embeds`, in no unit."""
-    return (ConditioningTensor(_DEFAULT_NAME, length, dim),)
+def conditioning_of(values: Mapping[str, Any]) -> tuple[ConditioningTensor, ...]:
+    """
+    The specification that a configuration or a cache holds: `conditioning`, or the numbers `conditioning_length` and
+    `conditioning_dim` of one plain tensor.
+
+    Raises:
+        ValueError: neither, or one that is wrong.
+    """
+    if values.get("conditioning") is not None:
+        return read_conditioning(values["conditioning"])
+    sizes = {"length": values.get("conditioning_length"), "dim": values.get("conditioning_dim")}
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise ValueError(f"`conditioning_{name}` must be a positive integer, got {size!r}.")
+    return read_conditioning([{"name": _DEFAULT_NAME, **sizes}])
+
+
+def conditioning_fields(tensors: Sequence[ConditioningTensor]) -> dict[str, Any]:
+    """What [`conditioning_of`] reads: two numbers for one plain tensor, which older versions read too."""
+    if len(tensors) == 1 and tensors[0].is_plain:
+        return {"conditioning_length": tensors[0].length, "conditioning_dim": tensors[0].dim}
+    return {"conditioning": [tensor.to_dict() for tensor in tensors]}
 
 
 def mask_of_lengths(lengths: torch.Tensor, longest: int) -> torch.Tensor:
@@ -168,8 +187,9 @@ def _read_entry(entry: Any) -> ConditioningTensor:
 __all__ = [
     "LAYOUTS",
     "ConditioningTensor",
+    "conditioning_fields",
+    "conditioning_of",
     "mask_of_lengths",
-    "plain_conditioning",
     "read_conditioning",
     "take_images",
 ]

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
-from .conditioning_gill import ConditioningTensor, plain_conditioning, read_conditioning
+from .conditioning_gill import ConditioningTensor, conditioning_fields, conditioning_of, read_conditioning
 from .image_encoder_gill import VISION_POOLINGS, ImagePooling, feature_shape
 
 # Where the Auto classes find what they load in a Hub repository.
@@ -163,12 +163,9 @@ class GillConfig(PretrainedConfig):
         self.mapper_num_layers = mapper_num_layers
         self.mapper_num_heads = mapper_num_heads
         self.mapper_ffn_dim = mapper_ffn_dim
-        self.conditioning, conditioning_length, conditioning_dim = _conditioning_fields(
-            conditioning, conditioning_length, conditioning_dim
-        )
-        self.conditioning_length, self.conditioning_dim = conditioning_length, conditioning_dim
+        self._set_conditioning(conditioning, conditioning_length, conditioning_dim)
         if mapper_tokens_per_img_token is None:
-            positions = conditioning_length if isinstance(conditioning_length, int) else 1
+            positions = self.conditioning_length or 1
             mapper_tokens_per_img_token = -(-positions // max(self.num_image_output_tokens, 1))
         self.mapper_tokens_per_img_token = mapper_tokens_per_img_token
         self.use_decision_head = use_decision_head
@@ -209,10 +206,7 @@ class GillConfig(PretrainedConfig):
         """What the mapper yields for each image; nothing without a mapper."""
         if self.mapper_type is None:
             return ()
-        if self.conditioning is not None:
-            return read_conditioning(self.conditioning)
-        assert self.conditioning_length is not None and self.conditioning_dim is not None
-        return plain_conditioning(self.conditioning_length, self.conditioning_dim)
+        return conditioning_of(vars(self))
 
     @property
     def num_language_model_rows(self) -> int:
@@ -248,6 +242,22 @@ class GillConfig(PretrainedConfig):
         object.__setattr__(view, "gill_config", self)
         return view
 
+    def _set_conditioning(self, conditioning: Any, length: int | None, dim: int | None) -> None:
+        if conditioning is None:
+            sizes = {"conditioning_length": 77 if length is None else length}
+            tensors = conditioning_of({**sizes, "conditioning_dim": 768 if dim is None else dim})
+        else:
+            tensors = read_conditioning(conditioning)
+        stored = conditioning_fields(tensors)
+        self.conditioning: list[dict[str, Any]] | None = stored.get("conditioning")
+        self.conditioning_length: int | None = stored.get("conditioning_length")
+        self.conditioning_dim: int | None = stored.get("conditioning_dim")
+        if (length, dim) not in ((None, None), (self.conditioning_length, self.conditioning_dim)) and conditioning:
+            raise ValueError(
+                f"`conditioning_length` {length!r} and `conditioning_dim` {dim!r} describe one plain tensor, but "
+                f"`conditioning` is {conditioning!r:.200}; expected one or the other."
+            )
+
     def _check(self) -> None:
         for name in (
             "num_visual_tokens",
@@ -258,7 +268,6 @@ class GillConfig(PretrainedConfig):
             "mapper_ffn_dim",
             "mapper_tokens_per_img_token",
             "vocab_size",
-            *(() if self.conditioning is not None else ("conditioning_length", "conditioning_dim")),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -344,23 +353,6 @@ def _sub_config(name: str, value: PretrainedConfig | dict[str, Any] | None, defa
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"`{name}` has model_type {model_type!r}, which the installed transformers does not know.")
     return CONFIG_MAPPING[model_type](**fields)
-
-
-def _conditioning_fields(
-    conditioning: Any, length: int | None, dim: int | None
-) -> tuple[list[dict[str, Any]] | None, int | None, int | None]:
-    """`conditioning`, `conditioning_length` and `conditioning_dim` as stored: the first, or the two numbers."""
-    if conditioning is None:
-        return None, 77 if length is None else length, 768 if dim is None else dim
-    tensors = read_conditioning(conditioning)
-    is_plain = len(tensors) == 1 and tensors[0].is_plain
-    numbers = (tensors[0].length, tensors[0].dim) if is_plain else (None, None)
-    if (length, dim) not in ((None, None), numbers):
-        raise ValueError(
-            f"`conditioning_length` {length!r} and `conditioning_dim` {dim!r} describe one plain tensor, but "
-            f"`conditioning` is {conditioning!r:.200}; expected one or the other."
-        )
-    return None if is_plain else [tensor.to_dict() for tensor in tensors], *numbers
 
 
 def _first_int(config: PretrainedConfig, names: tuple[str, ...], where: str) -> int:
