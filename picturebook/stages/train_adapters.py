@@ -50,14 +50,8 @@ def train_adapters(run: RunFolder, settings: Settings, seed: int = 0) -> None:
 def _train(folder: Path, run: RunFolder, settings: Settings, seed: int) -> None:
     work = run.checkpoints(STAGE)
     pairs, cache, initial = work / "pairs", work / "cache", work / "initial"
-    names = {
-        name: str(run.folder(stage).resolve())
-        for name, stage in (
-            ("language_model", LANGUAGE_MODEL),
-            ("vision_model", CLIP),
-            ("image_generator", GENERATOR),
-        )
-    }
+    stages = {"language_model": LANGUAGE_MODEL, "vision_model": CLIP, "image_generator": GENERATOR}
+    names = {name: str(run.folder(stage).resolve()) for name, stage in stages.items()}
     if not pairs.exists():
         counts = {TRAIN: settings.pairs, VALIDATION: settings.measured}
         with replace_folder(pairs) as new:

@@ -38,6 +38,10 @@ def test_a_stopped_training_resumes_and_ends_like_one_that_was_not_stopped(
     resumed = train(tmp_path / "stopped", ema=ema)
     assert "resumes from step 16 of 40" in capsys.readouterr().out
     torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
+    # Stopped after its last checkpoint, before its result was written.
+    (tmp_path / "stopped" / "part-1.safetensors").unlink()
+    again = train(tmp_path / "stopped", stop_at=0, ema=ema)
+    torch.testing.assert_close(again.weight, whole.weight, rtol=0, atol=0)
 
 
 def test_it_learns_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
