@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gill import cli
+from tests.backbones_tables import PAGE, with_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -54,6 +55,11 @@ def test_commands_that_pages_show_are_understood(page, monkeypatch, capsys):
             if words[:1] == ["gill"] or "-m gill" in line:
                 arguments = words[words.index("gill") + 1 :]
                 assert cli.main(arguments) == 0, f"{line}: {capsys.readouterr().err}"
+
+
+def test_the_tables_of_other_models_are_those_of_the_tests():
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == with_tables(page), "run `python -m tests.backbones_tables`"
 
 
 def test_the_readme_is_short():

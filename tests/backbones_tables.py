@@ -1,0 +1,69 @@
+"""The tables of docs/backbones.md, made from the tests that try each family: `python -m tests.backbones_tables`."""
+
+from pathlib import Path
+
+from tests.modeling_gill.test_image_encoder_gill import FAMILIES as IMAGE_ENCODERS
+from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS
+from tests.small_generators import GENERATORS, small_generator
+
+PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+GENERATOR_NAMES = {
+    "stable-diffusion-1.5": "Stable Diffusion 1.5",
+    "stable-diffusion-2.1": "Stable Diffusion 2.1",
+    "lcm": "Latent Consistency Models",
+    "sdxl": "Stable Diffusion XL",
+    "sdxl-turbo": "SDXL Turbo",
+    "stable-diffusion-3": "Stable Diffusion 3, 3.5",
+    "pixart-alpha": "PixArt alpha",
+    "pixart-sigma": "PixArt Sigma",
+    "sana": "Sana",
+    "sana-sprint": "Sana Sprint",
+    "flux": "Flux",
+    "chroma": "Chroma",
+    "lumina2": "Lumina 2",
+    "qwen-image": "Qwen-Image",
+    "z-image": "Z-Image",
+    "stable-cascade-prior": "Stable Cascade, prior alone",
+    "stable-cascade": "Stable Cascade",
+}
+
+
+def image_encoders() -> str:
+    """A row for each family of image encoders that is tried: its class and the values of `vision_pooling`."""
+    rows = [
+        f"| {name} | `{family.model}` | {', '.join(f'`{kind}`' for kind in family.features)} |"
+        for name, family in IMAGE_ENCODERS.items()
+    ]
+    return "\n".join(["| family | class of transformers | `vision_pooling` |", "|---|---|---|", *rows])
+
+
+def generators() -> str:
+    """A row for each kind of generator that is tried: its class, and the tensors that the mapper makes for it."""
+    rows = []
+    for kind in GENERATORS:
+        tensors = []
+        for tensor in TENSORS[kind]:
+            length = {None: "one vector", 1: "1 position"}.get(tensor.length, f"{tensor.length} positions")
+            ragged = "" if tensor.mask_key is None else ", of different lengths"
+            tensors.append(f"`{tensor.name}` ({length}{ragged})")
+        name = type(small_generator(kind)).__name__
+        rows.append(f"| {GENERATOR_NAMES[kind]} | `{name}` | {', '.join(tensors)} |")
+    return "\n".join(["| generator | class of diffusers | conditioning |", "|---|---|---|", *rows])
+
+
+TABLES = {"image encoders": image_encoders, "generators": generators}
+
+
+def with_tables(page: str) -> str:
+    """The page with every table between its two comments made anew."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name}: made by python -m tests.backbones_tables -->\n", f"<!-- end of {name} -->"
+        before, _, rest = page.partition(begin)
+        _, found, after = rest.partition(end)
+        assert found, f"the page has no place for the table of {name}"
+        page = f"{before}{begin}\n{make()}\n\n{end}{after}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
