@@ -11,7 +11,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPVision
 
 from gill.cli import main
 from modeling_gill import GillConfig, GillForConditionalGeneration
+from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS
+from tests.small_generators import small_generator
 from training_gill import read_recipe, recipe_sizes
+from training_gill.frozen_models import FrozenModel, FrozenModelError
+from training_gill.generator_configs import conditioning_of_configs
 from training_gill.recipe import RECIPES, Recipe, RecipeError
 from training_gill.training_step import AdapterTrainingStep
 
@@ -197,6 +201,20 @@ def test_lora_is_counted_as_trained_and_not_as_frozen(published):
     assert lora.trained["language_model"] == 24 * 2 * 2 * 8 * 2048
     assert lora.frozen == plain.frozen
     assert lora.state_bytes > plain.state_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TENSORS)
+def test_the_configurations_tell_what_the_generator_itself_is_conditioned_on(kind, tmp_path):
+    small_generator(kind).save_pretrained(tmp_path)
+    model = FrozenModel("image generator", str(tmp_path), "`image_generator`")
+    try:
+        told = conditioning_of_configs(model)
+    except FrozenModelError as error:
+        assert "gill precompute" in str(error)
+        return
+    sizes = [(tensor.name, tensor.length, tensor.dim, tensor.mask_key) for tensor in TENSORS[kind]]
+    assert [(tensor.name, tensor.length, tensor.dim, tensor.mask_key) for tensor in told] == sizes
 
 
 def test_a_generator_that_is_not_known_is_named_with_the_way_out(published, tmp_path):
