@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from transformers import TrainerCallback
 from transformers.utils import logging
@@ -13,8 +12,10 @@ from transformers.utils import logging
 from modeling_gill import GillProcessor
 from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import ImageError
+from pipeline_gill.conditioning_capture_gill import capture_negatives, generator_arguments, without_negative_prompt
 from pipeline_gill.contact_sheet import contact_sheet
 
+from .target_encoder import load_generator
 from .training_data import CaptionedImages, load_example_image
 from .training_step import AdapterTrainingStep
 
@@ -53,6 +54,7 @@ class ImagePanel(TrainerCallback):
         self.data, self.folder, self.every = data, folder, every
         self.num_examples, self.generate = num_examples, generate
         self._generator: Any = None
+        self._negatives: dict[str, torch.Tensor] = {}
         self._examples: list[tuple[str, Image.Image]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -98,18 +100,22 @@ class ImagePanel(TrainerCallback):
     def _draw_images(self, conditioning: dict[str, torch.Tensor]) -> list[Any]:
         if self._generator is None:
             config = self.gill.config
-            self._generator = StableDiffusionPipeline.from_pretrained(
-                config.image_generator_id,
-                revision=config.image_generator_revision,
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            ).to(self.gill.device)
-            self._generator.set_progress_bar_config(disable=True)
-        prompt_embeds = conditioning["prompt_embeds"].to(self._generator.unet.dtype)
+            self._generator = load_generator(config.image_generator_id, config.image_generator_revision)
+            self._generator.to(self.gill.device)
+            self._negatives = capture_negatives(self._generator, config.conditioning_tensors)
+        count = len(next(iter(conditioning.values())))
+        negatives = {name: values.expand(count, *values.shape[1:]) for name, values in self._negatives.items()}
+        arguments = generator_arguments({**conditioning, **negatives}, self.gill.config.conditioning_tensors)
         # One seed, so that panels differ by the training alone.
         generator = torch.Generator().manual_seed(0)
-        return list(self._generator(prompt_embeds=prompt_embeds, num_inference_steps=20, generator=generator).images)
+        return list(
+            self._generator(
+                **arguments,
+                **without_negative_prompt(self._generator),
+                num_inference_steps=20,
+                generator=generator,
+            ).images
+        )
 
     def _read_examples(self) -> None:
         for index in range(len(self.data)):

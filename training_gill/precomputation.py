@@ -282,7 +282,8 @@ def _size_line(what: str, unit: str, each: int, total: int | None, out: Path, pa
     if total is None:
         return f"{what}: {each:,} bytes for each of the {unit} of a stream; {free}"
     share = f", part {part[0]} of {part[1]} of these" if part[1] > 1 else ""
-    return f"{what}: {total:,} {unit} x {each:,} bytes = {total * each / 1e9:,.3f} GB{share}; {free}"
+    size = f"{total * each / 1e9:,.1f} GB" if total * each > 1e9 else f"{total * each:,} bytes"
+    return f"{what}: {total:,} {unit} x {each:,} bytes = {size}{share}; {free}"
 
 
 def _bytes_each(targets: Sequence[Mapping[str, np.ndarray]], dtype: str) -> int:

@@ -44,15 +44,7 @@ class TargetEncoder:
         dtype: torch.dtype = torch.float32,
         call: Mapping[str, Any] | None = None,
     ) -> None:
-        hub = {"revision": revision} if revision else {}
-        try:
-            parts = DiffusionPipeline.load_config(name, **hub)
-            # Checks drawn images, which encoding does not make.
-            no_checker = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
-            self._generator = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, **hub, **no_checker).to(device)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise DataError(f"The image generator {name!r} could not be loaded: {error}") from error
-        self._generator.set_progress_bar_config(disable=True)
+        self._generator = load_generator(name, revision, dtype).to(device)
         self._call = dict(call or {})
         with _without_warnings():
             self.tensors = derive_conditioning(self._generator, **self._call)
@@ -73,6 +65,25 @@ class TargetEncoder:
         """What it guides away from where no negative prompt is given, by the names of its arguments."""
         with _without_warnings():
             return capture_negatives(self._generator, self.tensors, **self._call)
+
+
+def load_generator(name: str, revision: str | None, dtype: torch.dtype = torch.float32) -> Any:
+    """
+    An image generator of any kind, on the CPU and without a progress bar.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    hub = {"revision": revision} if revision else {}
+    try:
+        parts = DiffusionPipeline.load_config(name, **hub)
+        # Images of a training are not checked.
+        no_checker = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
+        generator = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, **hub, **no_checker)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise DataError(f"The image generator {name!r} could not be loaded: {error}") from error
+    generator.set_progress_bar_config(disable=True)
+    return generator
 
 
 @contextmanager
@@ -110,4 +121,4 @@ def with_measured_scales(
     return tuple(measured)
 
 
-__all__ = ["TargetEncoder", "with_measured_scales"]
+__all__ = ["TargetEncoder", "load_generator", "with_measured_scales"]

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from modeling_gill.conditioning_gill import ConditioningTensor
 from training_gill.array_cache import ArrayCache, ArrayCacheWriter
 from training_gill.array_shards import CacheError, Column
-from training_gill.caches import ImageFeatureCache, TextTargetsCache
+from training_gill.caches import ImageFeatureCache, TextTargetsCache, target_columns, target_info
 
 COLUMNS = [Column((2, 3))]
 INFO = {"conditioning_length": 2, "conditioning_dim": 3}
@@ -141,4 +143,66 @@ def test_a_damaged_list_of_unreadable_images_is_named(content, small_world, tmp_
 
 def test_a_folder_without_a_cache_is_named(tmp_path):
     with pytest.raises(CacheError, match="no cache"):
+        TextTargetsCache(tmp_path)
+
+
+RAGGED = [
+    ConditioningTensor("prompt_embeds", 5, 2, mask_name="prompt_attention_mask", scale=0.5),
+    ConditioningTensor("pooled_prompt_embeds", None, 3, scale=2.0),
+]
+
+
+def write_ragged(cache, part=(0, 1), tensors=RAGGED):
+    folder, info = cache / TextTargetsCache.FOLDER, target_info("org/generator", None, tensors)
+    with ArrayCacheWriter(folder, info, target_columns(tensors), "float16", 2, part) as writer:
+        for key in writer.missing(f"caption {number}" for number in range(7)):
+            number = int(key[-1])
+            writer.add(
+                key, {"prompt_embeds": np.full((1 + number % 5, 2), number), "pooled_prompt_embeds": [number] * 3}
+            )
+
+
+@pytest.mark.parametrize("parts", (1, 3))
+def test_targets_of_several_tensors_and_lengths_are_found_whoever_wrote_them(parts, tmp_path):
+    for number in range(parts):
+        write_ragged(tmp_path, (number, parts))
+    cache = TextTargetsCache(tmp_path, target_info("org/generator", None, RAGGED))
+    assert len(cache) == 7 and list(cache.tensors) == RAGGED
+    for number in range(7):
+        target = cache[f"caption {number}"]
+        assert target["prompt_embeds"].tolist() == [[number] * 2] * (1 + number % 5)
+        assert target["prompt_attention_mask"].tolist() == [True] * (1 + number % 5)
+        assert target["pooled_prompt_embeds"].tolist() == [number] * 3
+
+
+def test_a_cache_is_incomplete_until_every_process_has_written_its_part(tmp_path):
+    write_ragged(tmp_path, (1, 3))
+    with pytest.raises(CacheError, match="lacks part-00000-of-00003, part-00002-of-00003"):
+        TextTargetsCache(tmp_path)
+    with pytest.raises(CacheError, match="shared among 3 processes"):
+        write_ragged(tmp_path)
+
+
+def test_units_that_were_measured_elsewhere_do_not_make_a_cache_another(tmp_path):
+    write_ragged(tmp_path)
+    others = [replace(tensor, scale=3.0) for tensor in RAGGED]
+    assert len(TextTargetsCache(tmp_path, target_info("org/generator", None, others))) == 7
+    longer = [replace(RAGGED[0], length=6), RAGGED[1]]
+    with pytest.raises(CacheError, match=r"'length': 5.* rather than .*'length': 6"):
+        TextTargetsCache(tmp_path, target_info("org/generator", None, longer))
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("prompt_embeds-lengths-00000", np.array([1, 9], dtype=np.uint32)),
+        ("prompt_embeds-lengths-00000", np.array([1, 1], dtype=np.uint32)),
+        ("prompt_embeds-00000", np.zeros((3, 3), dtype=np.float16)),
+        ("pooled_prompt_embeds-00001", np.zeros((1, 3), dtype=np.float16)),
+    ],
+)
+def test_a_damaged_ragged_cache_is_one_clear_error(name, array, tmp_path):
+    write_ragged(tmp_path)
+    np.save(tmp_path / TextTargetsCache.FOLDER / f"{name}.npy", array)
+    with pytest.raises(CacheError, match=r"embeds.*\.npy is damaged"):
         TextTargetsCache(tmp_path)

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from gill import cli
 from modeling_gill import GillForConditionalGeneration
 from training_gill import PrecomputeArguments, array_cache, precomputation, precompute
-from training_gill.caches import CacheError, ImageFeatureCache, TextTargetsCache
+from training_gill.caches import CacheError, ImageFeatureCache, TextTargetsCache, read_negatives
 from training_gill.training_data import open_data
 
 
@@ -127,9 +127,48 @@ def test_an_image_that_cannot_be_read_is_named_and_remembered_until_it_can(own_w
         ({"image_features": True, "vision_model": "/no/such/model"}, "such/model"),
         ({"dtype": "int8"}, "`dtype`"),
         ({"image_folder": ["a", "b"]}, "`image_folder`"),
+        ({"generator_dtype": "int8"}, "`generator_dtype`"),
+        ({"shard": 2, "num_shards": 2}, "`shard` must be one of 0 to"),
+        ({"shard": 0}, "`num_shards` None"),
     ],
 )
 def test_what_is_missing_is_named_before_anything_is_computed(replaced, message, arguments, tmp_path):
     with pytest.raises(ValueError, match=message):
         precompute(replace(arguments, **replaced))
     assert not (tmp_path / "cache").exists()
+
+
+def test_processes_that_share_the_work_write_one_cache(arguments, small_world, tmp_path, monkeypatch):
+    written = precompute(replace(arguments, shard=1, num_shards=2)).targets
+    with pytest.raises(CacheError, match="part-00000-of-00002"):
+        TextTargetsCache(tmp_path / "cache")
+    # As torchrun and `accelerate launch` start them.
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert written + precompute(arguments).targets == 256
+    shared, alone = TextTargetsCache(tmp_path / "cache"), TextTargetsCache(small_world / "cache")
+    assert len(shared) == 256
+    caption = "a small red circle on a white background"
+    assert torch.equal(shared[caption]["prompt_embeds"].half(), alone[caption]["prompt_embeds"])
+    assert read_negatives(tmp_path / "cache").keys() == {"negative_prompt_embeds"}
+
+
+def test_the_size_is_said_before_anything_is_written(arguments, tmp_path):
+    lines = []
+
+    def say(line):
+        assert not (tmp_path / "cache").exists()
+        lines.append(line)
+
+    precompute(arguments, say)
+    assert lines[0].startswith("text targets: 256 captions x 2,048 bytes = 524,288 bytes; ")
+
+
+def test_the_command_line_names_the_generator_and_the_arguments_of_its_call(small_world, tmp_path, capsys):
+    generator = str(small_world / "models" / "image_generator")
+    words = ["precompute", "--dataset", str(small_world / "validation.tsv"), "--out", str(tmp_path / "cache")]
+    words += ["--generator", generator, "--image-generator-kwargs", "guidance_rescale=0.5", "--device", "cpu"]
+    assert cli.main(words) == 0
+    assert "text targets: 64 captions x" in capsys.readouterr().out
+    info = TextTargetsCache(tmp_path / "cache").info
+    assert (info["image_generator"], info["image_generator_kwargs"]) == (generator, {"guidance_rescale": 0.5})
