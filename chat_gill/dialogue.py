@@ -113,8 +113,7 @@ def _items_of(turn: Mapping[str, Any]) -> list[_Item]:
         if isinstance(item, str):
             items.append(_Item("text", item))
         elif not isinstance(item, Mapping):
-            # made by this page's own function: Gradio keeps arguments there and builds nothing
-            items.append(_Item("html", str(item.constructor_args["value"])))
+            items.append(_Item("html", str(item.value)))
         elif item.get("type") == "text":
             items.append(_Item("text", item["text"]))
         elif item.get("type") == "component":

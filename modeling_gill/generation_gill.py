@@ -125,6 +125,8 @@ class GillGenerationMixin(GenerationMixin):
             if kwargs.get(name) is not None:
                 kwargs[CACHE_NAME] = kwargs.pop(name)
         image_inputs = self.take_image_inputs(kwargs)
+        if not self.language_model_traits.decoder.continues:
+            kwargs["use_cache"] = False
         option = _OptionLookup(kwargs, generation_config, self.generation_config)
         input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
         prompt = _Prompt(self, input_ids, kwargs, pixel_values, image_features, image_inputs, option)

@@ -1,6 +1,5 @@
 """GILL: a frozen language model that reads images and answers with text and images (Koh et al., 2023)."""
 
-import inspect
 import math
 from typing import Any
 
@@ -10,11 +9,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .backbones_gill import build_backbones, check_backbones
+from .backbones_gill import LanguageModelTraits, build_backbones, check_backbones, find_language_model_traits
 from .configuration_gill import GillConfig
+from .decoder_traits_gill import cache_of, run_decoder
 from .fingerprint_gill import fingerprint_weights
 from .generation_gill import GillGenerationMixin, find_images
 from .image_encoder_gill import ImagePooling, encode_images, take_image_inputs
+from .language_model_head_gill import decoder_of, describe
 from .mapper_gill import build_mapper
 from .outputs_gill import CACHE_NAME, GillOutput
 from .pretrained_gill import GillPreTrainedModel
@@ -57,6 +58,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         self.decision_dropout = nn.Dropout(config.decision_dropout)
         self.language_model: Any = None
         self.vision_model: Any = None
+        self._traits: LanguageModelTraits | None = None
         self._token_id_tensors: dict[Any, torch.Tensor] = {}
         if not defer_backbones:
             self.language_model, self.vision_model = build_backbones(config)
@@ -66,6 +68,24 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         self.post_init()
         if not defer_backbones:
             self._leave_backbones_out()
+            if not self.img_embeddings.weight.is_meta:  # else the weights are still to be loaded
+                self.find_traits()
+
+    @property
+    def language_model_traits(self) -> LanguageModelTraits:
+        """What the language model does around its head, with padding and with a cache, found out by trying it."""
+        return self._traits or self.find_traits()
+
+    def find_traits(self) -> LanguageModelTraits:
+        """
+        Try the language model.
+
+        Raises:
+            UnsupportedLanguageModel: it would be wrong between the adapters; the message names it and the reason.
+        """
+        self._traits = find_language_model_traits(self.language_model)
+        self._is_stateful = bool(getattr(self.language_model, "_is_stateful", False))
+        return self._traits
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings() if self.language_model is not None else self.img_embeddings
@@ -199,12 +219,17 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
             attention_mask = torch.ones_like(input_ids)
         img_ids = torch.tensor(self.config.image_output_token_ids, device=input_ids.device)
         num_img = len(img_ids)
-        lengths = attention_mask.flip(1).argmax(1)
-        last = input_ids.shape[1] - 1 - lengths  # column of the last token that is not padding
-        columns = (last[:, None] - torch.arange(num_img - 1, -1, -1, device=last.device)).clamp(min=0)
-        is_complete = (input_ids.gather(1, columns) == img_ids).all(1)
+        # Padding on the right goes to the left, so that no row has a hole.
+        padding = attention_mask.flip(1).argmax(1, keepdim=True)
+        length = input_ids.shape[1]
+        columns = (torch.arange(length, device=input_ids.device) - padding.to(input_ids.device)) % length
+        input_ids, attention_mask = input_ids.gather(1, columns), attention_mask.gather(1, columns)
+        ends = input_ids[:, -num_img:]
+        is_complete = (
+            (ends == img_ids).all(1) if length >= num_img else torch.zeros_like(columns[:, 0], dtype=torch.bool)
+        )
         # The states of `[IMG]` tokens that are appended to a prompt that has them already are not used.
-        starts = torch.where(is_complete, last - num_img + 1, input_ids.shape[1])
+        starts = torch.where(is_complete, length - num_img, length)
         ids = torch.cat([input_ids, img_ids.expand(len(input_ids), -1)], dim=1)
         mask = torch.cat([attention_mask, attention_mask.new_ones(len(input_ids), num_img)], dim=1)
         embeds = self.embed_prompt(ids, pixel_values, image_features, **kwargs)
@@ -261,7 +286,9 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         has_row = ~is_img & (input_ids < table.num_embeddings)
         embeds = table(input_ids.where(has_row, 0))
         numbers = matches.int().argmax(-1).to(self.img_embeddings.weight.device)
-        return torch.where(is_img[..., None].to(embeds.device), self.img_embeddings(numbers).to(embeds), embeds)
+        rows = self.img_embeddings(numbers).to(embeds)
+        scale = self.language_model_traits.embedding_scale
+        return torch.where(is_img[..., None].to(embeds.device), rows if scale == 1.0 else rows * scale, embeds)
 
     def embed_images(self, image_features: torch.Tensor) -> torch.Tensor:
         """
@@ -323,12 +350,15 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         Returns:
             `torch.FloatTensor` of shape `(..., vocab_size)`; `-inf` for ids that have no embedding.
         """
+        transform = self.language_model_traits.logits
+        hidden_states = transform.scale_states(hidden_states)
         logits = self.language_model.get_output_embeddings()(hidden_states)
-        logits = logits[..., : self.config.vocab_size]
+        logits = transform(logits[..., : self.config.vocab_size])
         num_missing = self.config.vocab_size - logits.shape[-1]
         if num_missing:
             logits = nn.functional.pad(logits, (0, num_missing), value=-torch.inf)
-        img_logits = nn.functional.linear(hidden_states, self.img_embeddings.weight.to(hidden_states)).to(logits)
+        img_logits = nn.functional.linear(hidden_states, self.img_embeddings.weight.to(hidden_states))
+        img_logits = transform(img_logits).to(logits)
         if image_token_scale != 1.0:
             # In float32, as a large factor is beyond the range of float16.
             logits, img_logits = logits.float(), img_logits.float()
@@ -444,7 +474,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
             logits=logits,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
-            **{CACHE_NAME: outputs.get(CACHE_NAME)},
+            **{CACHE_NAME: cache_of(outputs)},
             **images,
         )
 
@@ -469,15 +499,57 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         Returns:
             The output of the decoder; `last_hidden_state` is what the language model's head and the adapters read.
         """
-        decoder = self.language_model.get_decoder()
-        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
-            # Left padding must not shift the positions, whichever way the model counts them by itself.
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
-        accepted = inspect.signature(decoder.forward).parameters
-        if position_ids is not None and "position_ids" in accepted:
-            kwargs["position_ids"] = position_ids
-        kwargs["cache" if "cache" in accepted else "past_key_values"] = past_key_values
-        return decoder(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+        traits = self.language_model_traits.decoder
+        decoder = decoder_of(self.language_model)
+        is_padded = attention_mask is not None and attention_mask.dim() == 2
+        if not traits.masks_padding and is_padded and not torch.compiler.is_compiling():
+            assert attention_mask is not None
+            if (attention_mask[:, 1:] > attention_mask[:, :-1]).any():
+                raise ValueError(
+                    f"{describe(self.language_model)} reads padding on the left as if it were text: expected rows of "
+                    "the same length. Give prompts one by one."
+                )
+        if not traits.continues:
+            if past_key_values is not None and past_key_values.get_seq_length():
+                raise ValueError(
+                    f"{describe(self.language_model)} does not continue exactly from a cache; expected the whole "
+                    "conversation without `past_key_values`."
+                )
+            past_key_values, kwargs["use_cache"] = None, False
+        is_several = past_key_values is not None and inputs_embeds.shape[1] > 1 and not traits.continues_by_several
+        if is_several and past_key_values is not None and past_key_values.get_seq_length():
+            return self._read_one_by_one(inputs_embeds, attention_mask, position_ids, past_key_values, **kwargs)
+        return run_decoder(decoder, inputs_embeds, attention_mask, position_ids, past_key_values, **kwargs)
+
+    def _read_one_by_one(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        past_key_values: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue from a cache by several tokens, for decoders that do so exactly by one token only."""
+        count = inputs_embeds.shape[1]
+        read: list[Any] = []
+        for number in range(count):
+            end = None if attention_mask is None else attention_mask.shape[1] - count + number + 1
+            part = slice(number, number + 1)
+            outputs = run_decoder(
+                decoder_of(self.language_model),
+                inputs_embeds[:, part],
+                None if attention_mask is None else attention_mask[:, :end],
+                None if position_ids is None else position_ids[..., part],
+                past_key_values,
+                **kwargs,
+            )
+            past_key_values = cache_of(outputs) or past_key_values
+            read.append(outputs)
+        outputs.last_hidden_state = torch.cat([one.last_hidden_state for one in read], dim=1)
+        if outputs.get("hidden_states") is not None:
+            layers = zip(*(one.hidden_states for one in read), strict=True)
+            outputs.hidden_states = tuple(torch.cat(states, dim=1) for states in layers)
+        return outputs
 
     # --- checks and helpers ------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from modeling_gill.language_model_head_gill import LogitTransform
+
 # Tokens whose logits exist at the same time: 256 x 50,272 float32 are 51 MB.
 TOKENS_AT_ONCE = 256
 
@@ -22,6 +24,7 @@ def frozen_head_cross_entropy(
     head: nn.Module,
     image_output_token_ids: list[int],
     vocab_size: int,
+    transform: LogitTransform | None = None,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross-entropy of tokens, and how many of them were the most probable one.
@@ -36,13 +39,17 @@ def frozen_head_cross_entropy(
         head (`nn.Module`): From `(tokens, d)` to `(tokens, rows)`; frozen.
         image_output_token_ids (`list[int]`): Ids of the trained columns, within or beyond the rows of `head`.
         vocab_size (`int`): Ids that exist; columns of `head` beyond are unused.
+        transform ([`LogitTransform`], *optional*): What the language model does around its head.
         tokens_at_once (`int`): Tokens whose logits are held at the same time.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: Two scalars, float32 at least, the loss (differentiable) and the count.
     """
+    transform = transform or LogitTransform()
+    states = transform.scale_states(states)
+    ids = tuple(image_output_token_ids)
     return _FrozenHeadCrossEntropy.apply(
-        states, img_embeddings, targets, head, tuple(image_output_token_ids), vocab_size, tokens_at_once
+        states, img_embeddings, targets, head, ids, vocab_size, transform, tokens_at_once
     )
 
 
@@ -56,6 +63,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         head: nn.Module,
         image_output_token_ids: tuple[int, ...],
         vocab_size: int,
+        transform: LogitTransform,
         tokens_at_once: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wants_states, wants_columns = ctx.needs_input_grad[:2]
@@ -67,7 +75,14 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         for start in range(0, states.shape[0], tokens_at_once):
             chunk = slice(start, start + tokens_at_once)
             part = _chunk(
-                states[chunk], img_embeddings, targets[chunk], head, image_output_token_ids, vocab_size, wants_states
+                states[chunk],
+                img_embeddings,
+                targets[chunk],
+                head,
+                image_output_token_ids,
+                vocab_size,
+                transform,
+                wants_states,
             )
             loss += part[0]
             correct += part[1]
@@ -87,7 +102,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         return (
             None if states_grad is None else states_grad * given.to(states_grad.dtype),
             None if columns_grad is None else (columns_grad * given).to(ctx.columns_dtype),
-            *[None] * 5,
+            *[None] * 6,
         )
 
 
@@ -98,6 +113,7 @@ def _chunk(
     head: nn.Module,
     image_output_token_ids: tuple[int, ...],
     vocab_size: int,
+    transform: LogitTransform,
     wants_states: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """Loss, number of correct tokens, gradient of the states and of the `[IMG]` columns."""
@@ -107,9 +123,12 @@ def _chunk(
         frozen = head(leaf)
     precision = _precision(states.dtype)
     columns = img_embeddings.detach().to(states.dtype)
-    img = (states.detach() @ columns.T).to(precision)
+    img = transform((states.detach() @ columns.T).to(precision))
     # In place where the head gave this precision: no backward needs its output.
-    scores = frozen.detach().to(precision)
+    scores = transform(frozen.detach().to(precision))
+    # Softmax is put over `scores` below; the derivative of a cap is read from the logits before.
+    slope = transform.derivative(scores) if wants_states else 1.0
+    img_slope = transform.derivative(img)
     if scores.shape[-1] > vocab_size:
         scores[:, vocab_size:] = -torch.inf
     rows = scores.shape[-1]
@@ -129,12 +148,14 @@ def _chunk(
     loss = (total.log() + largest - target_score).sum()
     correct = (target_score >= largest).sum().to(precision)
 
-    img_grad = img_exp / total[:, None] - is_target.to(precision)
+    img_grad = (img_exp / total[:, None] - is_target.to(precision)) * img_slope
     columns_grad = img_grad.T @ states.detach().to(precision)
     if not wants_states:
         return loss, correct, None, columns_grad
     # Softmax minus one at the target, both times `total`, which is divided out again after the head.
     scores.scatter_add_(1, own, -torch.where(is_img, torch.zeros_like(total), total)[:, None])
+    if isinstance(slope, torch.Tensor) or slope != 1.0:
+        scores *= slope
     (through_head,) = torch.autograd.grad(frozen, leaf, scores.to(frozen.dtype))
     states_grad = through_head / total[:, None].to(through_head.dtype) + (img_grad.to(columns.dtype) @ columns)
     return loss, correct, states_grad.to(states.dtype), columns_grad

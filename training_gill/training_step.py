@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
+from modeling_gill.decoder_traits_gill import cache_of
 
 from .frozen_head_loss import frozen_head_cross_entropy
 from .losses import conditioning_loss, global_contrast
@@ -191,6 +192,7 @@ class AdapterTrainingStep(nn.Module):
         begins = (rows.ids == first_img).int().argmax(1).tolist()
         found: list[torch.Tensor] = []
         places: list[torch.Tensor] = []  # row * sequence_length + column of each run, to sort them
+        visual: torch.Tensor | None = None
         if shown is not None:
             visual = shown.detach().flatten(0, 1)
             # Which of these stands at each token, -1 for none.
@@ -199,36 +201,29 @@ class AdapterTrainingStep(nn.Module):
         for group in _groups_of_text(rows.lengths, begins, count):
             part = rows.take(group)
             begin = torch.tensor([begins[row] for row in group], device=part.ids.device)
-            longest = int(begin.max())
-            column = torch.arange(longest, device=part.ids.device)
-            prefix_mask = (column < begin[:, None]).to(part.mask.dtype)
-            with nullcontext() if self.has_lora else torch.no_grad():
-                embeds = gill.embed_tokens(part.ids[:, :longest].where(prefix_mask.bool(), part.ids[:, :1]))
-                if shown is not None:
-                    _show(embeds, numbers[group, :longest], visual)
-                prefix = gill.run_language_model(embeds, None, use_cache=wants_states)
-            if self.weights.language:
-                after = torch.arange(1, longest + 1, device=part.ids.device)
-                # Position j predicts token j + 1, up to and with `[IMG0]`; a row may be longer than its prefix.
-                targets = part.labels.gather(1, after.clamp(max=part.labels.shape[1] - 1).expand(len(group), -1))
-                targets = targets.masked_fill(after > begin[:, None], -100)
-                self._add_cross_entropy("language", prefix.last_hidden_state, targets, measured)
-            if not wants_states:
-                continue
             length = torch.tensor([rows.lengths[row] for row in group], device=begin.device)
+            longest = int(begin.max())
+            # Captions are padded on the left: what is read over their cache follows them without a hole.
+            prefix_column = torch.arange(longest, device=begin.device) - (longest - begin[:, None])
             suffix_column = begin[:, None] + torch.arange(int((length - begin).max()), device=begin.device)
             inside = suffix_column < length[:, None]
             clamped = suffix_column.clamp(max=part.ids.shape[1] - 1)
             suffix_ids = part.ids.gather(1, clamped)
-            suffix_embeds = gill.embed_tokens(suffix_ids)
-            if shown is not None:
-                _show(suffix_embeds, numbers[group].gather(1, clamped), visual)
-            states = gill.run_language_model(
-                suffix_embeds,
-                torch.cat([prefix_mask, inside.to(prefix_mask.dtype)], dim=1),
-                past_key_values=prefix.past_key_values,
-                use_cache=True,
-            ).last_hidden_state
+            places_of_images = None if shown is None else numbers[group]
+            traits = gill.language_model_traits.decoder
+            if traits.trains_over_cache if wants_states else traits.masks_padding:
+                prefix, states = self._read_over_cache(
+                    part, prefix_column, clamped, inside if wants_states else None, places_of_images, visual
+                )
+            else:
+                prefix, states = self._read_whole(part, prefix_column, clamped, places_of_images, visual)
+            if self.weights.language:
+                # Each position predicts the next token, up to and with `[IMG0]`.
+                targets = part.labels.gather(1, (prefix_column + 1).clamp(min=0))
+                targets = targets.masked_fill(prefix_column < 0, -100)
+                self._add_cross_entropy("language", prefix, targets, measured)
+            if states is None:
+                continue
             row, start = ((suffix_ids == first_img) & inside).nonzero(as_tuple=True)
             found.append(states[row[:, None], start[:, None] + torch.arange(count, device=start.device)])
             where = torch.tensor(group, device=row.device)[row] * rows.ids.shape[1] + suffix_column[row, start]
@@ -239,6 +234,59 @@ class AdapterTrainingStep(nn.Module):
             # Other processes compare their pairs with this one's, be they none.
             return gill.img_embeddings.weight.new_zeros(0, count, config.embedding_dim)
         return torch.cat(found)[torch.cat(places).argsort()]
+
+    def _read_over_cache(
+        self,
+        part: "_Rows",
+        prefix_column: torch.Tensor,
+        suffix_column: torch.Tensor,
+        inside: torch.Tensor | None,
+        numbers: torch.Tensor | None,
+        visual: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """States of the captions, read without a graph, and of the tokens from `[IMG0]` on.
+
+        Args:
+            prefix_column: Column of `part` at each position of a caption, negative for padding.
+            suffix_column: Column of `part` at each position from `[IMG0]` on.
+            inside: Which of these are no padding; `None` to read the captions alone.
+            numbers, visual: Of the images in the rows, see `_show`.
+        """
+        gill = self.gill
+        columns = prefix_column.clamp(min=0)
+        prefix_mask = (prefix_column >= 0).to(part.mask.dtype)
+        is_padded = bool((prefix_column[:, 0] < 0).any())
+        with nullcontext() if self.has_lora else torch.no_grad():
+            embeds = gill.embed_tokens(part.ids.gather(1, columns))
+            if numbers is not None and visual is not None:
+                _show(embeds, numbers.gather(1, columns), visual)
+            prefix = gill.run_language_model(embeds, prefix_mask if is_padded else None, use_cache=inside is not None)
+        if inside is None:
+            return prefix.last_hidden_state, None
+        embeds = gill.embed_tokens(part.ids.gather(1, suffix_column))
+        if numbers is not None and visual is not None:
+            _show(embeds, numbers.gather(1, suffix_column), visual)
+        mask = torch.cat([prefix_mask, inside.to(prefix_mask.dtype)], dim=1)
+        suffix = gill.run_language_model(embeds, mask, past_key_values=cache_of(prefix), use_cache=True)
+        return prefix.last_hidden_state, suffix.last_hidden_state
+
+    def _read_whole(
+        self,
+        part: "_Rows",
+        prefix_column: torch.Tensor,
+        suffix_column: torch.Tensor,
+        numbers: torch.Tensor | None,
+        visual: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same in one pass, for language models that do not train over a cache."""
+        embeds = self.gill.embed_tokens(part.ids)
+        if numbers is not None and visual is not None:
+            _show(embeds, numbers[:, : embeds.shape[1]], visual)
+        # Padding on the right is never looked at from the left: no mask is needed.
+        states = self.gill.run_language_model(embeds, None, use_cache=False).last_hidden_state
+        row = torch.arange(states.shape[0], device=states.device)[:, None]
+        prefix = states[row, prefix_column.clamp(min=0)]
+        return prefix if self.has_lora else prefix.detach(), states[row, suffix_column]
 
     def _images(
         self,
@@ -302,6 +350,7 @@ class AdapterTrainingStep(nn.Module):
             self.gill.language_model.get_output_embeddings(),
             self.gill.config.image_output_token_ids,
             self.gill.config.vocab_size,
+            self.gill.language_model_traits.logits,
         )
         measured.add(name, loss, kept.sum().float(), correct)
 

@@ -1,13 +1,22 @@
 """The frozen language model and image encoder: building, loading and checking them against the configuration."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from .configuration_gill import GillConfig
+from .decoder_traits_gill import DecoderTraits, find_decoder_traits
 from .image_encoder_gill import build_image_encoder, feature_shape_of, load_image_encoder
+from .language_model_head_gill import LogitTransform, find_embedding_scale, find_logit_transform
 
 # Options that hold for the repositories of the backbones as well. Others, such as `revision`, do not.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
@@ -22,9 +31,44 @@ LANGUAGE_MODEL_OPTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class LanguageModelTraits:
+    """
+    What a language model does that the model and its training must do too.
+
+    Attributes:
+        logits ([`LogitTransform`]): What it does around its head.
+        embedding_scale (`float`): Factor that its embedding module puts on the rows.
+        decoder ([`DecoderTraits`]): How its decoder reads padding and continues from a cache.
+    """
+
+    logits: LogitTransform
+    embedding_scale: float
+    decoder: DecoderTraits
+
+
+def find_language_model_traits(language_model: PreTrainedModel) -> LanguageModelTraits:
+    """
+    Try a language model.
+
+    Raises:
+        UnsupportedLanguageModel: it would be wrong between the adapters; the message names it and the reason.
+    """
+    return LanguageModelTraits(
+        find_logit_transform(language_model),
+        find_embedding_scale(language_model.get_input_embeddings()),
+        find_decoder_traits(language_model),
+    )
+
+
+def language_model_class(config: PretrainedConfig) -> Any:
+    """The Auto class that knows the language model of a configuration."""
+    return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
+
+
 def build_backbones(config: GillConfig) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Both backbones with fresh weights, for a self-contained checkpoint to fill."""
-    language_model = AutoModelForCausalLM.from_config(config.text_config)
+    language_model = language_model_class(config.text_config).from_config(config.text_config)
     return language_model, build_image_encoder(config.vision_config, config.image_pooling)
 
 
@@ -57,7 +101,7 @@ def load_backbones(
         if isinstance(chosen.get("device_map"), dict) and "disk" in chosen["device_map"].values():
             chosen["device_map"] = _place_each_module(config, chosen["device_map"])
         language_model = _load(
-            AutoModelForCausalLM.from_pretrained,
+            language_model_class(config.text_config).from_pretrained,
             "language_model",
             config.language_model_id,
             config.language_model_revision,
@@ -115,7 +159,7 @@ def _place_each_module(config: GillConfig, device_map: dict[str, Any]) -> dict[s
     """A device map with an entry for each module that has weights, since accelerate cannot offload a part of what an
     entry for a parent (such as `""`) places in memory. Tied weights are placed together."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config.text_config)
+        model = language_model_class(config.text_config).from_config(config.text_config)
     each = {}
     for name, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
@@ -143,4 +187,12 @@ def _load(load: Any, role: str, name: str | None, revision: str | None, **option
         ) from error
 
 
-__all__ = ["LANGUAGE_MODEL_OPTIONS", "build_backbones", "check_backbones", "load_backbones"]
+__all__ = [
+    "LANGUAGE_MODEL_OPTIONS",
+    "LanguageModelTraits",
+    "build_backbones",
+    "check_backbones",
+    "find_language_model_traits",
+    "language_model_class",
+    "load_backbones",
+]

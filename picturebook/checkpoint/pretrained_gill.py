@@ -131,6 +131,7 @@ class GillPreTrainedModel(PreTrainedModel):
             model.language_model.requires_grad_(False)
             model.vision_model.requires_grad_(False)
             _check_adapters(model, info, pretrained_model_name_or_path)
+            model.find_traits()
             return (model, info) if output_loading_info else model
         backbone_options = dict(kwargs)
         for name in LANGUAGE_MODEL_OPTIONS:
@@ -221,6 +222,7 @@ class GillPreTrainedModel(PreTrainedModel):
         """
         check_backbones(self.config, language_model, vision_model)
         self.language_model = language_model.requires_grad_(False)
+        self.find_traits()
         self.vision_model = vision_model.requires_grad_(False)
         device = language_model.get_input_embeddings().weight.device
         # Offloaded weights are on the meta device, which is no place for the adapters.
