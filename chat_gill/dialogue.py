@@ -113,7 +113,8 @@ def _items_of(turn: Mapping[str, Any]) -> list[_Item]:
         if isinstance(item, str):
             items.append(_Item("text", item))
         elif not isinstance(item, Mapping):
-            items.append(_Item("html", str(item.value)))
+            # made by this page's own function: Gradio keeps arguments there and builds nothing
+            items.append(_Item("html", str(item.constructor_args["value"])))
         elif item.get("type") == "text":
             items.append(_Item("text", item["text"]))
         elif item.get("type") == "component":

@@ -109,24 +109,10 @@ def _settings() -> list[gr.components.Component]:
         gr.Checkbox(True, label="Also show the image that the model decided against", render=False),
         gr.Slider(0, 4, 1, step=1, label="Images in an answer", info="At most; 0 for text alone.", render=False),
         gr.Slider(1, 4, 1, step=1, label="Candidates for each image", render=False),
-        gr.Number(
-            None,
-            label="Drawing steps",
-            info="Empty: as the model's authors set it.",
-            minimum=1,
-            maximum=100,
-            precision=0,
-            render=False,
-        ),
-        gr.Number(
-            None,
-            label="Guidance",
-            info="Empty: as the model's authors set it. Higher follows the text more.",
-            minimum=0,
-            maximum=20,
-            render=False,
-        ),
-        gr.Number(None, label="Seed", info="Empty: another drawing each time.", minimum=0, precision=0, render=False),
+        # An empty field becomes 0 in the browser, so 0 is what stands for none.
+        gr.Number(0, label="Drawing steps", info="0: as the model's authors set it.", precision=0, render=False),
+        gr.Number(0, label="Guidance", info="0: as the authors set it. More follows the text more.", render=False),
+        gr.Number(0, label="Seed", info="0: another drawing each time.", precision=0, render=False),
         gr.Slider(0.5, 3, 1, step=0.05, label="Readiness to show images (image_token_scale)", render=False),
     ]
 
@@ -202,8 +188,8 @@ class Conversation:
                 max_images=max(1, int(max_images)),
                 num_images_per_prompt=int(candidates),
                 image_token_scale=float(image_token_scale) if max_images else 0.0,
-                num_inference_steps=None if steps is None else int(steps),
-                guidance_scale=guidance,
+                num_inference_steps=int(steps) if steps else None,
+                guidance_scale=guidance or None,
             )
             submitted = self.engine.submit(
                 messages,
@@ -211,7 +197,7 @@ class Conversation:
                 report=report,
                 visitor=request.session_hash or "",
                 address=request.client.host if request.client else "",
-                seed=None if seed is None else int(seed),
+                seed=int(seed) if seed else None,
             )
             while True:
                 event = await events.get()

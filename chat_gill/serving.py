@@ -142,6 +142,7 @@ def open_page(engine: "AnswerEngine", model: str, arguments: ChatArguments, **la
         show_error=True,
         quiet=True,
         ssr_mode=False,
+        footer_links=["api", "gradio"],
         css_paths=STYLE,
         theme=gr.themes.Default(primary_hue="orange", neutral_hue="stone"),
         **launching,

@@ -1,5 +1,6 @@
 """Where an answer ends, and the images in it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from transformers import StoppingCriteria
 
 from .pipeline_output_gill import GillImage, as_output_type
 
-DECISIONS = ("auto", "retrieve", "generate", "both")
+DECISIONS = ("auto", "retrieve", "generate", "both", "score")
 
 
 @dataclass
@@ -23,6 +24,8 @@ class ImageSlot:
         preferred (`str`): Which of both goes first.
         probabilities (`dict[str, float]`, *optional*): Of `"generate"` and `"retrieve"`.
         retrieved, generated ([`GillImage`], *optional*): The best candidate, once there is one.
+        by_score (`bool`): Whether the one with the higher retrieval score is taken, alone.
+        reference ([`GillImage`], *optional*): The retrieved image that the generated one is drawn after.
     """
 
     prompt: int
@@ -33,6 +36,8 @@ class ImageSlot:
     probabilities: dict[str, float] | None = None
     retrieved: GillImage | None = None
     generated: GillImage | None = None
+    by_score: bool = False
+    reference: GillImage | None = None
 
     def decide(
         self, decision: str, decision_logits: torch.Tensor | None, can_retrieve: bool, can_generate: bool
@@ -55,14 +60,25 @@ class ImageSlot:
         if decision in ("retrieve", "generate"):
             self.preferred = decision
         self.decision = self.preferred if decision == "auto" else decision
+        if decision == "score":
+            self.decision, self.by_score, self.probabilities = "both", True, None
 
     def finished(self, output_type: str) -> list[GillImage]:
         """The images that fill the slot, the preferred one first, with its decision and in `output_type`."""
+        if self.by_score:
+            scores = {
+                piece.decision: -math.inf if piece.score is None else piece.score
+                for piece in (self.generated, self.retrieved)
+                if piece is not None
+            }
+            self.preferred = max(scores, key=lambda name: scores[name])
         pieces = [self.retrieved, self.generated] if self.preferred == "retrieve" else [self.generated, self.retrieved]
-        filled = [piece for piece in pieces if piece is not None]
+        filled = [piece for piece in pieces if piece is not None][: 1 if self.by_score else None]
         for piece in filled:
             for image in piece.candidates or [piece]:
                 image.decision, image.decision_probabilities = self.preferred, self.probabilities
+                if image.source == "generated":
+                    image.reference = self.reference
                 if image.source == "retrieved" and image.image is not None:
                     image.image = as_output_type(image.image, output_type)
         return filled

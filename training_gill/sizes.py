@@ -164,13 +164,16 @@ def _state_bytes(step: AdapterTrainingStep, recipe: Recipe, dtype: torch.dtype) 
     """
     gill, config, weights = step.gill, step.gill.config, step.weights
     longest, count = recipe.data.max_length, config.num_image_output_tokens
+    # Not `run_language_model`, which tries how a decoder with weights behaves.
+    decoder = gill.language_model.get_decoder()
     kept = _KeptStorages(step)
 
     def read(begin: int, length: int, past_key_values: Any = None, use_cache: bool = True) -> Any:
         # A view of what is trained, so that the passes have a graph.
         embeds = gill.img_embeddings.weight[:1, None].to(dtype).expand(1, length, -1).clone()
         mask = torch.ones(1, begin + length, dtype=torch.long, device=embeds.device)
-        return gill.run_language_model(embeds, mask, past_key_values=past_key_values, use_cache=use_cache)
+        cache = {} if past_key_values is None else {CACHE_NAME: past_key_values}
+        return decoder(inputs_embeds=embeds, attention_mask=mask, use_cache=use_cache, **cache)
 
     if weights.captioning:
         with kept:

@@ -52,6 +52,25 @@ def check_names(
             )
 
 
+def check_reference_argument(image_generator: Any, name: str, given: Collection[str]) -> None:
+    """Refuse an argument of the image generator that cannot take the retrieved image.
+
+    Args:
+        given (`Collection[str]`): Arguments of the image generator that the caller has set.
+
+    Raises:
+        ValueError: naming the argument and the image generator.
+    """
+    parameters = inspect.signature(type(image_generator).__call__).parameters
+    if name not in parameters or name in _SET_BY_PIPELINE:
+        raise ValueError(
+            f"`reference_argument` must name an argument of {type(image_generator).__name__} that takes an image, got "
+            f"{name!r}{_nearest(name, parameters)}"
+        )
+    if name in given:
+        raise ValueError(f"`reference_argument={name!r}` and `{name}` are both given; expected one of them.")
+
+
 def check_integer(name: str, value: Any, least: int) -> None:
     """Raise a ValueError unless `value` is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

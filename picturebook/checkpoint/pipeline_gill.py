@@ -33,7 +33,14 @@ from .prompt_gill import list_prompts
 from .url_fetching_gill import fetch_url  # noqa: F401
 
 from .answer_gill import DECISIONS, AnswerEnd, ImageSlot
-from .call_arguments_gill import check_integer, check_names, check_number, check_per_prompt, check_rows
+from .call_arguments_gill import (
+    check_integer,
+    check_names,
+    check_number,
+    check_per_prompt,
+    check_reference_argument,
+    check_rows,
+)
 from .components_gill import COMPONENT_CLASSES
 from .conditioning_capture_gill import generator_arguments  # noqa: F401
 from .endpoint_handler_gill import EndpointHandler  # noqa: F401
@@ -138,6 +145,7 @@ class GillPipeline(RepositoryPipeline):
         *,
         batch_size: int,
         decision: str,
+        reference_argument: str | None,
         force_image: bool,
         output_type: str,
         num_images_per_prompt: int,
@@ -161,12 +169,13 @@ class GillPipeline(RepositoryPipeline):
         """
         if decision not in DECISIONS:
             raise ValueError(f"`decision` must be one of {DECISIONS}, got {decision!r}.")
-        if decision in ("retrieve", "both") and self.retrieval_set is None:
+        if (decision in ("retrieve", "both", "score") or reference_argument) and self.retrieval_set is None:
             problem = self.retrieval_set_problem or (
                 "load one with `load_retrieval_set(...)`, or build one with `build_retrieval_set`"
             )
-            raise ValueError(f"`decision={decision!r}` needs a retrieval set; {problem}.")
-        if decision in ("generate", "both") and not self.has_image_generator:
+            needing = f"decision={decision!r}" if reference_argument is None else "reference_argument"
+            raise ValueError(f"`{needing}` needs a retrieval set; {problem}.")
+        if decision in ("generate", "both", "score") and not self.has_image_generator:
             raise ValueError(f"`decision={decision!r}` needs an image generator, and this pipeline has none.")
         if force_image and self.retrieval_set is None and not self.has_image_generator:
             raise ValueError("`force_image=True` needs a retrieval set or an image generator; this pipeline has none.")
@@ -282,6 +291,23 @@ class GillPipeline(RepositoryPipeline):
             elif slot.retrieved is None:
                 logger.warning(f"Prompt {slot.prompt}: no image could be retrieved.")
                 slot.retrieved = GillImage(None, "retrieved", "retrieve")
+
+    def find_references(self, slots: Sequence[ImageSlot], retrieval_embeds: torch.Tensor) -> None:
+        """Set the `reference` of the slots that are to be generated.
+
+        Args:
+            retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`): The queries.
+
+        Raises:
+            ValueError: no image of the retrieval set can be opened.
+        """
+        for slot in slots:
+            if slot.decision in ("generate", "both"):
+                slot.reference = slot.retrieved or self._retrieve_image(retrieval_embeds[slot.image], set())
+                if slot.reference is None or slot.reference.image is None:
+                    raise ValueError(
+                        f"Prompt {slot.prompt}: no image of the retrieval set can be opened as a reference."
+                    )
 
     def generate_images(
         self,
@@ -399,6 +425,7 @@ class GillPipeline(RepositoryPipeline):
         num_return_sequences: int | None = None,
         allowed_image_sources: Collection[str] | None = None,
         image_generator_kwargs: dict[str, Any] | None = None,
+        reference_argument: str | None = None,
         **kwargs: Any,
     ) -> GillPipelineOutput | tuple[Any, list[Any]]:
         r"""
@@ -410,7 +437,8 @@ class GillPipeline(RepositoryPipeline):
                 [`GillProcessor.__call__`].
             decision (`str`, defaults to `"auto"`):
                 `"auto"` leaves it to the model for each image; `"retrieve"` and `"generate"` decide for it; `"both"`
-                does both, the one that the model prefers first. Without a retrieval set, `"auto"` generates; where no
+                does both, the one that the model prefers first; `"score"` does both and takes the one with the higher
+                retrieval score, which needs no decision head. Without a retrieval set, `"auto"` generates; where no
                 image of the set can be opened, it generates too.
             force_image (`bool`, defaults to `False`): Begin the answer with an image, whatever the model would answer.
             max_images (`int`, defaults to 1): The answer ends after this many images.
@@ -443,6 +471,10 @@ class GillPipeline(RepositoryPipeline):
                 Sources that images of the prompts may come from; see [`GillProcessor`].
             image_generator_kwargs (`dict[str, Any]`, *optional*):
                 Other arguments of the image generator: `eta`, `timesteps`, `clip_skip`, `guidance_rescale`.
+            reference_argument (`str`, *optional*):
+                Retrieve, then refine: the argument of the image generator that takes the best image of the retrieval
+                set, `"ip_adapter_image"` where an IP-Adapter is loaded, `"image"` of an image-to-image generator.
+                Each image is then generated by itself, after the one that is its `reference`.
             kwargs: Those of transformers' `generate`: `do_sample`, `temperature`, `top_p`, `num_beams`, `streamer`.
 
         Examples:
@@ -468,9 +500,14 @@ class GillPipeline(RepositoryPipeline):
         guidance_scale = _first(guidance_scale, self.config.guidance_scale)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        if reference_argument is not None:
+            of_call = {"ip_adapter_image": ip_adapter_image, "latents": latents, **(image_generator_kwargs or {})}
+            given = [name for name, value in of_call.items() if value is not None]
+            check_reference_argument(self._generator, reference_argument, given)
         self.check_inputs(
             batch_size=len(prompts),
             decision=decision,
+            reference_argument=reference_argument,
             force_image=force_image,
             output_type=output_type,
             num_images_per_prompt=num_images_per_prompt,
@@ -523,31 +560,39 @@ class GillPipeline(RepositoryPipeline):
                 slots,
                 output.retrieval_embeds,
                 num_images_per_prompt=num_images_per_prompt,
-                fallback=decision == "auto" and self.has_image_generator,
+                fallback=decision in ("auto", "score") and self.has_image_generator,
             )
 
             # 6. Generate images
-            self.generate_images(
-                slots,
-                output.conditioning,
-                output.retrieval_embeds,
-                num_images_per_prompt=num_images_per_prompt,
-                output_type=output_type,
-                generator=generator,
-                negative_prompt=negative_prompt,
-                height=height,
-                width=width,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
-                latents=latents,
-                negative_prompt_embeds=negative_prompt_embeds,
-                ip_adapter_image=ip_adapter_image,
-                ip_adapter_image_embeds=ip_adapter_image_embeds,
-                cross_attention_kwargs=cross_attention_kwargs,
+            options = {
+                "height": height,
+                "width": width,
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "callback_on_step_end": callback_on_step_end,
+                "callback_on_step_end_tensor_inputs": list(callback_on_step_end_tensor_inputs),
+                "latents": latents,
+                "negative_prompt_embeds": negative_prompt_embeds,
+                "ip_adapter_image": ip_adapter_image,
+                "ip_adapter_image_embeds": ip_adapter_image_embeds,
+                "cross_attention_kwargs": cross_attention_kwargs,
                 **(image_generator_kwargs or {}),
-            )
+            }
+            if reference_argument is not None:
+                self.find_references(slots, output.retrieval_embeds)
+            for run in [slots] if reference_argument is None else [[slot] for slot in slots]:
+                if reference_argument is not None and run[0].reference is not None:
+                    options[reference_argument] = run[0].reference.image
+                self.generate_images(
+                    run,
+                    output.conditioning,
+                    output.retrieval_embeds,
+                    num_images_per_prompt=num_images_per_prompt,
+                    output_type=output_type,
+                    generator=generator,
+                    negative_prompt=negative_prompt,
+                    **options,
+                )
 
         # 7. Assemble the answers
         assembled = self.assemble(answers, num_return_sequences=num_return_sequences, output_type=output_type)

@@ -30,6 +30,7 @@ class GillImage:
         origin (`str`, *optional*): Path or URL of a retrieved image.
         caption (`str`, *optional*): Its caption, where the retrieval set has one.
         index (`int`, *optional*): Its row in the retrieval set.
+        reference (`GillImage`, *optional*): The retrieved image that a generated one was drawn after.
         candidates (`list[GillImage]`):
             All images that were retrieved or generated for this place, best first, this one included.
     """
@@ -42,6 +43,7 @@ class GillImage:
     origin: str | None = None
     caption: str | None = None
     index: int | None = None
+    reference: "GillImage | None" = field(default=None, repr=False)
     candidates: list["GillImage"] = field(default_factory=list, repr=False)
 
     def _repr_png_(self) -> bytes | None:

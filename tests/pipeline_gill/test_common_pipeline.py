@@ -17,7 +17,12 @@ from diffusers import (
 )
 from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.utils import make_image_grid
-from transformers import TextIteratorStreamer
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    TextIteratorStreamer,
+)
 
 from pipeline_gill import GillPipeline
 from tests.examples import run_example
@@ -387,6 +392,29 @@ def test_an_ip_adapter_changes_the_images_and_is_refused_on_saving(own_unet, tmp
     pipe.unload_ip_adapter()
     assert np.abs(plain - pipe("a cat", generator=seeded(0), **DRAW).images).max() < 1e-4
     pipe.save_pretrained(tmp_path / "gill")
+
+
+def test_an_image_is_drawn_after_the_best_retrieved_one(own_unet):
+    pipe = own_unet
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPVisionConfig(**size, image_size=16, patch_size=8, projection_dim=12)
+    pipe.image_generator.register_modules(
+        image_encoder=CLIPVisionModelWithProjection(config),
+        feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+    )
+    pipe.load_ip_adapter(ip_adapter_weights(pipe.unet), subfolder="", weight_name="", image_encoder_folder=None)
+    call = {"decision": "generate", "num_images_per_prompt": 2, **DRAW}
+    refined = pipe(["a cat", "the sun"], generator=seeded(0), reference_argument="ip_adapter_image", **call)
+    generator = seeded(0)
+    for prompt, (image,) in zip(["a cat", "the sun"], refined.image_pieces, strict=True):
+        assert image.source == "generated" and image.reference.source == "retrieved"
+        # As one would do it by hand.
+        (retrieved,) = pipe(prompt, **{**DRAW, "decision": "retrieve"}).image_pieces[0]
+        assert image.reference.index == retrieved.index
+        (by_hand,) = pipe(prompt, generator=generator, ip_adapter_image=image.reference.image, **call).image_pieces[0]
+        assert by_hand.reference is None
+        assert np.abs(np.asarray(image.image) - np.asarray(by_hand.image)).max() < 1e-3
 
 
 def test_a_swapped_scheduler_and_a_trained_unet_are_kept_and_what_was_not_changed_is_not_copied(own_unet, tmp_path):

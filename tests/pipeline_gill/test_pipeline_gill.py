@@ -114,6 +114,17 @@ def test_both_gives_both_the_preferred_first(pipe):
         assert answer[0].source.startswith(preferred.removesuffix("e"))
 
 
+@pytest.mark.parametrize(("score", "source"), ((-1e6, "retrieved"), (1e6, "generated")))
+def test_score_gives_the_image_with_the_higher_retrieval_score(pipe, monkeypatch, score, source):
+    both = pipe("a cat", decision="both", **FORCED).image_pieces[0]
+    by_score = pipe("a cat", decision="score", **FORCED).image_pieces[0]
+    assert [piece.score for piece in by_score] == [max(piece.score for piece in both)]
+    assert by_score[0].decision_probabilities is None
+    monkeypatch.setattr(pipe, "score_images", lambda images, _: [score] * len(images))
+    (image,) = pipe("a cat", decision="score", **FORCED).image_pieces[0]
+    assert image.source == source and image.source.startswith(image.decision.removesuffix("e"))
+
+
 def test_text_only_answers_stop_at_a_full_stop_unless_told_otherwise(pipe):
     short = pipe("a picture", max_new_tokens=20, min_text_tokens=20)
     long = pipe("a picture", max_new_tokens=20, min_text_tokens=20, truncate_text=False)
@@ -283,6 +294,12 @@ def test_images_that_cannot_be_opened_give_way_and_when_none_can_one_is_generate
         ({"prompt": None}, "The prompt is None"),
         ({"prompt": []}, "The list of prompts is empty"),
         ({"prompt": ""}, "Prompt 0 is an empty string"),
+        ({"reference_argument": "ip_adapter_imag"}, "an argument of .* that takes an image, got 'ip_adapter_imag'"),
+        ({"reference_argument": "prompt_embeds"}, "`reference_argument` must name an argument"),
+        (
+            {"reference_argument": "ip_adapter_image", "ip_adapter_image": Image.new("RGB", (8, 8))},
+            "`ip_adapter_image` are both given",
+        ),
         ({"decision": "maybe"}, "`decision` must be one of .*'maybe'"),
         ({"num_images_per_prompt": 0}, "`num_images_per_prompt` must be an integer of at least 1, got 0"),
         ({"max_images": 0}, "`max_images` must be"),
