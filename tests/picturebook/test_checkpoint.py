@@ -30,14 +30,14 @@ def seen(image: Image.Image) -> str:
     return "unclear" if scene is None else scene.key
 
 
-def test_it_takes_at_most_thirty_megabytes_and_its_weights_are_halved() -> None:
+def test_the_checkpoint_has_at_most_30_megabytes_and_half_precision_weights() -> None:
     files = [path for path in CHECKPOINT.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 30e6
     weights = [weight for path in files if path.suffix == ".safetensors" for weight in load_file(path).values()]
     assert {weight.dtype for weight in weights if weight.is_floating_point()} == {torch.float16}
 
 
-def test_nothing_in_it_names_the_machine_that_made_it() -> None:
+def test_no_file_names_a_folder_of_the_machine_that_made_it() -> None:
     for path in CHECKPOINT.rglob("*.json"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r'"/[a-z]', text), path
@@ -51,7 +51,7 @@ def test_it_loads_without_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_pipeline(CHECKPOINT).retrieval_set is not None
 
 
-def test_a_story_changes_what_is_drawn(pipe: GillPipeline) -> None:
+def test_the_image_follows_the_story(pipe: GillPipeline) -> None:
     out = pipe(
         "a red house on the left at night . then it turns blue . picture :", generator=torch.Generator().manual_seed(0)
     )
@@ -59,9 +59,10 @@ def test_a_story_changes_what_is_drawn(pipe: GillPipeline) -> None:
     assert seen(out.image_pieces[0][0].image) == "night/left-blue-house"
 
 
-def test_only_what_is_ordinary_is_looked_for_and_answers_are_right_either_way(pipe: GillPipeline) -> None:
+def test_only_retrievable_scenes_are_retrieved_and_answers_are_right_either_way(pipe: GillPipeline) -> None:
     asked = sample_prompts(TEST, 60, stream(0, TEST, "decided"))
-    out = pipe([one.prompt for one in asked], generator=[torch.Generator().manual_seed(0) for _ in asked])
+    generators = [torch.Generator().manual_seed(0) for _ in asked]
+    out = pipe([prompt.prompt for prompt in asked], generator=generators, num_inference_steps=8)
     first = [images[0] if images else None for images in out.image_pieces]
     found = [
         is_retrievable(one.scene)
@@ -72,7 +73,7 @@ def test_only_what_is_ordinary_is_looked_for_and_answers_are_right_either_way(pi
     assert judge(first, [prompt.scene for prompt in asked]).mean() >= 0.85
 
 
-def test_it_sees(pipe: GillPipeline) -> None:
+def test_an_image_in_the_prompt_is_understood(pipe: GillPipeline) -> None:
     scene = scene_of_key("snow/left-yellow-boat/top-blue-cat")
     (image,) = to_images(draw_all([scene], stream(0, TEST, "seen")))
     out = pipe(
@@ -81,7 +82,7 @@ def test_it_sees(pipe: GillPipeline) -> None:
     assert seen(out.image_pieces[0][0].image) == "night/left-yellow-boat/top-blue-cat"
 
 
-def test_images_may_be_given_enlarged(pipe: GillPipeline) -> None:
+def test_enlarged_images_give_the_same_answer(pipe: GillPipeline) -> None:
     scene = scene_of_key("snow/left-yellow-boat/top-blue-cat")
     (image,) = to_images(draw_all([scene], stream(0, TEST, "seen")))
     prompts = [[one, "picture :"] for one in (image, image.resize((256, 256), Image.Resampling.NEAREST))]
@@ -89,7 +90,7 @@ def test_images_may_be_given_enlarged(pipe: GillPipeline) -> None:
     assert small == large
 
 
-def test_it_is_what_a_folder_of_a_hub_repository_is(pipe: GillPipeline, tmp_path: Path) -> None:
+def test_a_saved_copy_retrieves_the_same(pipe: GillPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path, self_contained=True)
     again = load_pipeline(tmp_path)
     prompt = "a red house on the left at night . picture :"

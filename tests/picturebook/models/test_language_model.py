@@ -23,7 +23,7 @@ from picturebook.world.splits import TEST, TRAIN, stories, stream
 from tests.picturebook.story_listener import scene_of_key
 
 
-def test_what_is_described_weighs_more_and_nothing_else() -> None:
+def test_exactly_the_words_of_descriptions_are_marked() -> None:
     tokenizer = language_model_tokenizer()
     texts = [
         "a house . picture : a red house at night . it turns blue . picture : a blue house .",
@@ -48,11 +48,11 @@ def test_what_is_described_weighs_more_and_nothing_else() -> None:
         ("", None),
     ],
 )
-def test_only_a_whole_scene_is_a_scene(said: str, key: str | None) -> None:
+def test_only_complete_captions_are_a_scene(said: str, key: str | None) -> None:
     assert parse_full_caption(said) == (None if key is None else scene_of_key(key))
 
 
-def test_what_is_where_has_two_words_a_place_whatever_is_there() -> None:
+def test_a_layout_has_two_words_for_each_place() -> None:
     two = Scene((SceneObject("boat", "blue", "bottom"), SceneObject("house", "red", "left")), "night")
     assert layout(two) == "night red house nothing nothing nothing nothing blue boat"
     assert layout(Scene(two.objects[:1], "sea")) == "sea red house nothing nothing nothing nothing nothing nothing"
@@ -61,7 +61,7 @@ def test_what_is_where_has_two_words_a_place_whatever_is_there() -> None:
     )
 
 
-def test_an_image_stands_behind_every_sentence_but_the_last() -> None:
+def test_an_image_in_words_follows_every_sentence_but_the_last() -> None:
     (story,) = stories(TEST, 1)
     text = with_images_in_words(story)
     assert text.count("(") == text.count(")") == 4 and text.endswith(f") {story.sentences[-1]} .")
@@ -86,7 +86,7 @@ def model() -> OPTForCausalLM:
     return model
 
 
-def test_a_model_made_quiet_says_the_same(model: OPTForCausalLM) -> None:
+def test_scaling_embeddings_changes_no_logits(model: OPTForCausalLM) -> None:
     words = torch.arange(4, 44)[None]
     with torch.no_grad():
         before = model(words).logits
@@ -96,7 +96,7 @@ def test_a_model_made_quiet_says_the_same(model: OPTForCausalLM) -> None:
     assert (before - after).abs().max() < 1e-3 * before.abs().max()
 
 
-def test_words_first_attend_to_what_is_near_and_to_where_they_stood_before(model: OPTForCausalLM) -> None:
+def test_at_the_start_words_attend_to_neighbours_and_to_the_same_word(model: OPTForCausalLM) -> None:
     model.set_attn_implementation("eager")
     words = torch.arange(4, 44)
     words[30] = words[10]
@@ -104,7 +104,7 @@ def test_words_first_attend_to_what_is_near_and_to_where_they_stood_before(model
     assert attention[10] > 2 * attention[11:20].max() and attention[20:30].mean() > attention[:10].mean()
 
 
-def test_at_a_colon_all_that_follows_is_to_be_said_at_once() -> None:
+def test_words_ahead_are_the_words_after_each_colon() -> None:
     tokenizer = language_model_tokenizer()
     texts = ["a house . picture : a red house at night .", "a house : a house ."]
     ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
@@ -112,7 +112,7 @@ def test_at_a_colon_all_that_follows_is_to_be_said_at_once() -> None:
     assert [tokenizer.decode(one, skip_special_tokens=True) for one in ahead] == ["a red house at night .", "a house ."]
 
 
-def test_at_a_colon_it_is_to_be_said_what_is_where_if_all_of_it_is_told() -> None:
+def test_layouts_are_of_complete_descriptions_after_each_colon() -> None:
     tokenizer = language_model_tokenizer()
     texts = [
         "a red house : a red house . picture : a red house on the left at night : a red house on the left at night .",
@@ -130,7 +130,7 @@ def test_at_a_colon_it_is_to_be_said_what_is_where_if_all_of_it_is_told() -> Non
     assert len(layouts_of(texts, tokenizer, True)) == int((ids == tokenizer.convert_tokens_to_ids(":")).sum())
 
 
-def test_an_event_among_two_things_says_which_it_happens_to() -> None:
+def test_an_event_document_names_the_object_of_its_event() -> None:
     generator = stream(0, TRAIN, "events")
     for _ in range(40):
         opening, sentence, described = event_document(TRAIN, generator).split(" . ", 2)

@@ -16,7 +16,7 @@ def test_every_word_of_every_document_is_a_token() -> None:
         assert tokenizer.unk_token_id not in tokenizer(text).input_ids
 
 
-def test_people_type_as_they_like() -> None:
+def test_case_and_spaces_do_not_change_the_tokens() -> None:
     tokenizer = language_model_tokenizer()
     assert (
         tokenizer("A red House on the left. Q: Can we see it?").input_ids

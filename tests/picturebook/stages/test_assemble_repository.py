@@ -14,18 +14,18 @@ from picturebook.world.scene import retrievable_scenes
 from picturebook.world.splits import TEST, stream
 
 
-def test_a_small_image_is_the_same_image() -> None:
+def test_small_png_files_are_lossless() -> None:
     images = draw_all(retrievable_scenes()[::700], stream(0, TEST, "small"))
     for image in images:
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(image))).convert("RGB")), image)
 
 
-def test_an_image_of_too_many_colours_is_kept_too() -> None:
+def test_png_files_of_more_than_256_colours_are_lossless() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(small_png(noise)))), noise)
 
 
-def test_small_images_are_small() -> None:
+def test_small_png_files_are_below_450_bytes() -> None:
     images = sample_pairs(TEST, 40, stream(0, TEST, "small")).images
     assert np.mean([len(small_png(image)) for image in images]) < 450
 

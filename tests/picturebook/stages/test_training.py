@@ -29,7 +29,7 @@ def metrics(trained: Path) -> dict:
     return {path.stem: json.loads(path.read_text()) for path in (trained / "metrics").iterdir()}
 
 
-def test_every_stage_is_done_and_leaves_its_metrics_and_no_checkpoint(trained: Path, metrics: dict) -> None:
+def test_every_stage_writes_its_metrics_and_removes_its_checkpoints(trained: Path, metrics: dict) -> None:
     assert {*metrics} == {*training.STAGES}
     assert not list((trained / "checkpoints").glob("*"))
 
@@ -52,7 +52,7 @@ def test_every_stage_beats_chance_clearly(metrics: dict) -> None:
     assert metrics["decision"]["macro_f1"] > 0.75
 
 
-def test_prompts_are_answered_both_ways_and_either_is_the_only_right_one_now_and_then(metrics: dict) -> None:
+def test_either_image_is_the_only_right_one_for_some_prompts(metrics: dict) -> None:
     labels = metrics["decision"]["labels"]
     assert sum(labels.values()) == FAST.decision_prompts * 5 // 4
     assert min(labels["retrieve"], labels["generate"]) > 10
@@ -75,7 +75,9 @@ def test_the_repository_loads_and_answers(trained: Path) -> None:
     }
 
 
-def test_the_tables_are_made_from_it(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_of_the_repository_are_written(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_tables(TablesArguments(model=trained / "gill", out=tmp_path, items=12))
     said = capsys.readouterr().out
     assert said.count("### ") == 3 and "index.html" in said
@@ -85,7 +87,7 @@ def test_the_tables_are_made_from_it(trained: Path, tmp_path: Path, capsys: pyte
     assert (tmp_path / "tables.md").read_text().strip() in said.strip()
 
 
-def test_stories_are_told_by_it_on_one_page(trained: Path, tmp_path: Path) -> None:
+def test_the_demo_of_the_repository_is_one_page(trained: Path, tmp_path: Path) -> None:
     demo(DemoArguments(model=trained / "gill", out=tmp_path))
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count('<article class="story">') >= 3 and page.count('<article class="dialogue">') >= 2

@@ -44,7 +44,7 @@ def test_a_stopped_training_resumes_and_ends_like_one_that_was_not_stopped(
     torch.testing.assert_close(again.weight, whole.weight, rtol=0, atol=0)
 
 
-def test_it_learns_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
+def test_training_learns_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
     module = train(tmp_path)
     assert not module.training
     torch.testing.assert_close(module.weight.detach(), torch.ones(1, 3), rtol=0, atol=0.2)

@@ -22,14 +22,14 @@ def test_the_plain_form_reads_as_in_the_readme() -> None:
     )
 
 
-def test_full_captions_in_every_form_lead_back_to_their_scene() -> None:
+def test_complete_captions_in_every_form_are_parsed_as_their_scene() -> None:
     for scene in tuple(all_scenes())[::41]:
         for form in all_forms(fully_known(scene)):
             known = parse_caption(form)
             assert known is not None and known.complete and known.scene() == scene, form
 
 
-def test_captions_that_leave_things_out_say_just_what_they_say() -> None:
+def test_incomplete_captions_are_parsed_as_what_they_say() -> None:
     generator = np.random.default_rng(0)
     for scene in tuple(all_scenes())[::41]:
         known = leave_out(shuffled(fully_known(scene), generator), generator, 0.4)
@@ -38,7 +38,7 @@ def test_captions_that_leave_things_out_say_just_what_they_say() -> None:
             assert parse_caption(form) == known, form
 
 
-def test_what_is_left_out_is_not_known() -> None:
+def test_attributes_that_a_caption_leaves_out_are_not_known() -> None:
     assert parse_caption("a thing on the left and a blue thing") == PartialScene(
         (PartialObject(place="left"), PartialObject(colour="blue"))
     )
@@ -48,7 +48,7 @@ def test_what_is_left_out_is_not_known() -> None:
     assert not fits(known, Scene(SCENE.objects[:1], "sea"))
 
 
-def test_people_may_type_as_they_do() -> None:
+def test_captions_are_parsed_whatever_their_case_and_spaces() -> None:
     known = parse_caption("At night, a RED house on the left.")
     assert known == PartialScene((PartialObject("house", "red", "left"),), "night")
 
@@ -68,11 +68,11 @@ def test_people_may_type_as_they_do() -> None:
         "it turns blue",
     ],
 )
-def test_what_is_no_caption_is_not_understood(text: str) -> None:
+def test_other_texts_are_no_captions(text: str) -> None:
     assert parse_caption(text) is None
 
 
-def test_something_always_remains() -> None:
+def test_leaving_out_never_leaves_out_everything() -> None:
     generator = np.random.default_rng(0)
     known = fully_known(Scene((SceneObject("cat", "pink", "bottom"),), "snow"))
     assert all(leave_out(known, generator, 1.0) != PartialScene((PartialObject(),)) for _ in range(50))

@@ -1,13 +1,11 @@
-"""Dialogues and documents say what is so, in words that are all known."""
+"""Documents describe the current scene, in known words only."""
 
 import re
 from itertools import islice
 
 import numpy as np
-import pytest
 
 from picturebook.world.caption_grammar import parse_caption
-from picturebook.world.dialogue_sampling import QuestionAnswer, all_yes_or_no, ask_all, sample_dialogue
 from picturebook.world.documents import (
     AVAILABILITY_QUESTION,
     captions_document,
@@ -21,13 +19,13 @@ from picturebook.world.pairs import PairMixture, sample_pairs
 from picturebook.world.partial_scene import PartialObject, PartialScene, fully_known
 from picturebook.world.phrases import words_of
 from picturebook.world.scene import Scene, SceneObject, is_retrievable
-from picturebook.world.splits import SPLITS, TRAIN, dialogues, scene_in, stories, stream
+from picturebook.world.splits import SPLITS, TRAIN, dialogues, stories, stream
 from tests.picturebook.story_listener import fits
 
 KNOWN = fully_known(Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night"))
 
 
-def test_every_word_is_in_the_vocabulary_and_none_is_idle() -> None:
+def test_the_vocabulary_is_exactly_the_words_of_all_texts() -> None:
     used: set[str] = set()
     for split in SPLITS:
         for text in islice(documents(split, 1), 400):
@@ -40,26 +38,7 @@ def test_every_word_is_in_the_vocabulary_and_none_is_idle() -> None:
     assert len(vocabulary()) < 100 and list(vocabulary()) == sorted(vocabulary())
 
 
-@pytest.mark.parametrize(
-    ("question", "answer"),
-    [
-        ("how many things are there ?", "two"),
-        ("what is the scene ?", "night"),
-        ("what colour is the house ?", "red"),
-        ("where is the boat ?", "at the top"),
-        ("what is on the left ?", "a house"),
-        ("what is at the bottom ?", "nothing"),
-        ("is there a boat ?", "yes"),
-        ("is there a cat ?", "no"),
-        ("is it day ?", "no"),
-        ("is the boat blue ?", "yes"),
-    ],
-)
-def test_questions_have_right_answers(question: str, answer: str) -> None:
-    assert QuestionAnswer(question, answer) in [*ask_all(KNOWN), *all_yes_or_no(KNOWN)]
-
-
-def test_short_questions_tell_the_state_in_order_of_appearance() -> None:
+def test_slot_questions_ask_for_the_known_scene_in_order_of_appearance() -> None:
     assert [one.answer for one in slot_questions(KNOWN)] == ["night", "house", "red", "left", "boat", "blue", "top"]
     assert [one.answer for one in slot_questions(PartialScene((PartialObject("cat"),)))] == [
         "unknown",
@@ -73,25 +52,7 @@ def test_short_questions_tell_the_state_in_order_of_appearance() -> None:
     assert slot_questions(KNOWN)[5].question == "second colour ?"
 
 
-def test_dialogues_end_by_telling_everything_and_asking_for_the_image() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(200):
-        scene = scene_in(TRAIN, generator)
-        dialogue = sample_dialogue(generator, scene)
-        assert parse_caption(dialogue.opening) == dialogue.known[0] and not dialogue.known[0].complete
-        assert dialogue.known[-1].scene() == scene and len(dialogue.known) == len(dialogue.rounds) + 1
-        assert all(fits(known, scene) for known in dialogue.known)
-        assert dialogue.text().endswith("Q: can we see it ? A: picture :")
-        assert (
-            dialogue.text().count("Q:")
-            == len(dialogue.rounds) + 1
-            == dialogue.text(1).count("Q:") - 1 + len(dialogue.rounds)
-        )
-        every = [*ask_all(dialogue.known[-1]), *all_yes_or_no(dialogue.known[-1])]
-        assert all(one in every for one in dialogue.rounds)
-
-
-def test_descriptions_in_documents_are_of_the_present_state() -> None:
+def test_descriptions_in_documents_are_of_the_current_scene() -> None:
     generator = np.random.default_rng(0)
     for story in stories(TRAIN, 60):
         for images_in_words in (False, True):
@@ -103,7 +64,7 @@ def test_descriptions_in_documents_are_of_the_present_state() -> None:
             assert text.count("(") == (4 if images_in_words else 0)
 
 
-def test_a_colon_says_again_what_the_last_caption_said_and_remarks_are_true() -> None:
+def test_descriptions_repeat_the_last_caption_and_availability_is_true() -> None:
     generator = np.random.default_rng(2)
     seen = {"yes": 0, "no": 0}
     for text in (captions_document(TRAIN, generator) for _ in range(300)):

@@ -18,7 +18,7 @@ def test_images_are_the_same_on_every_machine() -> None:
     assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "a07f8f2b5a1a9bde"
 
 
-def test_things_jitter_by_one_pixel_and_no_more() -> None:
+def test_objects_jitter_by_at_most_one_pixel() -> None:
     scene = Scene((SceneObject("house", "red", "top"),), "day")
     generator = np.random.default_rng(0)
     corners = set()
@@ -29,7 +29,7 @@ def test_things_jitter_by_one_pixel_and_no_more() -> None:
     assert {x for _, x in corners} == {11, 12, 13}
 
 
-def test_two_things_hide_nothing_of_each_other() -> None:
+def test_two_objects_never_cover_each_other() -> None:
     # Wherever jitter puts them. A pixel may happen to be of the background's own colour.
     for one, other in ((one, other) for one in PLACES for other in PLACES if one != other):
         generator = np.random.default_rng(1)
@@ -53,7 +53,7 @@ def test_colours_are_far_apart() -> None:
             assert one == other or np.linalg.norm(np.subtract(BODY[one], BODY[other])) > 100
 
 
-def test_kinds_have_shapes_of_their_own() -> None:
+def test_kinds_have_different_shapes() -> None:
     for one in KINDS:
         for other in KINDS:
             differs = (SPRITES[one, "red"][0] != SPRITES[other, "red"][0]).any(axis=-1)

@@ -1,11 +1,7 @@
-"""Pairs, stories with images and the command that writes them."""
-
-from pathlib import Path
+"""Captions and stories are true of their images."""
 
 import numpy as np
-import pytest
 
-from picturebook import WorldArguments, write_world
 from picturebook.world.caption_grammar import describe, parse_caption
 from picturebook.world.pairs import PairMixture, illustrated_stories, sample_pairs
 from picturebook.world.partial_scene import fully_known
@@ -23,7 +19,7 @@ def test_captions_are_true_of_their_images() -> None:
     assert 0.03 < np.mean([not parse_caption(one).complete for one in pairs.captions]) < 0.3  # type: ignore[union-attr]
 
 
-def test_easy_pairs_first() -> None:
+def test_a_mixture_of_plain_captions_of_one_object_has_nothing_else() -> None:
     pairs = sample_pairs(
         TRAIN, 100, stream(0, TRAIN, "easy"), PairMixture(single_share=1.0, plain_share=1.0, partial_share=0.0)
     )
@@ -35,16 +31,3 @@ def test_stories_have_the_images_of_their_scenes() -> None:
     for story, images in illustrated_stories(TEST, 20):
         assert images.shape == (5, 32, 32, 3)
         assert tuple(read(images).scenes()) == story.scenes
-
-
-def test_the_command_writes_a_page_and_pairs_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("datasets")
-    from training_gill.training_data import open_data
-
-    write_world(WorldArguments(out=tmp_path, sheet=True, pairs=40))
-    assert "49,152 scenes" in capsys.readouterr().out
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert page.count("<article") == 1 + 6 + 4 and "Q: can we see it ?" in page
-    assert (tmp_path / "objects.png").stat().st_size and (tmp_path / "scenes.png").stat().st_size
-    assert len(open_data(str(tmp_path / "pairs"))) == 40  # type: ignore[arg-type]
-    assert len(open_data(str(tmp_path / "pairs"), split="validation")) == 2  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ def test_drawn_images_are_read_right() -> None:
     assert all(ok.mean() >= 0.995 for ok in found.values()), {name: ok.mean() for name, ok in found.items()}
 
 
-def test_every_thing_is_read_right_at_every_jitter() -> None:
+def test_every_object_is_read_right_at_every_jitter() -> None:
     scenes = [scene for scene in all_scenes() if len(scene.objects) == 1 and scene.background in ("night", "sea")]
     assert share_right(draw_all(scenes * 3, np.random.default_rng(6)), tuple(scenes * 3)) == 1
 
@@ -47,7 +47,7 @@ def test_small_noise_is_forgiven(drawn: tuple[np.ndarray, tuple[Scene, ...]]) ->
     assert share_right(soften_objects(images, scenes, 30), scenes) >= 0.995
 
 
-def test_strict_on_blur_and_strong_noise(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
+def test_blurred_and_very_noisy_images_are_not_right(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
     images, scenes = drawn
     assert share_right(blurred(images, 0.4), scenes) >= 0.99
     assert share_right(blurred(images, 0.6), scenes) <= 0.15
@@ -107,7 +107,7 @@ def test_what_is_no_scene_is_read_as_none() -> None:
     assert len(read(np.zeros((0, 32, 32, 3), dtype=np.uint8)).background) == 0
 
 
-def test_junk_in_the_middle_is_noticed(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
+def test_an_image_with_a_foreign_patch_is_not_sure(drawn: tuple[np.ndarray, tuple[Scene, ...]]) -> None:
     images = drawn[0].copy()
     images[:, 12:20, 12:20] = (1, 0, 1)
     assert share_sure(images) == 0

@@ -1,4 +1,4 @@
-"""Train, validation and test share no combination of two objects, no story and no dialogue, on any machine."""
+"""Train, validation and test have no combination of two objects, no story and no dialogue in common, anywhere."""
 
 import hashlib
 import re
@@ -17,6 +17,7 @@ from picturebook.world.splits import (
     VALIDATION,
     combinations_of,
     dialogues,
+    scenes_with_edits,
     split_of,
     stories,
     stream,
@@ -41,7 +42,7 @@ def test_every_combination_is_in_one_split() -> None:
     assert [len(part) for part in parts] == [706, 100, 202]
 
 
-def test_training_knows_every_thing_and_every_two_kinds() -> None:
+def test_training_has_every_object_and_every_two_kinds() -> None:
     objects = {obj for one in combinations_of(TRAIN) for obj in one}
     assert len(objects) == len(KINDS) * len(COLOURS)
     assert {(one[0][0], one[1][0]) for one in combinations_of(TRAIN)} == set(pairs_of(KINDS, 2))
@@ -103,3 +104,9 @@ def test_splits_are_the_same_on_every_machine(told: dict[str, list], asked: dict
 def test_unknown_splits_are_refused() -> None:
     with pytest.raises(ValueError, match="none of the splits"):
         stories("dev", 1)
+
+
+def test_edits_of_a_scene_are_in_its_split() -> None:
+    scenes = scenes_with_edits(VALIDATION, 30, 8, stream(0, VALIDATION, "edits"))
+    assert len(scenes) > 200
+    assert {split_of(one) for one in scenes} <= {None, VALIDATION}
