@@ -1,4 +1,4 @@
-"""Facts to the text of a card: metadata that the Hub accepts, and the sections of the template."""
+"""The text of a card: metadata that the Hub accepts, and the sections of the template."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from evaluation_gill.results import Results
 
-from .edits import sealed
+from .edits import card_text
 from .facts import Facts
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -23,11 +23,11 @@ _DATASETS = {
 
 
 def make_card(facts: Facts, template: str | os.PathLike[str] = TEMPLATE) -> str:
-    """The whole text of a card, its generated sections marked, see [`hub_card.edits`].
+    """The text of a card with its generated sections marked, see [`hub_card.edits`].
 
     Raises:
-        OSError: there is no such template.
-        ValueError: the template asks for a field that there is not, naming it, or is no jinja template.
+        OSError: the template cannot be read.
+        ValueError: it uses an unknown field, or is not a jinja template.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -43,24 +43,24 @@ def make_card(facts: Facts, template: str | os.PathLike[str] = TEMPLATE) -> str:
         text = environment.from_string(Path(template).read_text(encoding="utf-8")).render(**fields)
     except jinja2.UndefinedError as error:
         raise ValueError(
-            f"The template {str(template)!r} asks for what no card knows: {error.message}. There are "
+            f"The template {str(template)!r} uses an unknown name: {error.message}. Expected names are "
             f"{', '.join(sorted(fields))}."
         ) from error
     except jinja2.TemplateError as error:
-        raise ValueError(f"The template {str(template)!r} is no jinja template: {error}") from error
+        raise ValueError(f"The template {str(template)!r} is not a jinja template: {error}") from error
     body = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-    return sealed(metadata(facts), body)
+    return card_text(metadata(facts), body)
 
 
 def metadata(facts: Facts) -> dict[str, Any]:
-    """What stands at the head of the card, as the Hub reads it."""
+    """Metadata of the card, as the Hub reads it."""
     bases = [base.name for base in facts.base_models if base.on_hub]
-    results = [one for one in facts.results if one.system.get("kind") == "gill"]
+    results = [result for result in facts.results if result.system.get("kind") == "gill"]
     datasets = list(facts.datasets)
     if facts.retrieval_set is not None and facts.retrieval_set.name:
         datasets.append(facts.retrieval_set.name)
     evaluated = [_eval_result(result, metric) for result in results for metric in result.metrics]
-    metrics = list(dict.fromkeys(one.metric_type for one in evaluated))
+    metrics = list(dict.fromkeys(result.metric_type for result in evaluated))
     data = ModelCardData(
         base_model=bases or None,
         datasets=datasets or None,
@@ -80,16 +80,18 @@ def metadata(facts: Facts) -> dict[str, Any]:
             *([] if facts.retrieves_only else ["text-to-image"]),
         ],
     )
-    found = data.to_dict()
+    fields = data.to_dict()
     if shown := [sample for sample in facts.samples if sample.generated or sample.retrieved]:
-        found["widget"] = [{"text": one.prompt, "output": {"url": one.generated or one.retrieved}} for one in shown]
+        fields["widget"] = [
+            {"text": sample.prompt, "output": {"url": sample.generated or sample.retrieved}} for sample in shown
+        ]
     if not evaluated:
-        found.pop("model_name", None)
-    return found
+        fields.pop("model_name", None)
+    return fields
 
 
 def _eval_result(result: Results, metric: Any) -> EvalResult:
-    """A figure with all that one must know to compare it."""
+    """A metric with the protocol that it was measured under."""
     kind, name = _DATASETS.get(result.task.split()[0], (result.task.split()[0], result.task))
     interval = {} if metric.interval is None else {"interval_95": [round(bound, 6) for bound in metric.interval]}
     return EvalResult(
@@ -104,27 +106,27 @@ def _eval_result(result: Results, metric: Any) -> EvalResult:
         metric_type=metric.name,
         metric_name=metric.name,
         metric_value=round(metric.value, 6),
-        # No verification token: nobody but us has measured.
+        # Without a verification token, which only the Hub's own evaluations have.
         metric_args={"examples": metric.examples, **interval, "protocol": _plain(result.protocol)},
     )
 
 
 def _plain(value: Any) -> Any:
-    """Without what is not known, which the Hub's validator would refuse."""
+    """Without `None`, which the Hub's validator refuses."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items() if one is not None}
+        return {key: _plain(item) for key, item in value.items() if item is not None}
     return value
 
 
 def _protocol(protocol: dict[str, Any], prefix: str = "") -> str:
-    told = []
+    entries = []
     for name, value in protocol.items():
         if isinstance(value, dict):
-            told.append(_protocol(value, f"{prefix}{name.replace('_', ' ')} "))
+            entries.append(_protocol(value, f"{prefix}{name.replace('_', ' ')} "))
         elif value is not None:
             shown = "line break" if value == "\n" else "space" if value == " " else str(value)
-            told.append(f"{prefix}{name.replace('_', ' ')}: {shown}")
-    return "; ".join(told)
+            entries.append(f"{prefix}{name.replace('_', ' ')}: {shown}")
+    return "; ".join(entries)
 
 
 def _megabytes(count: int) -> str:

@@ -1,14 +1,13 @@
-r"""Keeping what people write into a card when it is made again.
+r"""Keep people's edits when a card is generated again.
 
 Every generated section stands between `<!-- gill:begin NAME -->` and `<!-- gill:end NAME -->`, and the last line of a
-card holds a digest of each section and of each field of the metadata as they were generated. When the card is made
-again, that tells what a person has changed since, and of each part the person's version wins:
+card holds a digest of each generated section and metadata field. Sections and fields with another digest were edited:
 
-- text outside of the marks stays where it is;
-- a section that was changed stays as it is, one that was removed stays away, and any other is replaced;
-- the same for each field of the metadata; fields that the person added stay;
-- sections that are new come behind the one that they follow in the new card;
-- a card without that last line is a person's from beginning to end: it stays, and what is generated comes below it.
+- text outside of the sections stays;
+- an edited section stays as it is, a removed one is not added again, and all others are replaced;
+- the same for fields of the metadata; fields that were added, and comments, stay;
+- a new section follows the one that it follows in the new card;
+- a card without digests is all hand-written: it stays, and the generated text comes below it.
 """
 
 import hashlib
@@ -20,13 +19,13 @@ from typing import Any
 import yaml
 
 _SECTION = re.compile(r"<!-- gill:begin (?P<name>\w+) -->\n(?P<text>.*?)<!-- gill:end (?P=name) -->", re.DOTALL)
-_SEAL = re.compile(r"\n*<!-- gill:made (?P<digests>\{.*\}) -->\n*\Z")
+_DIGESTS = re.compile(r"\n*<!-- gill:made (?P<digests>\{.*\}) -->\n*\Z")
 # As the Hub reads it: empty lines may stand before the metadata, and the text may end right after it.
-_HEAD = re.compile(r"\A\ufeff?(?:[ \t]*\n)*---[ \t]*\n(?P<metadata>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+_METADATA = re.compile(r"\A\ufeff?(?:[ \t]*\n)*---[ \t]*\n(?P<yaml>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
 class _MetadataLoader(yaml.SafeLoader):
-    """YAML whose `no`, `on` and the like are words, as the code of Norwegian is."""
+    """YAML in which only `true` and `false` are booleans: `no` is the code of Norwegian."""
 
 
 _MetadataLoader.yaml_implicit_resolvers = {
@@ -39,22 +38,25 @@ _MetadataLoader.add_implicit_resolver(
 
 
 class CardConflict(ValueError):
-    """A card was edited in two places, and neither version may be lost."""
+    """A card was edited in two places."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A card taken apart.
+    """
+    The parts of a card.
 
     Args:
-        metadata (`dict`): Its head.
-        body (`str`): The text behind the head, without the seal.
-        made (`dict`, *optional*): Digests of `"sections"` and `"metadata"` as generated; None without a seal.
+        metadata (`dict`): The YAML at its top.
+        body (`str`): The text after it, without the digests.
+        digests (`dict`, *optional*): Digests of `"sections"` and `"metadata"` as generated, or `None`.
+        source (`str`): The metadata as it is written, with comments.
     """
 
     metadata: dict[str, Any]
     body: str
-    made: dict[str, dict[str, str]] | None
+    digests: dict[str, dict[str, str]] | None
+    source: str = ""
 
     @property
     def sections(self) -> dict[str, str]:
@@ -62,85 +64,91 @@ class Card:
         return {match["name"]: match["text"] for match in _SECTION.finditer(self.body)}
 
     def edits(self) -> dict[str, Any]:
-        """All that a person has put in, changed or removed; empty if nothing."""
-        if self.made is None:
-            return {"everything": self.body, "metadata": self.metadata} if self.body.strip() or self.metadata else {}
-        free = " ".join(_SECTION.sub(" ", self.body).split())
-        sections = _changed(self.sections, self.made["sections"])
-        fields = _changed(self.metadata, self.made["metadata"])
-        found = {"text": free, "sections": sections, "metadata": fields}
-        return {name: value for name, value in found.items() if value}
+        """What was added, changed or removed by hand; empty if nothing was."""
+        if self.digests is None:
+            edits = {"body": self.body.strip(), "metadata": self.metadata}
+        else:
+            edits = {
+                "text": " ".join(_SECTION.sub(" ", self.body).split()),
+                "sections": _changed(self.sections, self.digests["sections"]),
+                "metadata": _changed(self.metadata, self.digests["metadata"]),
+                "comments": "".join(comments for _, _, comments in _fields(self.source)).strip(),
+            }
+        return {name: edit for name, edit in edits.items() if edit}
 
 
 def parse(text: str) -> Card:
-    """Take a card apart.
+    """
+    Split a card into its parts.
 
     Raises:
-        ValueError: its metadata is no YAML mapping, or its seal was damaged.
+        ValueError: the metadata is not a YAML mapping, or the line of digests is damaged.
     """
     text = text.replace("\r\n", "\n")
-    head = _HEAD.match(text)
+    head = _METADATA.match(text)
+    source = head["yaml"] if head else ""
     try:
-        found = yaml.load(head["metadata"], _MetadataLoader) if head else {}
+        metadata = yaml.load(source, _MetadataLoader) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"The card's metadata is not YAML: {error}") from error
-    if not isinstance(found or {}, dict):
-        raise ValueError(f"The card's metadata is a {type(found).__name__}, expected a mapping.")
+    if not isinstance(metadata, dict):
+        raise ValueError(f"The card's metadata is a {type(metadata).__name__}, expected a mapping.")
+    metadata = {str(name): value for name, value in metadata.items()}
     body = text[head.end() :] if head else text
-    seal = _SEAL.search(body)
-    made = None
-    if seal:
+    last_line = _DIGESTS.search(body)
+    digests = None
+    if last_line:
         try:
-            made = json.loads(seal["digests"])
+            digests = json.loads(last_line["digests"])
         except ValueError as error:
             raise ValueError(f"The last line of the card was damaged: {error}. Restore or remove it.") from error
-        body = body[: seal.start()]
-    return Card(found or {}, body.strip("\n") + "\n", made)
+        body = body[: last_line.start()]
+    return Card(metadata, body.strip("\n") + "\n", digests, source)
 
 
-def sealed(metadata: dict[str, Any], body: str, made: dict[str, dict[str, str]] | None = None) -> str:
-    """Text of a card; `made` is by default what says that all of it is generated."""
-    if made is None:
-        sections = {match["name"]: match["text"] for match in _SECTION.finditer(body)}
-        made = {"sections": _digests(sections), "metadata": _digests(metadata)}
-    head = yaml.safe_dump(metadata, sort_keys=True, allow_unicode=True, width=1_000_000)
-    seal = json.dumps(made, sort_keys=True, separators=(",", ":"))
-    return f"---\n{head}---\n\n{body.strip(chr(10))}\n\n<!-- gill:made {seal} -->\n"
+def card_text(metadata: dict[str, Any], body: str) -> str:
+    """Text of a card of which everything is generated."""
+    sections = {match["name"]: match["text"] for match in _SECTION.finditer(body)}
+    return _text(_dump(metadata), body, {"sections": _digests(sections), "metadata": _digests(metadata)})
 
 
 def merge(
     existing: str | None, new: str, *, sections: set[str] | None = None, fields: set[str] | None = None
 ) -> tuple[str, list[str]]:
-    """Make a card again over an existing one.
+    """
+    Replace what was generated in a card, and keep what was edited.
 
     Args:
         existing (`str`, *optional*): The card that may have been edited.
-        new (`str`): What [`hub_card.card.make_card`] makes now.
+        new (`str`): The card as [`hub_card.card.make_card`] generates it now.
         sections, fields (`set[str]`, *optional*): Only these sections and fields of the metadata; the others stay.
 
     Returns:
-        The text, and what of the person's was kept where something else would have been generated, in words.
+        The text, and a description of each edit that was kept in place of generated text.
     """
     if existing is None or not existing.strip():
         return new, []
     old, fresh = parse(existing), parse(new)
-    assert fresh.made is not None
-    if old.made is None:
-        body = f"{old.body}\n{fresh.body}" if old.body.strip() else fresh.body
-        kept = ["the whole of it, with what is generated below"] if old.body.strip() else []
-        return sealed({**fresh.metadata, **old.metadata}, body, fresh.made), kept
+    assert fresh.digests is not None
+    if old.digests is None:
+        is_empty = not old.body.strip()
+        body = fresh.body if is_empty else f"{old.body}\n{fresh.body}"
+        kept = [] if is_empty else ["the whole of it, with what is generated below"]
+        return _text(_edited(old, {**fresh.metadata, **old.metadata}), body, fresh.digests), kept
     if sections is not None or fields is not None:
         fresh = _limited(old, fresh, sections or set(), fields or set())
+        assert fresh.digests is not None
     body, kept = _merged_body(old, fresh)
-    merged, kept_fields = _merged_metadata(old, fresh)
-    return sealed(merged, body, fresh.made), sorted([*kept, *kept_fields])
+    metadata, kept_fields = _merged_metadata(old, fresh)
+    return _text(_edited(old, metadata), body, fresh.digests), sorted([*kept, *kept_fields])
 
 
-def reconcile(here: str, on_hub: str | None, prefer: str | None = None) -> tuple[str, list[str]]:
-    """The card to send, where the one on the Hub may have been edited there.
+def reconcile(local: str, on_hub: str | None, prefer: str | None = None) -> tuple[str, list[str]]:
+    """
+    The card to push where the one on the Hub may have been edited there.
 
     Args:
-        prefer (`str`, *optional*): `"local"` or `"hub"`: whose edits count where both have some.
+        prefer (`str`, *optional*): `"local"` or `"hub"`: whose edits count where both were edited.
 
     Returns:
         As [`merge`].
@@ -148,51 +156,51 @@ def reconcile(here: str, on_hub: str | None, prefer: str | None = None) -> tuple
     Raises:
         CardConflict: both were edited, differently, and none is preferred.
     """
-    if on_hub is None or on_hub == here or prefer == "local":
-        return here, []
-    local, remote = parse(here).edits(), parse(on_hub).edits()
-    if not remote or local == remote:
-        return here, []
-    if local and prefer != "hub":
+    if on_hub is None or on_hub == local or prefer == "local":
+        return local, []
+    local_edits, hub_edits = parse(local).edits(), parse(on_hub).edits()
+    if not hub_edits or local_edits == hub_edits:
+        return local, []
+    if local_edits and prefer != "hub":
         raise CardConflict(
             "The card was edited here and, differently, on the Hub. `--card local` sends this one, `--card hub` keeps "
             "the Hub's edits."
         )
-    return merge(on_hub, here)
+    return merge(on_hub, local)
 
 
 def _merged_body(old: Card, fresh: Card) -> tuple[str, list[str]]:
-    assert old.made is not None
-    kept, body, before = [], old.body, ""
+    assert old.digests is not None
+    digests, kept, body, previous = old.digests["sections"], [], old.body, ""
     for name, text in fresh.sections.items():
-        marked = f"<!-- gill:begin {name} -->\n{text}<!-- gill:end {name} -->"
-        there = next((match for match in _SECTION.finditer(body) if match["name"] == name), None)
-        if there is not None:
-            if old.made["sections"].get(name) == _digest(there["text"]):
-                body = body[: there.start()] + marked + body[there.end() :]
+        marked = _marked(name, text)
+        present = _find(body, name)
+        if present is not None:
+            if digests.get(name) == _digest(present["text"]):
+                body = body[: present.start()] + marked + body[present.end() :]
             else:
                 kept.append(f"the section {name!r}")
-        elif name in old.made["sections"]:
+        elif name in digests:
             kept.append(f"the absence of the section {name!r}")
             continue
         else:
-            after = next((match.end() for match in _SECTION.finditer(body) if match["name"] == before), None)
-            body = f"{marked}\n\n{body}" if after is None else f"{body[:after]}\n\n{marked}{body[after:]}"
-        before = name
+            after = _find(body, previous)
+            body = f"{marked}\n\n{body}" if after is None else f"{body[: after.end()]}\n\n{marked}{body[after.end() :]}"
+        previous = name
     for match in reversed(list(_SECTION.finditer(body))):
-        # What is known no longer is said no longer.
-        if match["name"] not in fresh.sections and old.made["sections"].get(match["name"]) == _digest(match["text"]):
+        # Generated earlier, without a value now, and not edited.
+        if match["name"] not in fresh.sections and digests.get(match["name"]) == _digest(match["text"]):
             body = body[: match.start()].rstrip("\n") + "\n\n" + body[match.end() :].lstrip("\n")
-    if " ".join(_SECTION.sub(" ", body).split()):
+    if _SECTION.sub("", body).strip():
         kept.append("text outside of the generated sections")
     return body, kept
 
 
 def _merged_metadata(old: Card, fresh: Card) -> tuple[dict[str, Any], list[str]]:
-    assert old.made is not None
-    merged, kept = dict(fresh.metadata), []
-    for name in sorted({*old.made["metadata"], *old.metadata}):
-        if name in old.metadata and old.made["metadata"].get(name) == _digest(old.metadata[name]):
+    assert old.digests is not None
+    digests, merged, kept = old.digests["metadata"], dict(fresh.metadata), []
+    for name in sorted({*digests, *old.metadata}):
+        if name in old.metadata and digests.get(name) == _digest(old.metadata[name]):
             continue
         if name not in old.metadata and name not in fresh.metadata:
             continue
@@ -204,31 +212,82 @@ def _merged_metadata(old: Card, fresh: Card) -> tuple[dict[str, Any], list[str]]
 
 
 def _limited(old: Card, fresh: Card, sections: set[str], fields: set[str]) -> Card:
-    """A new card that says again what the old one says, but for some sections and fields."""
-    assert old.made is not None and fresh.made is not None
-    ours = {name: text for name, text in fresh.sections.items() if name in sections}
-    # In the new card's order, so that what is new comes where it belongs.
-    names = list(
-        dict.fromkeys([*(name for name in fresh.sections if name in ours or name in old.sections), *old.sections])
-    )
-    body = "\n\n".join(
-        f"<!-- gill:begin {name} -->\n{ours[name] if name in ours else old.sections[name]}<!-- gill:end {name} -->"
-        for name in names
-    )
+    """The old card with these sections and fields of the new one."""
+    assert old.digests is not None and fresh.digests is not None
+    # In the new card's order, which says where a new section belongs.
+    texts = {name: text for name, text in fresh.sections.items() if name in sections or name in old.sections}
+    texts |= {name: text for name, text in old.sections.items() if name not in sections or name not in texts}
     metadata = {
         **{name: value for name, value in old.metadata.items() if name not in fields},
         **{name: value for name, value in fresh.metadata.items() if name in fields},
     }
-    made = {
-        part: {**old.made[part], **{name: one for name, one in fresh.made[part].items() if name in chosen}}
+    digests = {
+        part: {**old.digests[part], **{name: new for name, new in fresh.digests[part].items() if name in chosen}}
         for part, chosen in (("sections", sections), ("metadata", fields))
     }
-    return Card(metadata, body + "\n", made)
+    return Card(metadata, "\n\n".join(_marked(*section) for section in texts.items()) + "\n", digests)
 
 
-def _changed(parts: dict[str, Any], made: dict[str, str]) -> dict[str, Any]:
-    changed = {name: value for name, value in parts.items() if made.get(name) != _digest(value)}
-    return {**changed, **{name: None for name in made if name not in parts}}
+def _marked(name: str, text: str) -> str:
+    return f"<!-- gill:begin {name} -->\n{text}<!-- gill:end {name} -->"
+
+
+def _find(body: str, name: str) -> "re.Match[str] | None":
+    return next((match for match in _SECTION.finditer(body) if match["name"] == name), None)
+
+
+def _text(metadata: str, body: str, digests: dict[str, dict[str, str]]) -> str:
+    last_line = json.dumps(digests, sort_keys=True, separators=(",", ":"))
+    return f"---\n{metadata}---\n\n{body.strip(chr(10))}\n\n<!-- gill:made {last_line} -->\n"
+
+
+def _dump(metadata: dict[str, Any]) -> str:
+    return yaml.safe_dump(metadata, sort_keys=True, allow_unicode=True, width=1_000_000) if metadata else ""
+
+
+def _edited(old: Card, metadata: dict[str, Any]) -> str:
+    """New metadata as YAML; comments, order, and fields with the same value are as the old card has them."""
+    parts, new = [], sorted(metadata.keys() - old.metadata.keys())
+    for name, lines, comments in _fields(old.source):
+        while name and new and new[0] < name:
+            parts.append(_dump({new[0]: metadata[new.pop(0)]}))
+        if name in metadata and name in old.metadata:
+            field = {name: metadata[name]}
+            parts.append(lines if _reads_as(lines, field) else _dump(field))
+        parts.append(comments)
+    return "".join([*parts, *(_dump({name: metadata[name]}) for name in new)])
+
+
+def _fields(source: str) -> list[tuple[str, str, str]]:
+    """Name, lines and following comments of each field; the first entry has no name and what precedes the fields."""
+    mapping = yaml.compose(source, _MetadataLoader)
+    keys = [key for key, _ in mapping.value] if isinstance(mapping, yaml.MappingNode) else []
+    lines = source.splitlines(keepends=True)
+    starts = [*(key.start_mark.line for key in keys), len(lines)]
+    fields = [("", "", "".join(filter(_is_comment, lines[: starts[0]])))]
+    for key, start, following in zip(keys, starts, starts[1:], strict=False):
+        end = following
+        while end > start and _is_comment(lines[end - 1]):
+            end -= 1
+        fields.append((key.value, "".join(lines[start:end]), "".join(lines[end:following])))
+    return fields
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#") or not line.strip()
+
+
+def _reads_as(lines: str, field: dict[str, Any]) -> bool:
+    """Whether lines are this field alone to every reader of YAML, also to those who read `no` as a boolean."""
+    try:
+        return bool(yaml.safe_load(lines) == field)
+    except yaml.YAMLError:  # The alias of another field, for example.
+        return False
+
+
+def _changed(parts: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
+    changed = {name: value for name, value in parts.items() if digests.get(name) != _digest(value)}
+    return {**changed, **{name: None for name in digests if name not in parts}}
 
 
 def _digests(parts: dict[str, Any]) -> dict[str, str]:
@@ -240,4 +299,4 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.strip().encode()).hexdigest()[:16]
 
 
-__all__ = ["Card", "CardConflict", "merge", "parse", "reconcile", "sealed"]
+__all__ = ["Card", "CardConflict", "card_text", "merge", "parse", "reconcile"]

@@ -1,4 +1,4 @@
-"""What a card can say. `None`, or an empty list, is what is not known: the card leaves it out."""
+"""What a card can state. Fields that are `None` or empty are unknown, and the card leaves them out."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +12,10 @@ class BaseModel:
 
     Args:
         role (`str`): `"language model"`, `"image encoder"` or `"image generator"`.
-        name (`str`): Its Hub id, or of a folder the last part.
+        name (`str`): Its Hub id, or the name of its folder.
         on_hub (`bool`): Whether `name` is a Hub id.
-        revision, license (`str`, *optional*): The license is the user's word or the base model's own card's.
+        revision (`str`, *optional*): Commit on the Hub.
+        license (`str`, *optional*): As the user gave it, or from the base model's own card.
     """
 
     role: str
@@ -26,7 +27,7 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class Adapters:
-    """The trained part: how many parameters, in which dtype, and the sizes of the paper's notation."""
+    """The trained part: number of parameters, size in bytes, dtype, and the sizes of its layers by name."""
 
     parameters: int
     bytes: int
@@ -36,7 +37,7 @@ class Adapters:
 
 @dataclass(frozen=True)
 class Training:
-    """How the adapters were trained: what on, and with which settings, in the order in which they are shown."""
+    """How the adapters were trained: the data, and the settings in the order in which they are shown."""
 
     data: str | None = None
     data_on_hub: bool = False
@@ -46,7 +47,7 @@ class Training:
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """The images to retrieve: a data set repository of its own, or a folder of this repository (`name` None)."""
+    """The images to retrieve: a dataset repository, or a folder of this repository if `name` is `None`."""
 
     images: int
     fingerprint: str
@@ -57,7 +58,7 @@ class RetrievalSet:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and what was answered; images by their files' names in the repository."""
+    """A prompt and its answer; images are names of files in the repository."""
 
     prompt: str
     decision: str | None = None
@@ -68,18 +69,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a card can say.
+    """All that a card can state.
 
     Args:
-        name (`str`): What the model is called.
-        repo_id (`str`, *optional*): Where it is on the Hub; examples of loading name it.
-        license (`str`, *optional*): Of the adapters: the Hub's short name of it, or `"other"` with `license_name`.
-        base_models, adapters, training, retrieval_set, results, samples: See there.
-        sample_grid (`str`, *optional*): File of the image of all samples.
+        name (`str`): Name of the model.
+        repo_id (`str`, *optional*): Its Hub id, for the examples.
+        license (`str`, *optional*): License of the adapters, as the Hub names it, or `"other"` with `license_name`.
+        base_models, adapters, training, retrieval_set, results, samples: See these classes.
+        sample_grid (`str`, *optional*): File of an image with all samples.
         languages (`list[str]`): Codes, such as `"en"`.
-        datasets (`list[str]`): Hub ids of what it was trained on.
-        retrieves_only (`bool`): It has no part that generates (FROMAGe).
-        decides (`bool`): It has learnt when to retrieve and when to generate.
+        datasets (`list[str]`): Hub ids of the training data.
+        retrieves_only (`bool`): Whether it cannot generate images (FROMAGe).
+        decides (`bool`): Whether it has a decision head.
         decision (`dict`, *optional*): The record of the decision head's training, `results/decision.json`.
     """
 

@@ -1,4 +1,4 @@
-"""What is known of a repository's folder: read from its own files, never guessed."""
+"""Read the facts of a card from the files of a repository's folder."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from .facts import Adapters, BaseModel, Facts, RetrievalSet, Training
 
 ROLES = {"language_model": "language model", "vision_model": "image encoder", "image_generator": "image generator"}
 _NEEDED = ("config.json", "model_index.json", "modeling_gill.py", "pipeline_gill.py", "processor_config.json")
-# The settings that the paper states for its own training, in that order, where they are known.
+# The settings of training that the paper states, in its order.
 _SETTINGS = (
     (
         "training",
@@ -58,9 +58,9 @@ _SETTINGS = (
 
 
 def check_repository(folder: Path) -> None:
-    """Raise `ValueError` unless a folder is a whole GILL repository, naming what it lacks."""
+    """Raise `ValueError`, which names what is missing, unless a folder is a whole GILL repository."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; expected what `GillPipeline.save_pretrained` writes.")
+        raise ValueError(f"{folder} is not a folder; expected what `GillPipeline.save_pretrained` writes.")
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if not any(folder.glob("model*.safetensors")):
         missing.append("model.safetensors")
@@ -75,29 +75,29 @@ def check_repository(folder: Path) -> None:
 
 
 def check_travels(folder: Path) -> list[str]:
-    """Whether others can load what a folder holds.
+    """Check that a repository loads on other machines.
 
     Returns:
-        Where its files name paths of this machine, in words.
+        `list[str]`: A note for each file that names a path of this machine.
 
     Raises:
-        ValueError: `config.json` names a base model by a path, naming it and what to do.
+        ValueError: `config.json` names a base model by a path.
     """
     config = _read_json(folder / "config.json")
-    for role, called in ROLES.items():
+    for role, description in ROLES.items():
         name = config.get(f"{role}_id")
         if name is not None and not _is_hub_id(name):
             raise ValueError(
-                f"{folder / 'config.json'} names the {called} {name!r}, a folder of this machine, where nobody else "
-                f"finds it. Push that model first and name it in `{role}_id`, or save this one with "
+                f"{folder / 'config.json'} names the {description} {name!r}, a folder of this machine, which others "
+                f"do not have. Push that model first and name it in `{role}_id`, or save this one with "
                 "`self_contained=True`."
             )
-    found = []
+    notes = []
     for path in sorted(folder.glob("*.json")):
         if path.stat().st_size < 1_000_000:
             named = sorted({*re.findall(r'"(/[^"]+)"', path.read_text(encoding="utf-8"))})
-            found += [f"{path.name} names {one}" for one in named if Path(one).exists()]
-    return found
+            notes += [f"{path.name} names {local}" for local in named if Path(local).exists()]
+    return notes
 
 
 def gather(
@@ -114,25 +114,25 @@ def gather(
     languages: Sequence[str] = (),
     datasets: Sequence[str] = (),
 ) -> Facts:
-    """Read what a card can say of a folder.
+    """Read the facts of a folder.
 
     Args:
-        base_licenses (`Mapping[str, str]`): The user's word on base models, by role as in [`ROLES`]; else their own
-            cards are asked, where these lie on this machine already.
+        base_licenses (`Mapping[str, str]`): Licenses of base models by role, see [`ROLES`]. Others are read from the
+            base models' own cards, if these are on this machine already.
         results (`Sequence[Path]`): Files that evaluations wrote; those in the folder's `results/` are read as well.
         retrieval_set (`Path`, *optional*), retrieval_set_id (`str`, *optional*): Folder of the set, by default
             `retrieval_set` in `folder`; and the repository that it is pushed to, if it gets one of its own.
 
     Raises:
-        ValueError: a folder that is no whole repository, results that are none or of other weights, a role that there
-            is not. OSError: a file that cannot be read.
+        ValueError: an incomplete repository, results that cannot be read or are of other weights, or an unknown role.
+        OSError: a file that cannot be read.
     """
     check_repository(folder)
     config = _read_json(folder / "config.json")
     licenses = dict(base_licenses or {})
     unknown = sorted({*licenses} - {*ROLES})
     if unknown:
-        raise ValueError(f"There is no base model {unknown[0]!r}; there are {', '.join(ROLES)}.")
+        raise ValueError(f"Unknown base model {unknown[0]!r}; expected {', '.join(ROLES)}.")
     results = [*results, *_results_in(folder, results)]
     measured = [Results.read(path) for path in results]
     _check_weights(folder, measured, results)
@@ -159,14 +159,14 @@ def gather(
 
 
 def _results_in(folder: Path, given: Sequence[Path]) -> list[Path]:
-    """Files of evaluations in `results/` that are not given already; other files there are somebody's own."""
+    """Results of evaluations in the folder's `results/`, except those in `given`."""
     known = {(path / RESULTS_FILE if path.is_dir() else path).resolve() for path in map(Path, given)}
     found = [path for path in sorted((folder / "results").rglob(RESULTS_FILE)) if path.resolve() not in known]
     return [path for path in found if path.is_file()]
 
 
 def _decision(folder: Path) -> dict[str, Any] | None:
-    """The record of the decision head's training, if it holds what the card says of it."""
+    """The record of the decision head's training, if it has the fields that the card shows."""
     path = folder / "results" / "decision.json"
     record = _read_json(path) if path.is_file() else {}
     known = isinstance(record, dict) and {"train_prompts", "validation_prompts", "macro_f1", "accuracy"} <= {*record}
@@ -183,7 +183,7 @@ def _base_model(config: dict[str, Any], role: str, license: str | None) -> BaseM
 
 
 def _license_at_hand(name: str, revision: str | None) -> str | None:
-    """What the base model's own card says, if it lies on this machine."""
+    """The license in the base model's own card, if that is on this machine."""
     card: Any = Path(name) / "README.md"
     if not card.is_file() and _is_hub_id(name):
         card = try_to_load_from_cache(name, "README.md", revision=revision)
@@ -235,9 +235,12 @@ def _training(folder: Path) -> Training | None:
         for name in names
         if (record.get(part) or {}).get(name) is not None
     }
-    # What was done counts, not what was asked for.
+    # The steps that were made, which may be fewer than `max_steps`.
     if record.get("steps") is not None:
-        settings = {"steps": record["steps"], **{name: one for name, one in settings.items() if name != "max_steps"}}
+        settings = {
+            "steps": record["steps"],
+            **{name: value for name, value in settings.items() if name != "max_steps"},
+        }
     shown = data if on_hub or data is None else Path(data).name
     return Training(shown, on_hub, settings, dict(record.get("versions") or {}))
 
@@ -252,11 +255,11 @@ def _retrieval_set(folder: Path, repo_id: str | None) -> RetrievalSet | None:
 
 
 def _check_weights(folder: Path, measured: Sequence[Results], paths: Sequence[Path]) -> None:
-    """No figure of other weights may get into the card."""
+    """Refuse results of other weights."""
     claimed = [
-        (path, one.system["fingerprint"])
-        for path, one in zip(paths, measured, strict=True)
-        if one.system.get("kind") == "gill" and "fingerprint" in one.system
+        (path, result.system["fingerprint"])
+        for path, result in zip(paths, measured, strict=True)
+        if result.system.get("kind") == "gill" and "fingerprint" in result.system
     ]
     if not claimed:
         return

@@ -7,7 +7,7 @@ samples/grid.png       a row for each: prompt, retrieved, generated, decision
 import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ _DECISIONS = ("retrieve", "generate")  # in the order of their columns
 def answer_prompts(
     pipeline: Any, prompts: Sequence[str], folder: Path, *, seed: int = 42, **drawing: Any
 ) -> list[Sample]:
-    """Answer prompts both ways where there is a retrieval set, and write the images.
+    """Answer prompts, with both images if the pipeline can retrieve and generate, and write the images.
 
     Args:
         pipeline (`GillPipeline`), prompts (`Sequence[str]`)
         folder (`Path`): Where `samples.json`, the images and the grid go.
-        drawing: As in diffusers: `num_inference_steps`, `height` and so on.
+        drawing: Arguments of the pipeline such as `num_inference_steps` and `height`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     decision = "both" if pipeline.retrieval_set is not None and pipeline.has_image_generator else "auto"
@@ -48,33 +48,35 @@ def answer_prompts(
         first = answer.image_pieces[0][0]
         decided = (first.decision_probabilities or {}).get(first.decision)
         samples.append(Sample(prompt, first.decision, decided, files.get("retrieved"), files.get("generated")))
-    (folder / LIST_FILE).write_text(json.dumps([asdict(one) for one in samples], indent=1) + "\n", encoding="utf-8")
+    (folder / LIST_FILE).write_text(
+        json.dumps([asdict(sample) for sample in samples], indent=1) + "\n", encoding="utf-8"
+    )
     grid(samples, folder).save(folder / GRID_FILE)
     return read_samples(folder)
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """Samples of a folder, their images named as in the repository.
+    """Read the samples of a folder; their images get the names that they have in the repository.
 
     Raises:
-        OSError: there is no `samples.json`, or an image that it names. ValueError: it is something else.
+        OSError: `samples.json` or an image that it names is missing. ValueError: it cannot be read.
     """
     try:
-        samples = [Sample(**one) for one in json.loads((folder / LIST_FILE).read_text(encoding="utf-8"))]
+        samples = [Sample(**sample) for sample in json.loads((folder / LIST_FILE).read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / LIST_FILE} is no list of samples: {error}") from error
+        raise ValueError(f"{folder / LIST_FILE} is not a list of samples: {error}") from error
     for sample in samples:
         for name in (sample.retrieved, sample.generated):
             if name is not None and not (folder / name).is_file():
-                raise OSError(f"{folder / LIST_FILE} names the image {name}, which is not there.")
+                raise OSError(f"{folder / LIST_FILE} names the image {name}, which is missing.")
     return [
-        Sample(one.prompt, one.decision, one.probability, _in_repository(one.retrieved), _in_repository(one.generated))
-        for one in samples
+        replace(sample, retrieved=_in_repository(sample.retrieved), generated=_in_repository(sample.generated))
+        for sample in samples
     ]
 
 
 def grid(samples: Sequence[Sample], folder: Path) -> Image.Image:
-    """An image with a row for each sample, whose files lie in `folder`; the image decided for is framed."""
+    """An image with a row for each sample; the image that the model decided for has a frame."""
     rows = [
         [_text_of(sample), *(_open(folder, name) for name in (sample.retrieved, sample.generated))]
         for sample in samples

@@ -1,7 +1,7 @@
 """Push a repository's folder to the Hub: weights, code, card and samples in one commit.
 
 The retrieval set goes to a dataset repository of its own, in a commit of its own, before the model: the card names the
-revision of it that belongs to these weights, so whichever commit is missing, the newest revision of the model is whole.
+revision that belongs to these weights, so the newest revision of the model is complete, whichever commit fails.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from .facts import Facts
 from .gathering import check_repository, check_travels, gather
 from .writing import CARD_FILE, with_samples
 
-# Of the training's own, or of this machine's: nobody loads it from a repository.
+# Files of training runs and of this machine, which no one loads from a repository.
 NOT_SENT = (
     ".*",
     "*/.*",
@@ -59,8 +59,8 @@ def push(folder: str | os.PathLike[str], repo_id: str, *, api: HfApi | None = No
         `str`: URL of the commit, or `None` with `dry_run=True`.
 
     Raises:
-        OSError, ValueError: a folder that cannot be pushed, a card that was edited here and on the Hub, or a refusal
-            of the Hub.
+        OSError, ValueError: the folder cannot be pushed, its card was edited here and on the Hub, or the Hub refuses
+            the push.
 
     Example:
 
@@ -87,7 +87,7 @@ def _push(options: PushOptions, api: HfApi) -> str | None:
     sends_set = set_folder is not None
     if set_folder is not None:
         read_folder(set_folder)
-    files, left = files_to_send(options.folder, without_set=sends_set)
+    files, not_sent = files_to_send(options.folder, without_set=sends_set)
     facts = with_samples(
         gather(
             options.folder,
@@ -97,9 +97,9 @@ def _push(options: PushOptions, api: HfApi) -> str | None:
         ),
         options.folder,
     )
-    print(listing(options.repo_id, files, left))
+    print(listing(options.repo_id, files, not_sent))
     if CARD_FILE not in files:
-        print(f"  {CARD_FILE:<44} made of what the folder says; `gill card` says more")
+        print(f"  {CARD_FILE:<44} generated from the folder; `gill card` can add more")
     if set_folder is not None:
         print(listing(f"datasets/{set_id}", files_of(set_folder), []))
     for path in paths:
@@ -109,12 +109,12 @@ def _push(options: PushOptions, api: HfApi) -> str | None:
     if options.dry_run:
         return None
     if not options.yes and not _agreed():
-        print("nothing was sent", file=sys.stderr)
+        print("Nothing was sent.", file=sys.stderr)
         return None
 
     private = options.private or None
     with contextlib.ExitStack() as stack:
-        # Large files first, which cannot be seen; then two short commits follow each other.
+        # Large files are uploaded first, which is not visible; then two short commits follow each other.
         model = stack.enter_context(
             OneCommit(without_card(files), options.repo_id, api, outdated=REPOSITORY_FILES, private=private)
         )
@@ -170,32 +170,32 @@ def push_space(space: str, model: str, hardware: str, api: HfApi, private: bool 
 
 
 def files_to_send(folder: Path, without_set: bool = False) -> tuple[dict[str, Path], list[str]]:
-    """What of a folder is sent, and the names of what is not."""
+    """The files of a folder to push, and the names of the others."""
     sent: dict[str, Path] = {}
-    left: list[str] = []
+    not_sent: list[str] = []
     for name, path in files_of(folder).items():
         inside_set = name.startswith(f"{RETRIEVAL_SET_FOLDER}/")
-        # A retrieval set's own files may be called anything.
+        # The files of a retrieval set may have any name.
         unwanted = without_set if inside_set else any(fnmatch.fnmatch(name, pattern) for pattern in NOT_SENT)
         if unwanted:
-            left.append(name)
+            not_sent.append(name)
         else:
             sent[name] = path
-    return sent, left
+    return sent, not_sent
 
 
-def listing(repo_id: str, files: dict[str, Path], left: list[str]) -> str:
-    """What would be sent where, with sizes."""
+def listing(repo_id: str, files: dict[str, Path], not_sent: list[str]) -> str:
+    """The files that a push sends, with their sizes, and those that it does not."""
     sizes = {name: path.stat().st_size for name, path in files.items()}
     lines = [f"to {repo_id}: {len(files)} files, {_size(sum(sizes.values()))}"]
     lines += [f"  {name:<44} {_size(size):>10}" for name, size in sizes.items()]
-    return "\n".join([*lines, *(f"  {name:<44}   not sent" for name in left)])
+    return "\n".join([*lines, *(f"  {name:<44}   not sent" for name in not_sent)])
 
 
 def card_to_send(
     options: PushOptions, facts: Facts, on_hub: str | None, set_id: str | None, revision: str | None = None
 ) -> tuple[str, list[str]]:
-    """The folder's card, or one made of what is known, with the Hub's own edits and the retrieval set's revision.
+    """The folder's card, or a generated one, with edits from the Hub and the revision of the retrieval set.
 
     Raises:
         CardConflict: the card was edited both here and on the Hub.
@@ -203,24 +203,24 @@ def card_to_send(
     place = options.folder / CARD_FILE
     if set_id is not None and facts.retrieval_set is not None:
         facts = replace(facts, retrieval_set=replace(facts.retrieval_set, name=set_id, revision=revision))
-    here = place.read_text(encoding="utf-8") if place.is_file() else make_card(facts)
+    card = place.read_text(encoding="utf-8") if place.is_file() else make_card(facts)
     if set_id is not None and place.is_file():
-        here = _with_set(here, facts)
-    return reconcile(here, on_hub, options.card)
+        card = _with_set(card, facts)
+    return reconcile(card, on_hub, options.card)
 
 
-def _with_set(here: str, facts: Facts) -> str:
-    """The folder's card, with those of its parts made again that tell of the retrieval set."""
-    # All else stays: the folder's card was made of more than this push knows.
-    named = parse(here).metadata.get("datasets") or []
-    datasets = [named] if isinstance(named, str) else [str(one) for one in named]
+def _with_set(card: str, facts: Facts) -> str:
+    """The folder's card, in which the parts about the retrieval set are generated again."""
+    # Everything else stays: `gill card` may have had more to state than this push.
+    named = parse(card).metadata.get("datasets") or []
+    datasets = [named] if isinstance(named, str) else [str(name) for name in named]
     set_name = facts.retrieval_set.name if facts.retrieval_set is not None else None
-    made = make_card(replace(facts, datasets=[one for one in datasets if one != set_name]))
-    return merge(here, made, sections={"loading", "retrieval_set"}, fields={"datasets"})[0]
+    new = make_card(replace(facts, datasets=[name for name in datasets if name != set_name]))
+    return merge(card, new, sections={"loading", "retrieval_set"}, fields={"datasets"})[0]
 
 
 def without_card(files: dict[str, Path]) -> dict[str, Path]:
-    """All but the card, which is sent as it comes out of merging."""
+    """All files but the card, which is merged with the one on the Hub."""
     return {name: path for name, path in files.items() if name != CARD_FILE}
 
 
@@ -242,7 +242,9 @@ def _card_on_hub(api: HfApi, repo_id: str) -> str | None:
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise ValueError("nobody is there to ask; `--yes` pushes without asking, `--dry-run` only lists")
+        raise ValueError(
+            "There is no terminal to ask for confirmation. `--yes` pushes without it, `--dry-run` only lists."
+        )
     return input("Send this? [y/N] ").strip().lower() in ("y", "yes")
 
 

@@ -26,11 +26,10 @@ def write_card(folder: str | os.PathLike[str], **options: Any) -> list[str]:
         options: Fields of [`~hub_card.arguments.CardOptions`], such as `repo_id`, `license` and `results`.
 
     Returns:
-        `list[str]`: What was kept where something else would have been written, in words.
+        `list[str]`: A description of each edit that was kept in place of generated text.
 
     Raises:
-        OSError, ValueError: no whole repository, results or samples that cannot be read, or an edited card that
-            cannot be taken apart.
+        OSError, ValueError: the repository is incomplete, or results, samples or the existing card cannot be read.
 
     Example:
 
@@ -61,7 +60,7 @@ def _write(options: CardOptions) -> list[str]:
 
 
 def facts_of(options: CardOptions) -> Facts:
-    """What options and folder say.
+    """The facts of a folder, with those that the options give.
 
     Raises:
         OSError, ValueError: as [`gather`] and [`read_samples`].
@@ -89,7 +88,7 @@ def facts_of(options: CardOptions) -> Facts:
 
 
 def with_samples(facts: Facts, folder: Path) -> Facts:
-    """Facts with the samples that lie in a repository's folder, if any do."""
+    """Facts with the samples of a repository's folder, if there are any."""
     place = folder / SAMPLES_FOLDER
     if not (place / LIST_FILE).is_file():
         return facts

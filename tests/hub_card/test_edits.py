@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from hub_card.edits import CardConflict, merge, parse, reconcile, sealed
+from hub_card.edits import CardConflict, merge, parse, reconcile, card_text
 
 
 def section(name: str, text: str) -> str:
@@ -11,7 +11,7 @@ def section(name: str, text: str) -> str:
 
 
 def card(metadata: dict, *sections: tuple[str, str]) -> str:
-    return sealed(metadata, "\n\n".join(section(name, text) for name, text in sections) + "\n")
+    return card_text(metadata, "\n\n".join(section(name, text) for name, text in sections) + "\n")
 
 
 OLD = card({"license": "mit", "tags": ["gill"]}, ("intro", "# Old"), ("results", "0.5"))
@@ -59,6 +59,37 @@ def test_metadata_is_the_persons_where_they_changed_added_or_removed_it() -> Non
     assert parse(merge(OLD, NEW)[0]).metadata == {"license": "mit", "tags": ["gill", "new"]}
 
 
+def test_comments_and_order_of_the_metadata_stay() -> None:
+    edited = OLD.replace("license: mit", "# asked the lawyers\nthumbnail: a.png # small\nlicense: mit  # ours").replace(
+        "tags:\n", "\n# more than the Hub's own\ntags:\n"
+    )
+    text, _ = merge(edited, NEW)
+    assert text.startswith(
+        "---\n# asked the lawyers\nthumbnail: a.png # small\nlicense: mit  # ours\n\n# more than the Hub's own\ntags:\n- gill\n- new\n---\n"
+    )
+    assert merge(text, NEW)[0] == text
+
+
+def test_a_comment_that_was_added_on_the_hub_is_an_edit() -> None:
+    edited = OLD.replace("license: mit", "# asked the lawyers\nlicense: mit")
+    assert reconcile(NEW, edited)[0] == NEW.replace("license: mit", "# asked the lawyers\nlicense: mit")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "{license: cc0-1.0, model_name: a}\n",
+        "{\n  license: cc0-1.0,\n  model_name: a\n}\n",
+        "a: &name a\nlicense: cc0-1.0\nmodel_name: *name\n",
+        "? license\n: cc0-1.0\n# a\nmodel_name: |-\n  a\n",
+    ],
+)
+def test_metadata_in_every_form_of_yaml_keeps_its_values(metadata: str) -> None:
+    text, _ = merge(f"---\n{metadata}---\n# Mine\n", NEW)
+    values = yaml.safe_load(text.split("---\n")[1])
+    assert (values["license"], values["model_name"], values["tags"]) == ("cc0-1.0", "a", ["gill", "new"])
+
+
 def test_a_card_that_is_a_persons_from_beginning_to_end_stays_above_what_is_generated() -> None:
     text, kept = merge("---\nlicense: cc0-1.0\n---\n\n# Mine\n\nAll of it.\n", NEW)
     assert parse(text).metadata["license"] == "cc0-1.0" and parse(text).metadata["tags"] == ["gill", "new"]
@@ -92,7 +123,7 @@ def test_edits_here_and_other_edits_on_the_hub_are_a_conflict_that_the_user_deci
 
 def test_metadata_of_the_card_is_yaml_that_reads_back() -> None:
     odd = {"a": "x: y # z", "b": ["- 1", "'"], "c": "ü" * 200}
-    text = sealed(odd, "body\n")
+    text = card_text(odd, "body\n")
     assert yaml.safe_load(text.split("---\n")[1]) == odd and parse(text).metadata == odd
 
 
@@ -121,7 +152,7 @@ def test_a_damaged_card_is_told(text: str, said: str) -> None:
     ids=("no text", "no line break at the end", "empty lines before", "Windows", "spaces behind the dashes"),
 )
 def test_metadata_in_every_form_that_the_hub_reads_is_kept(card):
-    new = sealed({"license": "mit"}, "# New\n")
+    new = card_text({"license": "mit"}, "# New\n")
     text, _ = merge(card, new)
     assert parse(text).metadata == {"language": "no", "license": "mit"}
     assert yaml.safe_load(text.split("---")[1])["language"] == "no"

@@ -110,11 +110,11 @@ def test_edits_of_the_card_on_the_hub_survive_a_push(
 ) -> None:
     run_push([str(small_repository), "org/gill", "--yes"], api)
     card = Path(api.hf_hub_download("org/gill", "README.md", local_dir=tmp_path / "card"))
-    edited = card.read_text().replace("## How to load it", "## How we load it").encode()
+    edited = card.read_text().replace("## How to use", "## How we use it").encode()
     api.upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id="org/gill")
     assert run_push([str(small_repository), "org/gill", "--yes"], api) == 0
     loads(hub_in_this_process, tmp_path / "there")
-    assert "## How we load it" in (tmp_path / "there/README.md").read_text()
+    assert "## How we use it" in (tmp_path / "there/README.md").read_text()
 
 
 @pytest.mark.parametrize("broken", ["answered 500", "connection dropped", "answer lost"])
