@@ -1,4 +1,4 @@
-"""Accounts for every tensor of an original checkpoint: where it goes, or why it is left out."""
+"""Maps the tensors of an original checkpoint to parameters of the model, with a reason for each that is left out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ IMG_ROWS = "img_embeddings.weight"
 
 @dataclass(frozen=True)
 class TensorSource:
-    """One checkpoint and what its names mean.
+    """
+    A checkpoint and how its tensors are mapped.
 
     Attributes:
-        checkpoint: the tensors.
-        renames: name, or beginning of names up to a dot -> the same of the model's parameters.
-        left_out: beginning of names -> why such tensors are not needed.
-        img_rows: names of tensors that may hold the rows of the `[IMG]` tokens; the first one present is taken.
+        checkpoint (`Checkpoint`): The tensors.
+        renames (`Mapping[str, str]`): Name or prefix (up to a dot) in the checkpoint to that in the model.
+        left_out (`Mapping[str, str]`): Prefix to the reason why these tensors are not needed.
+        img_rows (`Sequence[str]`): Possible names of the tensor with the rows of the `[IMG]` tokens, preferred first.
     """
 
     checkpoint: Checkpoint
@@ -29,7 +30,7 @@ class TensorSource:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One line of the report. `destination` is `None` for what is left out, and `reason` says why."""
+    """A line of the report. `destination` is `None` for tensors that are left out, with the `reason`."""
 
     source: str
     shape: tuple[int, ...] | None
@@ -38,52 +39,53 @@ class ReportRow:
 
 
 @dataclass(frozen=True)
-class PlacedTensors:
-    """Model parameter -> tensor as in the source, in the source's dtype; and the account of the whole source."""
+class MappedTensors:
+    """Tensors by model parameter, in the dtype of the source, and the report on all tensors of the source."""
 
     tensors: dict[str, torch.Tensor]
     report: list[ReportRow]
 
 
-def place_tensors(
+def map_tensors(
     sources: Sequence[TensorSource],
     expected: Mapping[str, Sequence[int]],
     image_output_token_ids: Sequence[int],
     hints: Mapping[str, str] | None = None,
-) -> PlacedTensors:
-    """Finds the source tensor of each of the model's parameters.
+) -> MappedTensors:
+    """
+    Find the source tensor of each parameter of the model.
 
     Args:
-        sources: the checkpoints.
-        expected: parameter of the model -> its shape.
-        image_output_token_ids: ids of the `[IMG]` tokens, by which their rows are picked from a whole embedding: a
-            vocabulary that is padded to a round number does not end with them.
-        hints: parameter -> what to add to the message if its shape is wrong.
+        sources (`Sequence[TensorSource]`): The checkpoints.
+        expected (`Mapping[str, Sequence[int]]`): Shape of each parameter of the model.
+        image_output_token_ids (`Sequence[int]`): Ids of the `[IMG]` tokens, which select their rows in an embedding of
+            the whole vocabulary. They are not its last rows if the vocabulary is padded.
+        hints (`Mapping[str, str]`, *optional*): Text to add to the error message of a parameter with a wrong shape.
 
     Raises:
-        ConversionError: tensors that are unknown, missing, of another shape (both are printed), no floating-point
-            numbers, or not finite. All that is wrong is listed at once.
+        ConversionError: lists all tensors that are unknown or missing, have another shape than expected, are not
+            floating point, or are not finite.
     """
     problems: list[str] = []
     report: list[ReportRow] = []
-    found: dict[str, tuple[str, torch.Tensor]] = {}
+    matched: dict[str, tuple[str, torch.Tensor]] = {}
     for source in sources:
-        _sort_out(source, expected, image_output_token_ids, found, report, problems)
+        _match_source(source, expected, image_output_token_ids, matched, report, problems)
 
     tensors: dict[str, torch.Tensor] = {}
     for destination, shape in expected.items():
-        wanted = tuple(shape)
-        if destination not in found:
-            problems.append(f"{_names_of(destination, sources)} is missing: {_by(wanted)} for {destination}")
+        expected_shape = tuple(shape)
+        if destination not in matched:
+            problems.append(f"{_names_of(destination, sources)} is missing: {_by(expected_shape)} for {destination}")
             continue
-        name, tensor = found[destination]
-        if tuple(tensor.shape) != wanted:
-            hint = (hints or {}).get(destination, "")
+        name, tensor = matched[destination]
+        if tuple(tensor.shape) != expected_shape:
+            hint = f" ({hints[destination]})" if hints and destination in hints else ""
             problems.append(
-                f"{name} for {destination}: expected {_by(wanted)}, found {_by(tensor.shape)}{hint and f' ({hint})'}"
+                f"{name} for {destination}: expected {_by(expected_shape)}, found {_by(tensor.shape)}{hint}"
             )
         elif not tensor.is_floating_point():
-            problems.append(f"{name} holds {tensor.dtype}, expected floating-point numbers")
+            problems.append(f"{name} holds {tensor.dtype}, expected floating point")
         elif not torch.isfinite(tensor).all():
             problems.append(f"{name} holds NaN or infinite values")
         else:
@@ -93,21 +95,22 @@ def place_tensors(
         if len(problems) == 1:
             raise ConversionError(f"{where}: {problems[0]}")
         raise ConversionError(f"{where}: {len(problems)} problems\n  " + "\n  ".join(problems))
-    return PlacedTensors(tensors, sorted(report, key=lambda row: (row.destination is None, row.source)))
+    return MappedTensors(tensors, sorted(report, key=lambda row: (row.destination is None, row.source)))
 
 
 def round_to(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Copies of `tensors` in `dtype`.
+    """
+    Copies of `tensors` in `dtype`.
 
     Raises:
-        ConversionError: values that `dtype` cannot hold (float16 ends at 65504).
+        ConversionError: values outside of the range of `dtype` (65504 in float16).
     """
-    # A copy also lets go of a mapped file and of the rest of an embedding that rows were picked from.
+    # Copies keep neither a mapped file open nor the embedding that rows were selected from.
     rounded = {name: tensor.to(dtype, copy=True).contiguous() for name, tensor in tensors.items()}
     too_large = [name for name, tensor in rounded.items() if not torch.isfinite(tensor).all()]
     if too_large:
         limit = torch.finfo(dtype).max
-        raise ConversionError(f"values beyond {limit:g} do not fit --dtype {dtype_name(dtype)}: {', '.join(too_large)}")
+        raise ConversionError(f"Values above {limit:g} do not fit --dtype {dtype_name(dtype)}: {', '.join(too_large)}")
     return rounded
 
 
@@ -117,7 +120,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def format_report(report: Iterable[ReportRow]) -> str:
-    """A table: source tensor, shape, destination or the reason for leaving it out."""
+    """A table of source tensors, their shapes, and their destination or the reason why they are left out."""
     lines = [("source", "shape", "destination")]
     for row in report:
         shape = "" if row.shape is None else _by(row.shape)
@@ -126,11 +129,11 @@ def format_report(report: Iterable[ReportRow]) -> str:
     return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in lines)
 
 
-def _sort_out(
+def _match_source(
     source: TensorSource,
     expected: Mapping[str, Sequence[int]],
     image_output_token_ids: Sequence[int],
-    found: dict[str, tuple[str, torch.Tensor]],
+    matched: dict[str, tuple[str, torch.Tensor]],
     report: list[ReportRow],
     problems: list[str],
 ) -> None:
@@ -141,31 +144,31 @@ def _sort_out(
         shape = tuple(tensor.shape)
         if name == rows_name:
             rows = _img_rows(name, tensor, expected[IMG_ROWS], image_output_token_ids, report)
-            found[IMG_ROWS] = (name, rows)
+            matched[IMG_ROWS] = (name, rows)
         elif name in source.img_rows:
             reason = f"the language model's embedding; the new rows are taken from {rows_name}"
             report.append(ReportRow(name, shape, None, reason))
         elif (unneeded := _match(name, source.left_out)) is not None:
             report.append(ReportRow(name, shape, None, unneeded[1]))
         elif (renamed := _match(name, source.renames)) is None:
-            problems.append(f"{name} ({_by(shape)}) is unknown: no adapter of this model is called that")
+            problems.append(f"{name} ({_by(shape)}) is unknown: the model has no adapter of this name")
         else:
             old, new = renamed
             destination = new + name[len(old) :]
             if destination not in expected:
                 problems.append(f"{name} ({_by(shape)}) is unknown: with these settings the model has no {destination}")
                 continue
-            # The logarithm of a temperature is one number, however it is wrapped.
+            # `logit_scale` is a scalar; checkpoints may store it with one dimension.
             if not expected[destination] and tensor.numel() == 1:
                 tensor = tensor.reshape(())
-            found[destination] = (name, tensor)
+            matched[destination] = (name, tensor)
             report.append(ReportRow(name, shape, destination))
 
 
 def _img_rows(
     name: str, tensor: torch.Tensor, expected: Sequence[int], ids: Sequence[int], report: list[ReportRow]
 ) -> torch.Tensor:
-    """The rows of the `[IMG]` tokens, shape (r, d), out of a pruned or a whole embedding, told apart by shape."""
+    """Rows of the `[IMG]` tokens, `(num_img_tokens, hidden_size)`, from an embedding of these tokens or of all."""
     count = expected[0]
     shape = tuple(tensor.shape)
     if tensor.dim() == 1 and count == 1:
@@ -182,7 +185,7 @@ def _img_rows(
 
 
 def _match(name: str, table: Mapping[str, str]) -> tuple[str, str] | None:
-    """The longest entry of `table` that is `name` or its beginning up to a dot."""
+    """The longest entry of `table` that is `name` or a prefix of it up to a dot."""
     matches = [start for start in table if name == start or name.startswith(start + ".")]
     if not matches:
         return None

@@ -1,4 +1,4 @@
-"""Makes a GILL repository out of an original checkpoint and the descriptions of its frozen models."""
+"""Writes a GILL repository from an original checkpoint and the configurations of its frozen models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from pipeline_gill.repository_writer_gill import write_repository_files
 from pipeline_gill.retrieval_set_gill import RetrievalSet
+from training_gill.frozen_models import generation_config
 
-from .adapter_tensors import IMG_ROWS, PlacedTensors, format_report, place_tensors, round_to
+from .adapter_tensors import IMG_ROWS, MappedTensors, format_report, map_tensors, round_to
 from .backbones import (
     Backbone,
     conditioning_shape,
@@ -29,16 +29,14 @@ from .output_folder import output_folder
 from .retrieval_pickles import read_retrieval_pickles
 from .verification import verify_repository
 
-# The authors' default length of an answer.
-_MAX_NEW_TOKENS = 32
-# The authors squeeze generated images to so many pixels before they score them.
+# The authors resize generated images to this many pixels before they score them.
 _RANKING_SIZE = 224
 _PATHS_LOOKED_UP = 100
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user may set; `None` where the release's own settings hold."""
+    """Options of a conversion; `None` stands for the settings of the release."""
 
     language_model: str | None = None
     vision_model: str | None = None
@@ -49,36 +47,37 @@ class Choices:
     overwrite: bool = False
 
 
-def write_converted(original: Original, out: Path, choices: Choices, say: Callable[[str], None] = print) -> None:
-    """Writes the repository of `original` to `out`, complete or not at all.
+def write_converted(original: Original, out: Path, choices: Choices, report: Callable[[str], None] = print) -> None:
+    """
+    Write the repository of an original release in one step: it is complete, or not there.
 
     Args:
-        original: what to convert.
-        out: folder to write.
-        choices: the user's.
-        say: takes the report, piece by piece.
+        original (`Original`): The release.
+        out (`Path`): Folder to write.
+        choices (`Choices`): The user's options.
+        report (`Callable[[str], None]`, defaults to `print`): Called with each part of the report.
 
     Raises:
         ConversionError: input that cannot be converted; the message says what it is and what was expected.
-        VerificationError: `choices.verify` is set and what was written does not read back as the source.
+        VerificationError: `choices.verify` is set and the repository does not read back as the source.
     """
     inputs = list(original.inputs)
     with output_folder(out, choices.overwrite, _folders(inputs, choices)) as folder:
-        model, processor, placed, vision = _assemble(original, choices)
-        say(format_report(placed.report))
-        retrieval_set = _retrieval_set(original, model, vision, choices.image_folder, say)
+        model, processor, mapped, vision = _assemble(original, choices)
+        report(format_report(mapped.report))
+        retrieval_set = _retrieval_set(original, model, vision, choices.image_folder, report)
         _write(folder, out, model, processor, retrieval_set)
         if choices.verify:
             compared = verify_repository(
-                folder, round_to(placed.tensors, choices.dtype), model, processor, retrieval_set
+                folder, round_to(mapped.tensors, choices.dtype), model, processor, retrieval_set
             )
-            say(f"verified: {compared} tensors read back equal to their source in {choices.dtype}")
-    say(f"wrote {out}")
+            report(f"verified: {compared} tensors read back equal to their source in {choices.dtype}")
+    report(f"wrote {out}")
 
 
 def _assemble(
     original: Original, choices: Choices
-) -> tuple[GillForConditionalGeneration, GillProcessor, PlacedTensors, Backbone]:
+) -> tuple[GillForConditionalGeneration, GillProcessor, MappedTensors, Backbone]:
     fields = dict(original.config_fields)
     language = locate("language model", choices.language_model or fields["language_model_id"], "--language-model")
     vision = locate("image encoder", choices.vision_model or fields["vision_model_id"], "--vision-model")
@@ -91,7 +90,7 @@ def _assemble(
     tokenizer = load_tokenizer(language, original.img_tokens, fields["image_output_token_ids"])
     text_config, vision_config = load_text_config(language), load_vision_config(vision)
     try:
-        # An embedding padded to a round number has rows that no token stands for; the authors cut them off.
+        # An embedding that is padded to a round number has rows without a token, which the authors cut off.
         config = GillConfig(
             text_config=text_config,
             vision_config=vision_config,
@@ -116,34 +115,23 @@ def _assemble(
         "image_retrieval_head.weight": f"the {vision} is {config.vision_dim} wide; {vision.flag} names another",
     }
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    placed = place_tensors(original.sources, expected, config.image_output_token_ids, hints)
-    model.load_state_dict(round_to(placed.tensors, choices.dtype), assign=True)
-    model.generation_config = _generation_config(text_config, tokenizer)
-    return model.eval(), processor, placed, vision
+    mapped = map_tensors(original.sources, expected, config.image_output_token_ids, hints)
+    model.load_state_dict(round_to(mapped.tensors, choices.dtype), assign=True)
+    model.generation_config = generation_config(text_config, tokenizer)
+    return model.eval(), processor, mapped, vision
 
 
 def _conditioning_length(fields: dict[str, Any], generator: Backbone) -> int:
     length, width = conditioning_shape(generator)
-    said_length, said_width = fields["conditioning_length"], fields["conditioning_dim"]
-    # The authors' code fills up with zeros what a linear mapper leaves open.
-    fits = said_length <= length if fields["mapper_type"] == "linear" else said_length == length
-    if not fits or said_width != width:
+    own_length, own_width = fields["conditioning_length"], fields["conditioning_dim"]
+    # The authors' code pads the output of a linear mapper with zeros.
+    fits = own_length <= length if fields["mapper_type"] == "linear" else own_length == length
+    if not fits or own_width != width:
         raise ConversionError(
-            f"model_args.json makes a conditioning of {said_length} x {said_width}, but the {generator} reads "
+            f"The conditioning in model_args.json has the shape {own_length} x {own_width}, but the {generator} reads "
             f"{length} x {width}; {generator.flag} names another"
         )
     return length
-
-
-def _generation_config(text_config: PretrainedConfig, tokenizer: Any) -> GenerationConfig:
-    return GenerationConfig(
-        do_sample=False,
-        max_new_tokens=_MAX_NEW_TOKENS,
-        bos_token_id=text_config.get_text_config().bos_token_id,
-        # The authors' loop has no stop: it writes on after the end-of-sequence token, and cuts at a newline.
-        eos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
 
 
 def _retrieval_set(
@@ -151,7 +139,7 @@ def _retrieval_set(
     model: GillForConditionalGeneration,
     vision: Backbone,
     image_folder: Path,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> RetrievalSet | None:
     if not original.retrieval_pickles:
         return None
@@ -162,13 +150,13 @@ def _retrieval_set(
             f"{files}: embeddings are {read.embeddings.shape[1]} wide, but the model retrieves in "
             f"{model.config.retrieval_dim} dimensions"
         )
-    # A retrieval set is tied to the weights that embedded it, the image encoder's among them.
+    # The fingerprint of a retrieval set includes the weights of the image encoder.
     try:
         model.vision_model = load_vision_model(vision, model.config.vision_config)
     except ConversionError as error:
-        say(
-            f"left out: the {len(read.paths)} retrieval embeddings of {files}, which are bound to the image encoder's "
-            f"weights: {error}. Convert again where these can be loaded."
+        report(
+            f"left out: the {len(read.paths)} retrieval embeddings of {files}, which need the weights of the image "
+            f"encoder: {error}. Convert again where these can be loaded."
         )
         return None
     fingerprint = model.retrieval_fingerprint()
@@ -179,13 +167,13 @@ def _retrieval_set(
         )
     except ValueError as error:
         raise ConversionError(f"{files}: {error}") from error
-    say(f"retrieval set: {len(read.paths)} images from {files}")
+    report(f"retrieval set: {len(read.paths)} images from {files}")
     local = [path for path in read.paths[:_PATHS_LOOKED_UP] if "://" not in path]
     missing = [path for path in local if not (image_folder / path).is_file()]
     if missing:
-        say(
-            f"note: of the first {len(local)} images in files, {len(missing)} are not below "
-            f"{image_folder.absolute()}, {missing[0]!r} for one; --image-folder names another folder"
+        report(
+            f"note: of the first {len(local)} images in files, {len(missing)} are not in "
+            f"{image_folder.absolute()}, such as {missing[0]!r}; --image-folder names another folder"
         )
     return retrieval_set
 

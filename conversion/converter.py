@@ -22,12 +22,12 @@ def convert(
     Args:
         system (`str`): `"gill"` or `"fromage"`.
         source (`str` or `os.PathLike`): Folder with the authors' files.
-        output_dir (`str` or `os.PathLike`): Folder to write; it appears complete or not at all.
+        output_dir (`str` or `os.PathLike`): Folder to write, in one step: it is complete, or not there.
         options: The other fields of [`~conversion.ConversionOptions`].
 
     Raises:
         ConversionError: input that cannot be converted; the message says what it is and what was expected.
-        VerificationError: `verify=True`, and what was written does not read back as the source.
+        VerificationError: `verify=True`, and the repository does not read back as the source.
 
     Example:
 
@@ -43,7 +43,7 @@ def convert(
 def run(options: ConversionOptions) -> None:
     """The command `gill convert`."""
     verbosity = logging.get_verbosity()
-    # Its warnings are about settings of the authors' backbones, which a user cannot change.
+    # transformers warns about settings of the authors' backbones, which a user cannot change.
     logging.set_verbosity_error()
     try:
         if options.system == "gill":

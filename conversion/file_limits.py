@@ -1,7 +1,7 @@
-"""Checks that keep a file from asking for much more memory or time than its own size justifies.
+"""Refuses files that would take much more memory or time to read than their size justifies.
 
-A pickle of nine bytes can ask for a memo of 8 GiB, a tensor can repeat four bytes a billion times, and the records of a
-zip file can expand or overlap. All of it is found here before a library reads the file.
+A pickle of nine bytes can allocate a memo of 8 GiB, a tensor can repeat four bytes a billion times, and the records of
+a zip file can expand or overlap. These checks run before a library reads the file.
 """
 
 import pickletools
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import torch
 
-# Longer integers have no use in a checkpoint, and Python refuses to print those of more than 4300 digits.
+# Checkpoints do not need longer integers, and Python refuses to print those of more than 4300 digits.
 _MAX_INTEGER_BITS = 64
 _MAX_DEPTH = 100
 _MEMO_WRITES = {"PUT", "BINPUT", "LONG_BINPUT"}
@@ -23,7 +23,7 @@ _MARK = -1
 
 
 class FileLimitError(ValueError):
-    """A file that asks for too much; the message says what, to go behind the file's name."""
+    """A file exceeds a limit. The message continues a sentence such as "FILE holds"."""
 
 
 def check_pickle(
@@ -32,17 +32,18 @@ def check_pickle(
     largest_integer: int | None = None,
     max_integer_bits: int = _MAX_INTEGER_BITS,
 ) -> None:
-    """Read the opcodes of one pickle from its beginning to its end, executing none.
+    """
+    Read the opcodes of a pickle without executing them.
 
     Args:
-        stream: At the beginning of the pickle. Its `read` returns less than asked for at the end, as `BytesIO` does.
-        size (`int`): Bytes in the whole stream.
+        stream: A file object or `mmap` at the beginning of the pickle.
+        size (`int`): Size of the stream in bytes.
         largest_integer (`int`, *optional*): Refuse integers beyond it, such as numbers of elements.
         max_integer_bits (`int`): Refuse integers with more bits.
 
     Raises:
-        FileLimitError: a memo slot, an integer or a nesting beyond what the file can justify.
-        ValueError: no pickle, or not all of it.
+        FileLimitError: a memo slot, an integer or a nesting that the size of the file does not justify.
+        ValueError: not a pickle, or an incomplete one.
     """
     nesting = _Nesting()
     argument: Any
@@ -116,20 +117,21 @@ def check_legacy_checkpoint(stream: Any, size: int) -> None:
 
 
 def check_archive(file: str | Path | IO[bytes], size: int) -> None:
-    """Check the records of a zip file written by `torch.save`, which neither compresses nor repeats them.
+    """
+    Check the records of a zip file written by `torch.save`, which neither compresses nor repeats them.
 
     Args:
-        file: The file, opened or by its path.
-        size (`int`): Its bytes.
+        file: The file or its path.
+        size (`int`): Its size in bytes.
 
     Raises:
-        FileLimitError: compressed, repeated or overlapping records. zipfile.BadZipFile: no zip file.
+        FileLimitError: compressed, repeated or overlapping records. zipfile.BadZipFile: not a zip file.
     """
     with zipfile.ZipFile(file) as archive:
         records = sorted(archive.infolist(), key=lambda record: record.header_offset)
         names = {record.filename for record in records}
         if len(names) < len(records):
-            raise FileLimitError("several records of one name")
+            raise FileLimitError("several records of the same name")
         for record, after in zip(records, [*records[1:], None], strict=True):
             if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
                 raise FileLimitError(f"the compressed record {record.filename}")
@@ -143,7 +145,8 @@ def check_archive(file: str | Path | IO[bytes], size: int) -> None:
 
 
 def check_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Refuse tensors that show elements of their storage several times.
+    """
+    Refuse tensors that repeat elements of their storage.
 
     Raises:
         FileLimitError: names the tensor.
@@ -155,7 +158,7 @@ def check_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
 
 
 def key_names(keys: Iterable[Any]) -> list[str]:
-    """Keys of a dictionary for a message, however strange they are."""
+    """Up to 50 keys of a dictionary, shortened for a message."""
     return [key[:100] if isinstance(key, str) else f"a key that is {type(key).__name__}" for key in keys][:50]
 
 

@@ -16,7 +16,7 @@ from .original_release import Original
 from .retrieval_pickles import find_retrieval_pickles
 
 REQUIRED_ARGS = ("opt_version", "visual_encoder", "n_visual_tokens", "shared_emb_dim", "retrieval_token_idx")
-# What the authors' own `load_fromage` can load, too; a key that is absent has this value.
+# Other values cannot be loaded by the authors' `load_fromage` either. These are also the defaults.
 ONLY_VALUES: dict[str, Any] = {
     "freeze_lm": True,
     "freeze_vm": True,
@@ -34,7 +34,7 @@ RENAMES = {
     "model.visual_fc": "image_retrieval_head",
     "model.text_hidden_fcs.0.0": "text_retrieval_head",
 }
-# The authors' pruning script adds the first and may keep the second, whole; their loader reads the first.
+# The authors' pruning script adds the first and may keep all of the second; their loader reads the first.
 RET_ROWS = ("ret_input_embeddings.weight", "model.input_embeddings.weight")
 LEFT_OUT = {
     "model.lm": "the frozen language model, loaded from its own repository",
@@ -43,9 +43,10 @@ LEFT_OUT = {
 
 
 def read_model_args(folder: Path) -> dict[str, Any]:
-    """Reads `model_args.json` as keyword arguments of `GillConfig`.
+    """
+    Read `model_args.json` as keyword arguments of `GillConfig`.
 
-    The backbones' configurations and `image_token_id` are left to be filled in.
+    They lack the configurations of the backbones and `image_token_id`.
 
     Raises:
         ConversionError: the file is missing or invalid, or a key is missing or has a value that cannot be converted.
@@ -66,14 +67,15 @@ def read_model_args(folder: Path) -> dict[str, Any]:
 
 
 def read_original(folder: Path, retrieval_pickles: Sequence[Path] = ()) -> Original:
-    """Reads all of a release but its retrieval embeddings, which are only found.
+    """
+    Read a release. Retrieval embeddings are only listed.
 
     Args:
-        folder: with `model_args.json` and `pretrained_ckpt.pth.tar`.
-        retrieval_pickles: files to use in place of those in `folder`.
+        folder (`Path`): With `model_args.json` and `pretrained_ckpt.pth.tar`.
+        retrieval_pickles (`Sequence[Path]`): Files to use in place of those in `folder`.
 
     Raises:
-        ConversionError: anything missing or unreadable.
+        ConversionError: a file is missing or cannot be read.
     """
     return Original(
         config_fields=read_model_args(folder),

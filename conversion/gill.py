@@ -20,7 +20,7 @@ from .original_files import (
 from .original_release import Original
 from .retrieval_pickles import find_retrieval_pickles
 
-# The original hard-codes runwayml/stable-diffusion-v1-5, which is gone from the Hub; this is its successor.
+# The original hard-codes runwayml/stable-diffusion-v1-5, which was removed from the Hub; this is a copy.
 IMAGE_GENERATOR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 REQUIRED_ARGS = (
@@ -34,7 +34,7 @@ REQUIRED_ARGS = (
     "num_clip_tokens",
     "retrieval_token_idx",
 )
-# What the authors' own `load_gill` can load, too; a key that is absent has this value.
+# Other values cannot be loaded by the authors' `load_gill` either. These are also the defaults.
 ONLY_VALUES: dict[str, Any] = {
     "freeze_lm": True,
     "freeze_vm": True,
@@ -59,15 +59,16 @@ LEFT_OUT = {
     "model.lm": "the frozen language model, loaded from its own repository",
     "model.visual_model": "the frozen image encoder, loaded from its own repository",
 }
-# The head is `nn.Sequential(Dropout, Linear)`, hence the number.
+# The head is `nn.Sequential(Dropout, Linear)`; 1 is the index of the linear layer.
 DECISION_HEAD_RENAMES = {"1": "decision_head"}
 
 
 def read_model_args(folder: Path) -> dict[str, Any]:
-    """Reads `model_args.json` as keyword arguments of `GillConfig`.
+    """
+    Read `model_args.json` as keyword arguments of `GillConfig`.
 
-    `use_decision_head` says whether the folder has one. The backbones' configurations and `image_token_id` are left
-    to be filled in. Conditioning as the checkpoint makes it: a linear mapper's may be shorter than the generator's.
+    They lack the configurations of the backbones and `image_token_id`. The conditioning is that of the checkpoint; that
+    of a linear mapper may be shorter than the generator's.
 
     Raises:
         ConversionError: the file is missing or invalid, or a key is missing or has a value that cannot be converted.
@@ -80,8 +81,8 @@ def read_model_args(folder: Path) -> dict[str, Any]:
     ids = token_ids(args, "retrieval_token_idx", count, path)
     if "gen_token_idx" in args and token_ids(args, "gen_token_idx", count, path) != ids:
         raise ConversionError(
-            f"{path}: retrieval_token_idx {ids} and gen_token_idx {args['gen_token_idx']} differ; a model of GILL has "
-            "one kind of [IMG] tokens"
+            f"{path}: retrieval_token_idx {ids} and gen_token_idx {args['gen_token_idx']} differ; GILL has one kind "
+            "of [IMG] tokens"
         )
     fields: dict[str, Any] = {
         "language_model_id": text(args, "opt_version", path),
@@ -97,11 +98,11 @@ def read_model_args(folder: Path) -> dict[str, Any]:
         "img_logit_scaling": "absolute",
     }
     if mode == "linear":
-        # Each [IMG] token yields `width` numbers; all of them in a row are the positions of the conditioning.
+        # The outputs for all [IMG] tokens, `width` each, are concatenated and split into the positions.
         if length % count or width % (length // count):
             raise ConversionError(
-                f"{path}: {count} [IMG] tokens of gen_emb_dim {width} do not make whole positions of num_clip_tokens "
-                f"{length}, as text_fc_mode linear has to"
+                f"{path}: {count} [IMG] tokens of gen_emb_dim {width} cannot be divided into num_clip_tokens "
+                f"{length} positions, which text_fc_mode linear needs"
             )
         fields |= {"mapper_tokens_per_img_token": length // count, "conditioning_dim": width * count // length}
     elif mode != "gill_mapper":
@@ -110,15 +111,16 @@ def read_model_args(folder: Path) -> dict[str, Any]:
 
 
 def read_original(folder: Path, retrieval_pickles: Sequence[Path] = (), decision_head: Path | None = None) -> Original:
-    """Reads all of a release but its retrieval embeddings, which are only found.
+    """
+    Read a release. Retrieval embeddings are only listed.
 
     Args:
-        folder: with `model_args.json`, `pretrained_ckpt.pth.tar` and, where there is one, `decision_model.pth.tar`.
-        retrieval_pickles: files to use in place of those in `folder`.
-        decision_head: file to use in place of that in `folder`.
+        folder (`Path`): With `model_args.json`, `pretrained_ckpt.pth.tar` and, optionally, `decision_model.pth.tar`.
+        retrieval_pickles (`Sequence[Path]`): Files to use in place of those in `folder`.
+        decision_head (`Path`, *optional*): File to use in place of that in `folder`.
 
     Raises:
-        ConversionError: anything missing or unreadable.
+        ConversionError: a file is missing or cannot be read.
     """
     fields = read_model_args(folder)
     if decision_head is not None:

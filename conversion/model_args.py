@@ -1,4 +1,4 @@
-"""Checks single settings of the authors' `model_args.json`."""
+"""Checks settings of the authors' `model_args.json`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,15 +6,16 @@ from typing import Any
 
 from .original_files import ConversionError
 
-# No size of a model is larger.
+# Larger than any size of a model.
 _MAX_SIZE = 1_000_000
 
 
 def positive_int(args: Mapping[str, Any], key: str, path: Path) -> int:
-    """The number that `key` holds.
+    """
+    A setting that is a positive integer.
 
     Raises:
-        ConversionError: it is no positive integer.
+        ConversionError: it is something else, or too large for a size of a model.
     """
     value = args[key]
     if type(value) is not int or value < 1:
@@ -25,22 +26,24 @@ def positive_int(args: Mapping[str, Any], key: str, path: Path) -> int:
 
 
 def text(args: Mapping[str, Any], key: str, path: Path) -> str:
-    """The text that `key` holds.
+    """
+    A setting that is a string.
 
     Raises:
-        ConversionError: it is no text, or an empty one.
+        ConversionError: it is something else, or empty.
     """
     value = args[key]
     if not isinstance(value, str) or not value:
-        raise ConversionError(f"{path}: {key} is {value!r}, expected a text")
+        raise ConversionError(f"{path}: {key} is {value!r}, expected a string")
     return value
 
 
 def token_ids(args: Mapping[str, Any], key: str, count: int, path: Path) -> list[int]:
-    """The `count` different ids that `key` holds; one alone may stand without a list.
+    """
+    A setting that is a list of `count` different ids, or an id if `count` is 1.
 
     Raises:
-        ConversionError: it holds anything else.
+        ConversionError: it is something else.
     """
     value = args[key]
     ids = [value] if type(value) is int else value
@@ -52,10 +55,11 @@ def token_ids(args: Mapping[str, Any], key: str, count: int, path: Path) -> list
 
 
 def refuse_settings(args: Mapping[str, Any], only_values: Mapping[str, Any], path: Path) -> None:
-    """Refuses settings under which the checkpoint would compute something else than the converted model does.
+    """
+    Refuse settings with which the converted model would not compute what the checkpoint does.
 
     Raises:
-        ConversionError: keys of `only_values` that are there with another value; all are named.
+        ConversionError: lists the keys of `only_values` that have another value.
     """
     wrong = [
         f"{key} is {args[key]!r} (only {value!r} can be converted)"

@@ -1,8 +1,8 @@
-"""Reads the authors' own files, `model_args.json` and `*.pth.tar`, without running anything that lies in them.
+"""Reads the authors' `model_args.json` and `*.pth.tar` without executing code in them.
 
-A `.pth.tar` is a pickle, and a pickle can name any function to be called. All reading goes through
-`torch.load(weights_only=True)`, which admits tensors and plain containers only. What a checkpoint straight out of the
-authors' training also holds (an optimizer, a scheduler with the optimizer inside) is replaced by inert placeholders.
+A `.pth.tar` is a pickle, which can name any function to be called. It is read by `torch.load(weights_only=True)`, which
+allows tensors and plain containers only. The optimizer and the scheduler in a checkpoint of the authors' training are
+replaced by placeholders.
 """
 
 import mmap
@@ -21,28 +21,29 @@ from pipeline_gill.caption_files import read_json
 from .file_limits import FileLimitError, check_archive, check_legacy_checkpoint, check_tensors, key_names
 
 MODEL_ARGS_NAME = "model_args.json"
-# The released name first; the others are what the authors' training and pruning scripts write.
+# The released name first, then those that the authors' training and pruning scripts write.
 CHECKPOINT_NAMES = ("pretrained_ckpt.pth.tar", "ckpt_pruned.pth.tar", "ckpt_best.pth.tar", "ckpt.pth.tar")
 DECISION_HEAD_NAME = "decision_model.pth.tar"
 
-# Where the classes live that a training checkpoint's `optimizer`, `scheduler` and `best_acc1` name. None is needed.
+# Modules of the classes in `optimizer`, `scheduler` and `best_acc1` of a training checkpoint. None is needed.
 _TRAINING_STATE_MODULES = ("torch.optim.", "warmup_scheduler.", "numpy.", "collections.defaultdict", "builtins.dict")
 _NOT_ADAPTERS = "training state, not needed to use the model"
 
 
 class ConversionError(ValueError):
-    """Something about the input keeps it from being converted; the message is meant for the person who gave it."""
+    """The input cannot be converted; the message says why."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of one `.pth.tar`.
+    """
+    The content of a `.pth.tar`.
 
     Attributes:
-        path: the file.
-        tensors: name without a leading `module.` -> tensor, on the CPU, as stored. Mapped from the file where the
-            format allows it: the file must stay while they are in use.
-        left_out: entry beside `state_dict`, or second copy of a tensor -> why it is not in `tensors`.
+        path (`Path`): The file.
+        tensors (`dict[str, torch.Tensor]`): Tensors on the CPU by name, without a leading `module.`. If the format
+            allows it, they are mapped from the file, which must exist while they are in use.
+        left_out (`dict[str, str]`): Other entries, and second copies of tensors, with the reason.
     """
 
     path: Path
@@ -51,10 +52,11 @@ class Checkpoint:
 
 
 def read_settings(folder: Path, required: Iterable[str]) -> dict[str, Any]:
-    """Reads `model_args.json`.
+    """
+    Read `model_args.json`.
 
     Raises:
-        ConversionError: the folder or the file is missing, is no JSON object, or lacks keys; all of them are named.
+        ConversionError: the folder or the file is missing, is not a JSON object, or lacks keys.
     """
     if not folder.is_dir():
         raise ConversionError(
@@ -77,41 +79,43 @@ def read_settings(folder: Path, required: Iterable[str]) -> dict[str, Any]:
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the trained adapters in `folder`.
+    """
+    The checkpoint of the trained adapters in `folder`.
 
     Raises:
-        ConversionError: there is none; names what was looked for and what is there.
+        ConversionError: there is none; the message names the expected and the existing files.
     """
     for name in CHECKPOINT_NAMES:
         if (folder / name).is_file():
             return folder / name
     present = sorted(path.name for path in folder.iterdir() if path.is_file())
     raise ConversionError(
-        f"{folder / CHECKPOINT_NAMES[0]} is missing: the trained adapters, without which there is no model to write "
-        f"({', '.join(CHECKPOINT_NAMES[1:])} would do too; found {', '.join(present) or 'no files'})"
+        f"{folder / CHECKPOINT_NAMES[0]} is missing: the trained adapters "
+        f"({', '.join(CHECKPOINT_NAMES[1:])} are read as well; found {', '.join(present) or 'no files'})"
     )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads the tensors of a `.pth.tar`: a pickled dict with a `state_dict`.
+    """
+    Read the tensors of a `.pth.tar`: a pickled dict with a `state_dict`.
 
     Raises:
-        ConversionError: the file is missing, empty, cut off, damaged, not a checkpoint, names anything but tensors and
-            training state, or holds no `state_dict` of tensors.
+        ConversionError: the file is missing, empty, truncated, damaged, not a checkpoint, names anything but tensors
+            and training state, or has no `state_dict` of tensors.
     """
     content = _load_weights_only(path)
     if not isinstance(content, dict) or "state_dict" not in content:
         found = f"a dict with {_listed(key_names(content))}" if isinstance(content, dict) else type(content).__name__
         raise ConversionError(f"{path} holds no `state_dict`: expected a dict with that key, found {found}")
     state = content["state_dict"]
-    strange = [k for k, v in state.items() if not isinstance(v, torch.Tensor)] if isinstance(state, dict) else None
-    if strange is None or strange:
-        found = f"{_listed(key_names(strange))} that are none" if strange else f"a {type(state).__name__}"
+    invalid = [k for k, v in state.items() if not isinstance(v, torch.Tensor)] if isinstance(state, dict) else None
+    if invalid is None or invalid:
+        found = f"{_listed(key_names(invalid))} of other types" if invalid else f"a {type(state).__name__}"
         raise ConversionError(f"{path}: `state_dict` should be a dict of tensors, found {found}")
     unnamed = [key for key in state if not isinstance(key, str)]
     if unnamed:
         found = key_names(unnamed)[0]
-        raise ConversionError(f"{path}: the names in `state_dict` should be texts, found {found}")
+        raise ConversionError(f"{path}: the names in `state_dict` should be strings, found {found}")
     try:
         check_tensors(state.items())
     except FileLimitError as error:
@@ -123,7 +127,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         name = stored_name.removeprefix("module.")
         if name not in tensors:
             tensors[name] = tensor
-        # The first version of the authors' pruning script adds the names without `module.` and keeps the others.
+        # The first version of the authors' pruning script keeps the names with `module.` beside those without.
         elif _same_values(tensors[name], tensor):
             left_out[stored_name] = f"second copy of {name}"
         else:
@@ -140,10 +144,10 @@ def _load_weights_only(path: Path) -> Any:
     with path.open("rb") as file:
         looks_cut_off = not is_zip and file.read(4) == b"PK\x03\x04"
     if looks_cut_off:
-        raise ConversionError(f"{path} is cut off: it begins as a checkpoint but has no end; copy or download it again")
+        raise ConversionError(f"{path} is truncated: the end of the zip archive is missing; copy or download it again")
     try:
         if not is_zip:
-            # The format of torch < 1.6: a bare pickle, which cannot be mapped.
+            # The format of torch < 1.6: a plain pickle, which cannot be mapped.
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 check_legacy_checkpoint(content, len(content))
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -159,10 +163,10 @@ def _load_weights_only(path: Path) -> Any:
     except ConversionError:
         raise
     except FileLimitError as error:
-        raise ConversionError(f"{path} is refused: it holds {error}; nothing in it was run") from error
+        raise ConversionError(f"{path} is refused: it holds {error}; nothing in it was executed") from error
     except pickle.UnpicklingError as error:
         raise ConversionError(f"{path} is not a checkpoint of tensors: {short_reason(error)}") from error
-    except Exception as error:  # torch raises KeyError, EOFError, RuntimeError and more on bytes of another kind.
+    except Exception as error:  # torch raises KeyError, EOFError, RuntimeError and more for other content.
         kind = type(error).__name__
         raise ConversionError(
             f"{path} is not a checkpoint written by `torch.save`, or is damaged ({kind}: {short_reason(error)})"
@@ -170,7 +174,7 @@ def _load_weights_only(path: Path) -> Any:
 
 
 def _check_sums(path: Path) -> None:
-    # torch itself never compares the checksums that it writes: a flipped bit would become a wrong weight.
+    # torch does not compare the checksums that it writes: a flipped bit would become a wrong weight.
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -178,19 +182,19 @@ def _check_sums(path: Path) -> None:
 
 
 def _training_state_globals(path: Path) -> list[str]:
-    """Names in the pickle that only training state uses; any other unknown name is an error."""
+    """Names in the pickle that belong to the training state; other unknown names are refused."""
     names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     refused = [name for name in names if not name.startswith(_TRAINING_STATE_MODULES)]
     if refused:
         raise ConversionError(
-            f"{path} is refused: it names {_listed(refused)}, which a checkpoint of tensors has no use for; "
-            "nothing in it was run"
+            f"{path} is refused: it names {_listed(refused)}, which a checkpoint of tensors does not need; "
+            "nothing in it was executed"
         )
     return names
 
 
 class _Placeholder:
-    """Stands for an optimizer, a scheduler or a numpy scalar: takes whatever it is given and does nothing with it."""
+    """Replaces an optimizer, a scheduler or a numpy scalar: accepts any arguments and state and ignores them."""
 
     def __new__(cls, *_arguments: Any) -> "_Placeholder":
         return super().__new__(cls)
@@ -203,7 +207,7 @@ class _Placeholder:
 
 
 def _plain_dict(*_default_factory: Any) -> dict[Any, Any]:
-    """Stands for `collections.defaultdict`, because torch lets only plain dicts be filled."""
+    """Replaces `collections.defaultdict`, since torch fills plain dicts only."""
     return {}
 
 
@@ -216,10 +220,10 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def short_reason(error: Exception) -> str:
-    """The one line of a library's error that says what is wrong."""
-    # torch puts the reason of a refusal between paragraphs of advice, some of it bad.
+    """The line with the reason in the error of a library."""
+    # torch puts the reason between paragraphs of advice.
     named = re.search(r"GLOBAL (\S+)", str(error))
     if named:
-        return f"it names `{named[1]}`; nothing in it was run"
+        return f"it names `{named[1]}`; nothing in it was executed"
     reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
     return next(iter((reason or type(error).__name__).splitlines()), type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""What both conversions make of an original release before anything is written."""
+"""An original release of GILL or FROMAGe, as both are converted."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,16 @@ from .adapter_tensors import TensorSource
 
 @dataclass(frozen=True)
 class Original:
-    """An original release, read.
+    """
+    An original release.
 
     Attributes:
-        config_fields: keyword arguments of `GillConfig`, backbones' configurations and vocabulary excepted.
-        img_tokens: text of the `[IMG]` tokens, in the order of `config_fields["image_output_token_ids"]`.
-        sources: the checkpoints with their key tables.
-        retrieval_pickles: files of retrieval embeddings, may be none.
-        inputs: files and folders that a conversion reads.
-        split_image_tokens: whether `img_tokens` typed in a prompt are ordinary text.
+        config_fields (`dict[str, Any]`): Arguments of `GillConfig` but those that depend on the backbones.
+        img_tokens (`list[str]`): The `[IMG]` tokens, in the order of `config_fields["image_output_token_ids"]`.
+        sources (`list[TensorSource]`): The checkpoints.
+        retrieval_pickles (`list[Path]`): Files of retrieval embeddings.
+        inputs (`list[Path]`): Files and folders that a conversion reads.
+        split_image_tokens (`bool`): Whether `img_tokens` in the text of a prompt are ordinary text.
     """
 
     config_fields: dict[str, Any]

@@ -1,9 +1,9 @@
-"""Reads the authors' pickled retrieval embeddings, `cc3m*.npy` and `cc3m_embeddings*.pkl`, running nothing in them.
+"""Reads the authors' pickled retrieval embeddings, `cc3m*.npy` and `cc3m_embeddings*.pkl`, without executing them.
 
-A pickle is a program: it names functions, calls them and sets the state of what they return. Here every name is looked
-up in a short list of stand-ins written for the purpose; the real numpy and torch functions of those names are never
-handed out, because some of them (a dtype's state, a nested `torch.load`) are programs' doors again. Each stand-in
-checks its arguments, and what it returns is sealed: nothing later in the pickle can change or call it.
+A pickle is a program: it names functions, calls them, and sets the state of the objects that they return. Here, names
+are looked up in a short list of replacements. The numpy and torch functions of these names are not used, since some of
+them (the state of a dtype, a nested `torch.load`) could be made to run code. Each replacement checks its arguments and
+returns an object that the rest of the pickle can neither change nor call.
 """
 
 import copyreg
@@ -26,7 +26,7 @@ from .original_files import ConversionError, short_reason
 
 PATTERNS = ("cc3m*.npy", "cc3m_embeddings*.pkl")
 _EXPECTED = '{"paths": [...], "embeddings": [...]}'
-# An object of a pickle can be used many times over. What is made of a file may take this many times its size.
+# A pickle can use an object many times. The objects read from a file may take this many times its size.
 _EXPANSION = 8
 _SLACK_BYTES = 1 << 20
 _BUDGET: ContextVar[list[int]] = ContextVar("budget")
@@ -34,12 +34,13 @@ _BUDGET: ContextVar[list[int]] = ContextVar("budget")
 
 @dataclass(frozen=True)
 class RetrievalEmbeddings:
-    """Images to retrieve from.
+    """
+    Images to retrieve from.
 
     Attributes:
-        paths: N addresses or file names.
-        embeddings: float32 array of shape (N, p), not normalised.
-        files: what they were read from.
+        paths (`list[str]`): URLs or file names.
+        embeddings (`np.ndarray`): float32 of shape `(num_images, retrieval_dim)`, not normalized.
+        files (`tuple[Path, ...]`): The files that were read.
     """
 
     paths: list[str]
@@ -48,25 +49,26 @@ class RetrievalEmbeddings:
 
 
 def find_retrieval_pickles(folder: Path) -> list[Path]:
-    """The retrieval pickles in `folder`, in the order of their names; none is no error."""
+    """The retrieval pickles in `folder`, sorted by name; empty if there are none."""
     return sorted({path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()})
 
 
 def read_retrieval_pickles(files: Sequence[Path]) -> RetrievalEmbeddings:
-    """Reads and concatenates pickles of `{"paths": [...], "embeddings": [...]}`.
+    """
+    Read and concatenate pickles of `{"paths": [...], "embeddings": [...]}`.
 
     Raises:
-        ConversionError: no files, or one that cannot be read, names anything outside of the short list, is of another
-            make, or does not match the others; names the file and what was found in it.
+        ConversionError: there are no files, or a file cannot be read, names a function that is not on the list, holds
+            something else, or does not match the others; the message names the file and what was found in it.
     """
     if not files:
-        raise ConversionError("no retrieval embeddings to read")
+        raise ConversionError("There are no retrieval embeddings to read")
     parts = [(file, *_read_one(file)) for file in files]
     width = parts[0][2].shape[1]
     for file, _, embeddings in parts:
         if embeddings.shape[1] != width:
             raise ConversionError(
-                f"{file} holds embeddings {embeddings.shape[1]} wide, but those of {files[0]} are {width} wide"
+                f"{file} holds embeddings of {embeddings.shape[1]} dimensions, but {files[0]} of {width}"
             )
     paths = [path for _, part_paths, _ in parts for path in part_paths]
     return RetrievalEmbeddings(paths, np.concatenate([part for *_, part in parts]), tuple(files))
@@ -78,9 +80,9 @@ def _read_one(file: Path) -> tuple[list[str], np.ndarray]:
         found = f"a dict with the keys {key_names(content)}" if isinstance(content, dict) else "no dict"
         raise ConversionError(f"{file} is not a pickle of {_EXPECTED}: it holds {found}")
     paths = _as_list(content["paths"], file, "paths")
-    strange = next((i for i, path in enumerate(paths) if not isinstance(path, str)), None)
-    if strange is not None:
-        raise ConversionError(f"{file}: paths[{strange}] is no text but a {_kind(paths[strange])}")
+    invalid = next((i for i, path in enumerate(paths) if not isinstance(path, str)), None)
+    if invalid is not None:
+        raise ConversionError(f"{file}: paths[{invalid}] should be a string, found a {_kind(paths[invalid])}")
     try:
         _spend(sum(map(len, paths)))
         embeddings = _as_matrix(content["embeddings"], file)
@@ -90,7 +92,7 @@ def _read_one(file: Path) -> tuple[list[str], np.ndarray]:
         raise ConversionError(f"{file} holds {len(paths)} paths but {len(embeddings)} embeddings")
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
-        raise ConversionError(f"{file}: embeddings[{int(np.argmin(finite))}] holds values that are no finite numbers")
+        raise ConversionError(f"{file}: embeddings[{int(np.argmin(finite))}] holds NaN or infinite values")
     return [str(path) for path in paths], embeddings
 
 
@@ -105,7 +107,7 @@ def _unpickle(file: Path) -> Any:
         if start == b"\x93NUMPY" or start.startswith(b"PK"):
             writer = "numpy.save" if start.startswith(b"\x93") else "torch.save or numpy.savez"
             raise ConversionError(f"{file} was written by {writer}; expected a pickle of {_EXPECTED}")
-        # The only names that reach an unpickler without `find_class` are those cached by extension code.
+        # Extension codes that are cached are the only names that are not looked up by `find_class`.
         copyreg.clear_extension_cache()
         size = file.stat().st_size
         _BUDGET.set([_EXPANSION * size + _SLACK_BYTES])
@@ -114,18 +116,18 @@ def _unpickle(file: Path) -> Any:
                 check_pickle(content, size)
             return _RestrictedUnpickler(stream).load()
         except FileLimitError as error:
-            raise ConversionError(f"{file} is refused: it holds {error}; nothing in it was run") from error
+            raise ConversionError(f"{file} is refused: it holds {error}; nothing in it was executed") from error
         except _RefusedName as refusal:
             raise ConversionError(
-                f"{file} is refused: it names `{refusal}`, which retrieval embeddings have no use for; "
-                "nothing in it was run"
+                f"{file} is refused: it names `{refusal}`, which retrieval embeddings do not "
+                "need; nothing in it was executed"
             ) from refusal
-        except Exception as error:  # A broken pickle raises nearly anything: EOFError, KeyError, IndexError, ...
+        except Exception as error:  # Broken pickles raise EOFError, KeyError, IndexError and many more.
             raise ConversionError(f"{file} cannot be read as a pickle of {_EXPECTED}: {short_reason(error)}") from error
 
 
 class _RefusedName(pickle.UnpicklingError):
-    """A name that is not on the list."""
+    """The pickle names something that is not on the list."""
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
@@ -137,7 +139,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 class _Sealed:
-    """Anything that a pickle gets to hold beside plain values. The opcode BUILD, which sets state, finds it shut."""
+    """An object that a pickle cannot change, not even by the opcode BUILD, which sets the state of objects."""
 
     __slots__ = ("value",)
     value: Any
@@ -153,7 +155,7 @@ class _Sealed:
 
 
 class _Admitted(_Sealed):
-    """A stand-in for a global. An instance rather than a class or function, so that it has no attributes to set."""
+    """Replaces a global. An instance and not a class or function, so that it has no attributes to set."""
 
     __slots__ = ()
     value: Callable[..., Any]
@@ -163,7 +165,7 @@ class _Admitted(_Sealed):
 
 
 class _Dtype(_Sealed):
-    """`numpy.dtype`: numbers, text, or the references of an object array. The value is a type string as `<f4`."""
+    """Replaces `numpy.dtype`: numbers, text, or objects. The value is a type string such as `<f4`."""
 
     __slots__ = ()
 
@@ -179,7 +181,7 @@ class _Dtype(_Sealed):
 
 
 class _Array(_Sealed):
-    """A `numpy.ndarray`. The value is one of numbers or text, or a list for an array of objects."""
+    """Replaces `numpy.ndarray`. The value is an array of numbers or text, or a list in place of an array of objects."""
 
     __slots__ = ()
 
@@ -202,23 +204,23 @@ class _Storage(_Sealed):
 
 
 def _spend(size: int) -> None:
-    """Count bytes that are made of the file, before they are made."""
+    """Count the bytes of an object before it is created."""
     left = _BUDGET.get()
     left[0] -= size
     if left[0] < 0:
-        raise FileLimitError("one object many times over")
+        raise FileLimitError("an object that is used many times")
 
 
 def _expect(condition: bool, what: str) -> None:
     if not condition:
-        raise pickle.UnpicklingError(f"{what} of a kind that retrieval embeddings have no use for")
+        raise pickle.UnpicklingError(f"{what} of a kind that retrieval embeddings do not need")
 
 
 def _array_value(data: Any, dtype: Any, shape: Any, is_fortran: bool) -> "np.ndarray | list[Any]":
     _expect(isinstance(dtype, _Dtype) and isinstance(shape, tuple), "array")
     _expect(all(type(n) is int and n >= 0 for n in shape), "array shape")
     if dtype.value[1] == "O":
-        # Its elements went through this unpickler one by one; a list holds them as well as numpy's references would.
+        # Its elements were read by this unpickler; a list can hold them as well as an array of references.
         _expect(isinstance(data, list) and len(shape) == 1 and len(data) == shape[0], "array of objects")
         _spend(len(data))
         return list(data)
@@ -253,8 +255,8 @@ def _numpy_scalar(dtype: Any, data: Any) -> Any:
 
 
 def _torch_load_from_bytes(data: Any) -> _Storage:
-    # A tensor pickled by plain `pickle.dump` holds its storage as the bytes of a `torch.save`, for which torch's own
-    # function of this name calls `torch.load` without `weights_only`: the way in for a pickle within the pickle.
+    # A tensor in a plain pickle holds its storage as the bytes of a `torch.save`. The torch function of this name calls
+    # `torch.load` without `weights_only`, which would execute a pickle within the pickle.
     _expect(isinstance(data, bytes), "tensor data")
     _spend(len(data))
     try:
@@ -265,7 +267,7 @@ def _torch_load_from_bytes(data: Any) -> _Storage:
         storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileLimitError:
         raise
-    except Exception as error:  # As many kinds as broken pickles have.
+    except Exception as error:  # As many kinds as for broken pickles.
         raise pickle.UnpicklingError(f"a tensor in it is refused: {short_reason(error)}") from error
     _expect(isinstance(storage, torch.storage.TypedStorage), "tensor storage")
     return _Storage(storage)
@@ -275,9 +277,9 @@ def _torch_rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_g
     _expect(isinstance(storage, _Storage) and isinstance(size, tuple) and isinstance(stride, tuple), "tensor")
     _expect(all(type(n) is int and n >= 0 for n in (offset, *size, *stride)), "tensor shape")
     flat = torch.empty(0, dtype=storage.value.dtype).set_(storage.value)
-    # Strides may also show one element many times.
+    # Strides can repeat elements.
     _expect(math.prod(size) <= flat.numel(), "tensor larger than its storage")
-    return _Tensor(flat.as_strided(size, stride, offset))  # Raises where it would reach beyond the storage.
+    return _Tensor(flat.as_strided(size, stride, offset))  # Raises beyond the end of the storage.
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -294,7 +296,7 @@ def _bytes(*data: Any) -> bytes:
 
 
 def _ordered_dict(*items: Any) -> dict[Any, Any]:
-    # Only ever written for a tensor's hooks, of which embeddings have none.
+    # Written for the hooks of a tensor, which embeddings do not have.
     _expect(not items, "dict")
     return {}
 
@@ -334,7 +336,7 @@ def _as_list(value: Any, file: Path, key: str) -> list[Any]:
 
 
 def _as_matrix(value: Any, file: Path) -> np.ndarray:
-    """float32 array of shape (N, p) from an array, a tensor, or a list of vectors of shape (p,) or (1, p)."""
+    """float32 of shape `(num_images, retrieval_dim)` from an array, a tensor, or a list of vectors."""
     whole = _as_numbers(value)
     if whole is not None and whole.ndim == 2:
         _spend(4 * whole.size)
@@ -351,7 +353,7 @@ def _as_matrix(value: Any, file: Path) -> np.ndarray:
             matrix = np.empty((len(rows), vector.size), dtype=np.float32)
         elif vector.size != matrix.shape[1]:
             raise ConversionError(
-                f"{file}: embeddings[{i}] is {vector.size} wide, but embeddings[0] is {matrix.shape[1]} wide"
+                f"{file}: embeddings[{i}] has {vector.size} dimensions, but embeddings[0] has {matrix.shape[1]}"
             )
         matrix[i] = vector.reshape(-1)
     return matrix

@@ -1,4 +1,4 @@
-"""Reads a written repository back and compares it with what it was made of."""
+"""Reads a converted repository back and compares it with its source."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline_gill.retrieval_set_gill import RetrievalSet
 
 
 class VerificationError(ValueError):
-    """A repository does not read back as it was written."""
+    """A repository does not read back as its source."""
 
     # The conversion ran, and its result is negative.
     exit_code = 1
@@ -27,18 +27,19 @@ def verify_repository(
     processor: GillProcessor,
     retrieval_set: RetrievalSet | None,
 ) -> int:
-    """Compares weights, configuration, processor, generation settings and retrieval set on disk.
+    """
+    Compare weights, configuration, processor, generation settings and retrieval set on disk with their source.
 
     Args:
-        folder: the repository.
-        source: parameter -> source tensor, at the stored dtype.
-        model, processor, retrieval_set: what was written.
+        folder (`Path`): The repository.
+        source (`Mapping[str, torch.Tensor]`): Source tensors by parameter, in the stored dtype.
+        model, processor, retrieval_set: The objects that were saved.
 
     Returns:
-        The number of tensors compared.
+        `int`: Number of tensors that were compared.
 
     Raises:
-        VerificationError: names everything that differs.
+        VerificationError: lists all differences.
     """
     problems = _differing_tensors(folder, source)
     config = GillConfig.from_pretrained(folder)
@@ -53,7 +54,7 @@ def verify_repository(
         stored = RetrievalSet.load(folder / RETRIEVAL_SET_FOLDER)
         problems += _differing("retrieval set", _contents(stored), _contents(retrieval_set))
     if problems:
-        raise VerificationError(f"the repository does not read back as it was made: {'; '.join(problems)}")
+        raise VerificationError(f"The repository does not read back as its source: {'; '.join(problems)}")
     return len(source)
 
 
@@ -99,10 +100,10 @@ def _contents(retrieval_set: RetrievalSet) -> dict[str, Any]:
     return {"images": len(retrieval_set), "width": info.retrieval_dim, "fingerprint": info.fingerprint}
 
 
-def _differing(what: str, stored: Mapping[str, Any], meant: Mapping[str, Any]) -> list[str]:
-    names = sorted({*stored, *meant})
+def _differing(what: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    names = sorted({*stored, *expected})
     return [
-        f"{what}: {name} is {stored.get(name)!r} instead of {meant.get(name)!r}"
+        f"{what}: {name} is {stored.get(name)!r} instead of {expected.get(name)!r}"
         for name in names
-        if stored.get(name) != meant.get(name)
+        if stored.get(name) != expected.get(name)
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conversion.adapter_tensors import TensorSource, format_report, place_tensors, round_to
+from conversion.adapter_tensors import TensorSource, format_report, map_tensors, round_to
 from conversion.original_files import Checkpoint, ConversionError
 
 EXPECTED = {"head.weight": (2, 3), "head.bias": (2,), "scale": (), "img_embeddings.weight": (2, 3)}
@@ -29,10 +29,10 @@ def source(tensors: dict[str, torch.Tensor], left_out: dict[str, str] | None = N
 
 def test_each_parameter_gets_its_tensor_and_the_report_tells() -> None:
     given = tensors() | {"m.lm.layer.weight": torch.ones(7, 7)}
-    placed = place_tensors([source(given, {"epoch": "training state"})], EXPECTED, IDS)
-    assert placed.tensors.keys() == EXPECTED.keys()
-    assert torch.equal(placed.tensors["img_embeddings.weight"], given["m.rows"])
-    lines = format_report(placed.report).splitlines()
+    mapped = map_tensors([source(given, {"epoch": "training state"})], EXPECTED, IDS)
+    assert mapped.tensors.keys() == EXPECTED.keys()
+    assert torch.equal(mapped.tensors["img_embeddings.weight"], given["m.rows"])
+    lines = format_report(mapped.report).splitlines()
     assert any(line.split() == ["m.fc.weight", "2", "x", "3", "head.weight"] for line in lines)
     assert any("m.lm.layer.weight" in line and "7 x 7" in line and "left out: frozen" in line for line in lines)
     assert any(line.startswith("epoch") and "left out: training state" in line for line in lines)
@@ -45,7 +45,7 @@ def test_everything_wrong_is_listed_at_once_with_both_shapes() -> None:
     given |= {"m.old.weight": torch.ones(1), "m.rows": torch.ones(2, 3, dtype=torch.int64)}
     del given["m.scale"]
     with pytest.raises(ConversionError) as caught:
-        place_tensors([source(given)], EXPECTED, IDS, {"head.weight": "the model is 3 wide"})
+        map_tensors([source(given)], EXPECTED, IDS, {"head.weight": "the model is 3 wide"})
     message = str(caught.value)
     assert message.startswith("c.pth.tar: 6 problems")
     for part in (
@@ -54,32 +54,32 @@ def test_everything_wrong_is_listed_at_once_with_both_shapes() -> None:
         "m.scale is missing: a scalar for scale",
         "x.y (1) is unknown",
         "m.old.weight (1) is unknown: with these settings the model has no old.weight",
-        "m.rows holds torch.int64, expected floating-point numbers",
+        "m.rows holds torch.int64, expected floating point",
     ):
         assert part in message
 
 
 def test_img_rows_are_picked_by_their_ids_from_a_whole_embedding() -> None:
     whole = torch.arange(30.0).reshape(10, 3)
-    placed = place_tensors([source(tensors() | {"m.rows": whole})], EXPECTED, IDS)
-    assert torch.equal(placed.tensors["img_embeddings.weight"], whole[IDS])
-    report = format_report(placed.report)
+    mapped = map_tensors([source(tensors() | {"m.rows": whole})], EXPECTED, IDS)
+    assert torch.equal(mapped.tensors["img_embeddings.weight"], whole[IDS])
+    report = format_report(mapped.report)
     assert "m.rows[4..5]" in report
     assert "m.rows, other rows  8 x 3" in " ".join(report.split()).replace("rows 8", "rows  8")
 
 
 def test_an_embedding_that_ends_before_the_ids_is_refused() -> None:
     with pytest.raises(ConversionError, match="expected 2 x 3, found 5 x 3"):
-        place_tensors([source(tensors() | {"m.rows": torch.ones(5, 3)})], EXPECTED, IDS)
+        map_tensors([source(tensors() | {"m.rows": torch.ones(5, 3)})], EXPECTED, IDS)
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 3)])
 def test_a_single_row_may_come_without_its_dimension(shape: tuple[int, ...]) -> None:
     row = torch.arange(3.0)
     expected = EXPECTED | {"img_embeddings.weight": (1, 3)}
-    placed = place_tensors([source(tensors() | {"ret": row.reshape(shape)})], expected, [4])
-    assert torch.equal(placed.tensors["img_embeddings.weight"], row[None])
-    assert "the new rows are taken from ret" in format_report(placed.report)
+    mapped = map_tensors([source(tensors() | {"ret": row.reshape(shape)})], expected, [4])
+    assert torch.equal(mapped.tensors["img_embeddings.weight"], row[None])
+    assert "the new rows are taken from ret" in format_report(mapped.report)
 
 
 def test_rounding_copies_and_refuses_what_does_not_fit() -> None:

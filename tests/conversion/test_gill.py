@@ -192,7 +192,7 @@ def test_embeddings_may_be_given_apart_and_may_have_their_width_wrong(
     small_gill.flags[3] = str(golden_world / "clip-golden")
     assert main(["convert", "gill", *small_gill.argv(tmp_path / "out", "--retrieval-set", str(apart), "--verify")]) == 0
     assert len(RetrievalSet.load(tmp_path / "out" / "retrieval_set")) == 2
-    assert "of the first 1 images in files, 1 are not below" in capsys.readouterr().out
+    assert "of the first 1 images in files, 1 are not in" in capsys.readouterr().out
     assert main(["convert", "gill", *small_gill.argv(tmp_path / "out", "--overwrite")]) == 2
     assert "cc3m_1.npy: embeddings are 3 wide, but the model retrieves in 4 dimensions" in capsys.readouterr().err
     assert (tmp_path / "out" / "config.json").exists()
@@ -222,10 +222,10 @@ def fails(release: SmallRelease, out: Path, capsys: pytest.CaptureFixture[str], 
         ({"num_tokens": 7}, "retrieval_token_idx holds 8 token ids, expected 7"),
         ({"num_tokens": "8"}, "num_tokens is '8', expected a positive integer"),
         ({"gen_token_idx": [1, 2, 3, 4, 5, 6, 7, 8]}, "retrieval_token_idx .* and gen_token_idx .* differ"),
-        ({"num_clip_tokens": 9}, "do not make whole positions of num_clip_tokens 9"),
+        ({"num_clip_tokens": 9}, "cannot be divided into num_clip_tokens 9 positions"),
         ({"num_clip_tokens": 16, "gen_emb_dim": 24}, "conditioning of 16 x 12, but the image generator .* 10 x 12"),
         ({"gen_emb_dim": 16}, "conditioning of 8 x 16, but the image generator .* reads 10 x 12; --image-generator"),
-        ({"opt_version": ""}, "opt_version is '', expected a text"),
+        ({"opt_version": ""}, "opt_version is '', expected a string"),
         ({"n_visual_tokens": 3}, "model.visual_embeddings.weight .*expected 48 x 32, found 32 x 32"),
         ({"ret_emb_dim": 5}, "model.visual_fc.weight .*expected 5 x 32, found 4 x 32"),
     ],

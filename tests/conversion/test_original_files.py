@@ -93,7 +93,7 @@ def test_a_second_copy_of_a_tensor_is_left_out_and_another_value_refused(tmp_pat
 def test_a_cut_off_checkpoint_is_named(checkpoint: Path, size: int) -> None:
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[:size])
-    with pytest.raises(ConversionError, match=r"pretrained_ckpt\.pth\.tar.*(cut off|empty|not a checkpoint)"):
+    with pytest.raises(ConversionError, match=r"pretrained_ckpt\.pth\.tar.*(truncated|empty|not a checkpoint)"):
         load_checkpoint(checkpoint)
 
 
@@ -118,7 +118,7 @@ def test_bytes_of_another_kind_are_no_checkpoint(tmp_path: Path, content: bytes)
     [
         ({"model": {}}, "no `state_dict`.*`model`"),
         ([1], "no `state_dict`.*list"),
-        ({"state_dict": {"a": torch.ones(1), "b": 3}}, "`b` that are none"),
+        ({"state_dict": {"a": torch.ones(1), "b": 3}}, "`b` of other types"),
         ({"state_dict": [1]}, "found a list"),
     ],
 )

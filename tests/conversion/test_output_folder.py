@@ -48,7 +48,7 @@ def test_what_may_not_be_replaced_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "input").mkdir()
     for out, overwrite, inputs, message in (
-        ("file", True, [], "is no folder"),
+        ("file", True, [], "is not a folder"),
         ("out", False, [], "--overwrite"),
         ("out", True, [tmp_path / "out"], "the input .*out lies in it"),
         ("out", True, [tmp_path / "out" / "input"], "the input .*input lies in it"),

@@ -77,10 +77,10 @@ def test_several_files_are_joined_in_the_order_of_their_names(tmp_path: Path) ->
         (pickle.dumps([1]), "no dict"),
         (pickle.dumps({"paths": []}), r"the keys \['paths'\]"),
         (pickle.dumps({"paths": PATHS, "embeddings": VALUES[:2]}), "3 paths but 2 embeddings"),
-        (pickle.dumps({"paths": [1, 2, 3], "embeddings": VALUES}), r"paths\[0\] is no text but a int"),
+        (pickle.dumps({"paths": [1, 2, 3], "embeddings": VALUES}), r"paths\[0\] should be a string, found a int"),
         (pickle.dumps({"paths": "abc", "embeddings": VALUES}), "should be a list"),
         (pickle.dumps({"paths": PATHS, "embeddings": [VALUES[0], "x", VALUES[0]]}), r"embeddings\[1\]"),
-        (pickle.dumps({"paths": PATHS, "embeddings": [VALUES[0], VALUES[0, :2], VALUES[0]]}), "2 wide.*4 wide"),
+        (pickle.dumps({"paths": PATHS, "embeddings": [VALUES[0], VALUES[0, :2], VALUES[0]]}), "2 dimensions.*4"),
         (pickle.dumps({"paths": PATHS, "embeddings": VALUES[:, None]}), "should be a list|vector of numbers"),
         (pickle.dumps({"paths": PATHS, "embeddings": VALUES * np.nan}), r"embeddings\[0\] holds values that are no"),
         (pickle.dumps({"paths": PATHS, "embeddings": VALUES})[:-30], "cannot be read"),
@@ -104,7 +104,7 @@ def test_files_written_by_numpy_or_torch_themselves_are_told_apart(tmp_path: Pat
 
 def test_files_of_different_widths_are_refused_with_both_numbers(tmp_path: Path) -> None:
     files = [write(tmp_path / "a", PATHS, VALUES), write(tmp_path / "b", PATHS, VALUES[:, :2])]
-    with pytest.raises(ConversionError, match=r"2 wide.*4 wide"):
+    with pytest.raises(ConversionError, match=r"2 dimensions.*4"):
         read_retrieval_pickles(files)
 
 
@@ -166,7 +166,7 @@ def test_functions_are_refused_by_name(
     tmp_path: Path, mark: Path, function: Any, argument: str, name: str, protocol: int
 ) -> None:
     content = {"paths": [], "embeddings": [Call(function, argument.format(str(mark)))]}
-    refuse(tmp_path, mark, pickle.dumps(content, protocol=protocol), f"names `.*{name}`.*nothing in it was run")
+    refuse(tmp_path, mark, pickle.dumps(content, protocol=protocol), f"names `.*{name}`.*nothing in it was executed")
 
 
 def test_a_chain_of_attributes_is_refused(tmp_path: Path, mark: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from hub_card.edits import CardConflict, merge, parse, reconcile, card_text
+from hub_card.edits import CardConflict, card_text, merge, parse, reconcile
 
 
 def section(name: str, text: str) -> str:
@@ -65,7 +65,8 @@ def test_comments_and_order_of_the_metadata_stay() -> None:
     )
     text, _ = merge(edited, NEW)
     assert text.startswith(
-        "---\n# asked the lawyers\nthumbnail: a.png # small\nlicense: mit  # ours\n\n# more than the Hub's own\ntags:\n- gill\n- new\n---\n"
+        "---\n# asked the lawyers\nthumbnail: a.png # small\nlicense: mit  # ours\n"
+        "\n# more than the Hub's own\ntags:\n- gill\n- new\n---\n"
     )
     assert merge(text, NEW)[0] == text
 
