@@ -128,7 +128,7 @@ def _conditioning_length(fields: dict[str, Any], generator: Backbone) -> int:
     fits = own_length <= length if fields["mapper_type"] == "linear" else own_length == length
     if not fits or own_width != width:
         raise ConversionError(
-            f"The conditioning in model_args.json has the shape {own_length} x {own_width}, but the {generator} reads "
+            f"model_args.json has a conditioning of {own_length} x {own_width}, but the {generator} reads "
             f"{length} x {width}; {generator.flag} names another"
         )
     return length

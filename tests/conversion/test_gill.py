@@ -303,7 +303,7 @@ def test_an_existing_folder_is_replaced_only_on_request(
     assert main(["convert", "gill", *small_gill.argv(out, "--overwrite")]) == 0
     assert not (out / "precious").exists()
     assert main(["convert", "gill", *small_gill.argv(small_gill.folder, "--overwrite")]) == 2
-    assert "lies in it" in capsys.readouterr().err
+    assert "is in it" in capsys.readouterr().err
     assert (small_gill.folder / "model_args.json").exists()
 
 

@@ -50,8 +50,8 @@ def test_what_may_not_be_replaced_is_refused(tmp_path: Path) -> None:
     for out, overwrite, inputs, message in (
         ("file", True, [], "is not a folder"),
         ("out", False, [], "--overwrite"),
-        ("out", True, [tmp_path / "out"], "the input .*out lies in it"),
-        ("out", True, [tmp_path / "out" / "input"], "the input .*input lies in it"),
+        ("out", True, [tmp_path / "out"], "the input .*out is in it"),
+        ("out", True, [tmp_path / "out" / "input"], "the input .*input is in it"),
     ):
         with pytest.raises(ConversionError, match=message), output_folder(tmp_path / out, overwrite, inputs):
             raise AssertionError("must not come to this")
