@@ -137,10 +137,9 @@ def merge(
         return _text(_edited(old, {**fresh.metadata, **old.metadata}), body, fresh.digests), kept
     if sections is not None or fields is not None:
         fresh = _limited(old, fresh, sections or set(), fields or set())
-        assert fresh.digests is not None
     body, kept = _merged_body(old, fresh)
     metadata, kept_fields = _merged_metadata(old, fresh)
-    return _text(_edited(old, metadata), body, fresh.digests), sorted([*kept, *kept_fields])
+    return _text(_edited(old, metadata), body, fresh.digests or {}), sorted([*kept, *kept_fields])
 
 
 def reconcile(local: str, on_hub: str | None, prefer: str | None = None) -> tuple[str, list[str]]:
