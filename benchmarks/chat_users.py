@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-KINDS = ("house", "boat", "cat", "tree", "fish", "car", "mushroom", "balloon", "sun", "house")
+KINDS = ("house", "boat", "cat", "tree", "fish", "car", "mushroom", "balloon")
 COLOURS = ("red", "blue", "green", "yellow", "purple", "pink")
 PLACES = ("on the left", "on the right", "at the top", "at the bottom")
 
@@ -124,8 +124,9 @@ def talk(number: int, address: str, end: float, counts: Counts) -> None:
             continue
         counts.seconds.append(time.monotonic() - asked)
         counts.answers += 1
-        # The model may see another thing than was asked for; the words of the answer are those of the question.
-        if KINDS[number % len(KINDS)] not in answer:
+        # The model may be wrong about colours and places, and at times it answers with the image alone.
+        named = {kind for kind in KINDS if kind in answer}
+        if named and KINDS[number % len(KINDS)] not in named:
             counts.crossed.append(f"{thing}: {answer[:200]}")
         time.sleep(rng.random())
 

@@ -17,6 +17,7 @@ from ..arguments import DemoArguments
 from ..checkpoint_folder import find_checkpoint
 from ..models.gill_answers import judge, load_pipeline
 from ..world.dialogue_sampling import SceneDialogue
+from ..world.documents import vocabulary
 from ..world.drawing import to_images
 from ..world.pairs import draw_all
 from ..world.phrases import IMAGE_REQUEST
@@ -67,7 +68,7 @@ def demo(arguments: DemoArguments) -> Path:
     chosen = chosen[:_NUM_DIALOGUES]
     images = draw_all([dialogue.scene for dialogue in chosen], stream(arguments.seed, TEST, "pictures of dialogues"))
     answered = answer_dialogues(pipe, chosen, images, arguments.seed)
-    answers = [answer for _, answer in (*chain(*panels), *answered)]
+    answers = [answer for _, answer in chain(*panels)] + [answer for _, answer, _ in answered]
     on = f"{pipe.device}, {torch.get_num_threads()} threads" if pipe.device.type == "cpu" else str(pipe.device)
     print(f"{_NUM_STORIES} stories and {len(answered)} dialogues in {time.monotonic() - start:.0f} s on {on}")
     page = Path(arguments.out, "index.html")
@@ -76,6 +77,7 @@ def demo(arguments: DemoArguments) -> Path:
         "demo",
         stories=panels,
         dialogues=answered,
+        words=[word for word in vocabulary() if word.isalpha()],
         num_images=len(answers),
         num_right=sum(answer.is_right for answer in answers),
     )
@@ -106,25 +108,30 @@ def illustrate_stories(pipe: GillPipeline, stories: Sequence[SceneStory], seed: 
 
 def answer_dialogues(
     pipe: GillPipeline, dialogues: Sequence[SceneDialogue], images: np.ndarray, seed: int
-) -> list[tuple[Sequence[Any], Answer]]:
+) -> list[tuple[Sequence[Any], Answer, set[int]]]:
     """Let GILL answer the last turn of dialogues, which asks for the image.
 
     Every second dialogue begins with the image instead of a caption, and GILL answers its questions, too. In the others
     the answers are given, as GILL cannot know them.
 
     Returns:
-        For each dialogue its turns, a string or a PIL image each, and GILL's answer to the last one.
+        For each dialogue its turns, a string or a PIL image each, GILL's answer to the last one, and the
+        numbers of the turns that GILL answered wrongly in words.
     """
     turns: list[list[Any]] = []
+    wrong: list[set[int]] = []
     for number, (dialogue, image) in enumerate(zip(dialogues, to_images(images), strict=True)):
         lines: list[Any] = [image if number % 2 else f"{dialogue.opening} ."]
+        wrong.append(set())
         for question in dialogue.rounds:
             lines.append(f"Q: {question.question}")
             answer = _answer_in_words(pipe, [*lines, "A:"]) if number % 2 else f"{question.answer} ."
+            if answer.strip(" .") != question.answer:
+                wrong[-1].add(len(lines))
             lines.append(f"A: {answer}")
         turns.append([*lines, "Q: can we see it ?", f"A: {IMAGE_REQUEST}"])
     answers = _answers(pipe, [_prompt(lines) for lines in turns], [dialogue.scene for dialogue in dialogues], seed)
-    return list(zip(turns, answers, strict=True))
+    return list(zip(turns, answers, wrong, strict=True))
 
 
 def _prompt(lines: Sequence[Any]) -> list[Any]:
