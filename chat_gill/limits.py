@@ -41,7 +41,7 @@ class ChatLimits:
     max_image_bytes: int = 10 * 1024 * 1024
     max_image_pixels: int = 20_000_000
     image_size: int = 1024
-    max_messages: int = 40
+    max_messages: int = 10
     max_images: int = 16
     max_answer_images: int = 4
     max_candidates: int = 4
