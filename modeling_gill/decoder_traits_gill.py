@@ -145,6 +145,8 @@ def _small_copy(decoder_class: Any, config: PretrainedConfig, attention: str) ->
             for weight in decoder.parameters():
                 if weight.dim() > 1:
                     nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+                else:  # a gate that begins at zero would hide what is beside it
+                    weight.add_(torch.randn_like(weight) * 0.2)
             nn.init.normal_(decoder.get_input_embeddings().weight)
             run_decoder(decoder, decoder.get_input_embeddings()(torch.tensor([[1, 2]])), use_cache=False)
         except Exception as error:

@@ -88,7 +88,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_vl": {},
     "gemma3": {},
 }
-REFUSED = {"gemma3n_text": "ids of tokens", "bert": "layers between", "xlnet": "not causal"}
+REFUSED = {"gemma3n_text": "ids of tokens", "bert": "cannot be tried", "xlnet": "not causal"}
 # What a family cannot do, which is then an error rather than a difference.
 NO_PADDING = ("rwkv", "recurrent_gemma")
 
