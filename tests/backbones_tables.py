@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from tests.modeling_gill.test_image_encoder_gill import FAMILIES as IMAGE_ENCODERS
+from tests.modeling_gill.test_language_model_families import FAMILIES as LANGUAGE_MODELS
+from tests.modeling_gill.test_language_model_families import NO_PADDING, REFUSED
 from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS
 from tests.small_generators import GENERATORS, small_generator
 
@@ -28,6 +30,17 @@ GENERATOR_NAMES = {
 }
 
 
+def language_models() -> str:
+    """A row for each outcome of trying a family of language models, with the families."""
+    outcomes = {
+        "exact": [family for family in LANGUAGE_MODELS if family not in (*REFUSED, *NO_PADDING)],
+        "exact, prompts of one length in a batch": list(NO_PADDING),
+        "refused by name": list(REFUSED),
+    }
+    rows = [f"| {outcome} | {', '.join(f'`{name}`' for name in names)} |" for outcome, names in outcomes.items()]
+    return "\n".join(["| between the adapters | families, by their `model_type` |", "|---|---|", *rows])
+
+
 def image_encoders() -> str:
     """A row for each family of image encoders that is tried: its class and the values of `vision_pooling`."""
     rows = [
@@ -51,7 +64,7 @@ def generators() -> str:
     return "\n".join(["| generator | class of diffusers | conditioning |", "|---|---|---|", *rows])
 
 
-TABLES = {"image encoders": image_encoders, "generators": generators}
+TABLES = {"language models": language_models, "image encoders": image_encoders, "generators": generators}
 
 
 def with_tables(page: str) -> str:
