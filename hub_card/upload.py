@@ -243,7 +243,7 @@ def _card_on_hub(api: HfApi, repo_id: str) -> str | None:
 def _agreed() -> bool:
     if not sys.stdin.isatty():
         raise ValueError(
-            "There is no terminal to ask for confirmation. `--yes` pushes without it, `--dry-run` only lists."
+            "There is no terminal to ask for confirmation. `--yes` pushes without asking, `--dry-run` only lists."
         )
     return input("Send this? [y/N] ").strip().lower() in ("y", "yes")
 
