@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 
 from diffusers import DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
 
+from .conditioning_capture_gill import copy_generator
+
 # Methods of the generator that the pipeline offers as its own.
 _GENERATOR_METHODS = frozenset(
     (
@@ -49,11 +51,13 @@ class _GeneratorComponent:
         if pipeline is None:
             return self
         generator = _running_generator(pipeline)
-        return getattr(pipeline._generator if generator is None else generator, self.name)
+        return getattr(pipeline._generator if generator is None else generator, self.name, None)
 
     def __set__(self, pipeline: Any, value: Any) -> None:
         generator = pipeline._generator
-        if getattr(generator, self.name) is not value:
+        if getattr(generator, self.name, None) is not value:
+            if not hasattr(generator, self.name):
+                raise AttributeError(f"{type(generator).__name__} has no component {self.name!r}.")
             # Some attributes of a pipeline follow from its components, `vae_scale_factor` for instance: they are set
             # anew, in place, so that whoever holds the generator sees the new component too.
             components = {**generator.components, self.name: value}
@@ -62,7 +66,7 @@ class _GeneratorComponent:
 
 
 class ImageGeneratorMixin:
-    """What [`GillPipeline`] has in common with its image generator, a [`StableDiffusionPipeline`]."""
+    """What [`GillPipeline`] has in common with its image generator, any pipeline of diffusers that reads prompts."""
 
     vae = _GeneratorComponent()
     text_encoder = _GeneratorComponent()
@@ -72,28 +76,44 @@ class ImageGeneratorMixin:
 
     model: Any
     config: Any
-    _generator: StableDiffusionPipeline
+    _generator: Any
+    _is_whole_generator = False
     _offload_device: Any
 
-    def _create_generator(self, **components: Any) -> None:
-        self._generator = StableDiffusionPipeline(
-            **components, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
-        self._running_generators: list[StableDiffusionPipeline] = []
+    def _create_generator(self, image_generator: Any, components: dict[str, Any]) -> dict[str, Any]:
+        """Take a whole generator, or make a [`StableDiffusionPipeline`] of components; return the components."""
+        self._running_generators: list[Any] = []
+        self._is_whole_generator = image_generator is not None
+        if image_generator is None:
+            image_generator = StableDiffusionPipeline(
+                **components, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            )
+        elif any(component is not None for component in components.values()):
+            raise ValueError(
+                "`image_generator` is a whole pipeline; set its components on it, or give them without it."
+            )
+        self._generator = image_generator
+        return {name: getattr(image_generator, name, None) for name in components}
 
     @property
-    def image_generator(self) -> StableDiffusionPipeline | None:
+    def image_generator(self) -> Any:
         """The image generator as a pipeline of its own; `None` for a model that only retrieves.
 
         It shares its components with this pipeline: setting a component, or loading LoRA or an IP-Adapter, on one of
         them changes both.
         """
-        return None if self._generator.unet is None else self._generator
+        return self._generator if self._is_whole_generator or self._generator.unet is not None else None
+
+    @property
+    def _denoiser_dtype(self) -> Any:
+        denoisers = (getattr(self._generator, name, None) for name in ("unet", "transformer", "prior", "prior_prior"))
+        found = next((denoiser for denoiser in denoisers if denoiser is not None), self._generator)
+        return found.dtype
 
     @property
     def has_image_generator(self) -> bool:
         """Whether images can be generated."""
-        return self.unet is not None and self.model.config.mapper_type is not None
+        return self.image_generator is not None and self.model.config.mapper_type is not None
 
     def __getattr__(self, name: str) -> Any:
         if name in _GENERATOR_METHODS and "_generator" in self.__dict__:
@@ -121,12 +141,18 @@ class ImageGeneratorMixin:
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Move every component as [`DiffusionPipeline.to`] does, the image encoder of an IP-Adapter included."""
         super().to(*args, **kwargs)  # type: ignore[misc]
-        if self._generator.image_encoder is not None:
+        if self._is_whole_generator or self._generator.image_encoder is not None:
             self._generator.to(*args, **{**kwargs, "silence_dtype_warnings": True})
         return self
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """Keep on the accelerator only the component that runs, and the image encoder of an IP-Adapter."""
+        """Keep on the accelerator only the component that runs, and the image encoder of an IP-Adapter.
+
+        With a whole `image_generator`, its components are offloaded and the model stays where it is.
+        """
+        if self._is_whole_generator:
+            self._generator.enable_model_cpu_offload(*args, **kwargs)
+            return
         super().enable_model_cpu_offload(*args, **kwargs)  # type: ignore[misc]
         if self._generator.image_encoder is not None:
             self._generator.image_encoder.to(self._offload_device)
@@ -181,9 +207,10 @@ class ImageGeneratorMixin:
     @contextmanager
     def _call_state(self, scheduler: SchedulerMixin | None, guidance_scale: float) -> Iterator[None]:
         """Give the call of this thread a copy of the generator, whose state and scheduler no other call shares."""
-        generator = copy.copy(self._generator)
         # A scheduler counts its steps: of two calls that share one, each would take the steps of the other.
-        generator.scheduler = copy.deepcopy(self._generator.scheduler if scheduler is None else scheduler)
+        generator = copy_generator(self._generator)
+        if scheduler is not None:
+            generator.scheduler = copy.deepcopy(scheduler)
         generator.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
         generator._guidance_scale, generator._num_timesteps, generator._interrupt = guidance_scale, 0, False
         before = _running_generator(self)
@@ -196,7 +223,7 @@ class ImageGeneratorMixin:
             left = _left_over(generator._guidance_scale, generator._num_timesteps, generator._interrupt)
             _states()[self] = left if before is None else before
 
-    def _run_generator(self, callback_on_step_end: Callable[..., dict[str, Any]] | None, **kwargs: Any) -> Any:
+    def _run_generator(self, callback_on_step_end: Callable[..., dict[str, Any]] | None = None, **kwargs: Any) -> Any:
         """The images of the generator; `kwargs` are its own arguments."""
         if callback_on_step_end is not None:
 
@@ -204,7 +231,7 @@ class ImageGeneratorMixin:
                 return callback_on_step_end(self, step, timestep, tensors)
 
             kwargs["callback_on_step_end"] = on_step_end
-        return self._state(**kwargs).images
+        return self._state(**kwargs)[0]
 
 
 def _states() -> WeakKeyDictionary:

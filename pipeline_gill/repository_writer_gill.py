@@ -19,9 +19,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from modeling_gill.atomic_write_gill import replace_folder
 
-from .components_gill import GENERATOR_COMPONENTS
+from .components_gill import GENERATOR_COMPONENTS, GENERATOR_FOLDER, NEGATIVES_FILE
 from .hub_layout_gill import write_code, write_model_index
 from .retrieval_set_gill import RetrievalSet
 
@@ -45,7 +47,12 @@ PARTS: dict[str, tuple[str, ...]] = {
         "merges.txt",
         "chat_template.*",
     ),
-    "pipeline": ("model_index.json", *(f"{name}/*" for name in GENERATOR_COMPONENTS)),
+    "pipeline": (
+        "model_index.json",
+        f"{GENERATOR_FOLDER}/*",
+        NEGATIVES_FILE,
+        *(f"{name}/*" for name in GENERATOR_COMPONENTS),
+    ),
     "retrieval_set": (f"{RETRIEVAL_SET_FOLDER}/*",),
     "code": ("*_gill.py", "handler.py"),
 }
@@ -91,6 +98,8 @@ def write_repository(
     processor: Any,
     *,
     generator: Mapping[str, Any] | None = None,
+    image_generator: Any = None,
+    negative_conditioning: Mapping[str, Any] | None = None,
     retrieval_set: RetrievalSet | None = None,
     pipeline_config: Mapping[str, Any] | None = None,
     extra_files: Mapping[str, Any] | None = None,
@@ -107,6 +116,10 @@ def write_repository(
             Components of the image generator by name (`"unet"` and so on), each to be saved into the repository, or
             `None` for a pipeline without it. Components that are not named are loaded from the repository that
             `config.image_generator_id` names; where it names none, the pipeline has none.
+        image_generator ([`~diffusers.DiffusionPipeline`], *optional*):
+            A whole image generator of another kind, to be saved into the folder `image_generator`.
+        negative_conditioning (`Mapping[str, torch.Tensor]`, *optional*):
+            What it guides away from, as [`capture_negatives`] makes it of one prompt.
         retrieval_set ([`RetrievalSet`], *optional*):
             Saved into the repository; one from a dataset repository of the Hub is named, not copied, unless
             `self_contained`.
@@ -137,6 +150,8 @@ def write_repository(
             processor,
             place=Path(folder),
             generator=generator,
+            image_generator=image_generator,
+            negative_conditioning=negative_conditioning,
             retrieval_set=retrieval_set,
             pipeline_config=pipeline_config,
             self_contained=self_contained,
@@ -153,6 +168,8 @@ def write_repository_files(
     *,
     place: Path | None = None,
     generator: Mapping[str, Any] | None = None,
+    image_generator: Any = None,
+    negative_conditioning: Mapping[str, Any] | None = None,
     retrieval_set: RetrievalSet | None = None,
     pipeline_config: Mapping[str, Any] | None = None,
     self_contained: bool = False,
@@ -163,11 +180,18 @@ def write_repository_files(
     Args:
         new (`Path`): The empty folder.
         place (`Path`, *optional*): Where the folder will be in the end, for relative paths in it.
-        model, processor, generator, retrieval_set, pipeline_config, self_contained, save_options:
+        model, processor, generator, image_generator, negative_conditioning, retrieval_set, pipeline_config,
+        self_contained, save_options:
             As for [`write_repository`].
     """
     components = _components(model.config, generator)
     _check_no_adapters(components)
+    if image_generator is not None:
+        components = dict.fromkeys(GENERATOR_COMPONENTS)
+        _check_no_adapters(image_generator.components)
+        image_generator.save_pretrained(new / GENERATOR_FOLDER)
+    if negative_conditioning is not None:
+        save_file({name: values.contiguous() for name, values in negative_conditioning.items()}, new / NEGATIVES_FILE)
     model.save_pretrained(new, self_contained=self_contained, **save_options)
     if all(name in components for name in GENERATOR_COMPONENTS):
         _set_keys_to_null(new / "config.json", "image_generator_id", "image_generator_revision")

@@ -28,6 +28,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
 from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
@@ -44,6 +45,7 @@ from .processing_gill import GillProcessor
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 _LOADED_STATE = "_gill_loaded_state"
 _VALUES_COMPARED = 16
+GENERATOR_FOLDER, NEGATIVES_FILE = "image_generator", "negative_conditioning.safetensors"
 GENERATOR_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
 
@@ -123,6 +125,50 @@ def _load(component_class: Any, source: str, options: LoadOptions, **kwargs: Any
             options.variant_found = True
             return component
     return component_class.from_pretrained(source, **kwargs)
+
+
+def read_negatives(folder: str) -> dict[str, torch.Tensor] | None:
+    """The negative conditioning of a repository, or `None`."""
+    path = os.path.join(folder, NEGATIVES_FILE)
+    return load_file(path) if os.path.isfile(path) else None
+
+
+def load_whole_generator(folder: str, options: LoadOptions, without_text: bool = False, **kwargs: Any) -> Any:
+    """The image generator of a repository if it is no [`StableDiffusionPipeline`], which is loaded by components.
+
+    Args:
+        folder (`str`): The repository.
+        options ([`LoadOptions`]): Those of the pipeline.
+        without_text (`bool`, defaults to `False`): Load no text encoders and tokenizers.
+        kwargs: Those of [`DiffusionPipeline.from_pretrained`], of which a generator gets the ones about loading.
+    """
+    inside = os.path.join(folder, GENERATOR_FOLDER)
+    config = read_json(folder, "config.json")
+    index = read_json(folder, "model_index.json")
+    source: Any = inside if os.path.isdir(inside) else config.get("image_generator_id")
+    in_parts = config.get("mapper_type", "") is None or any(name in index for name in GENERATOR_COMPONENTS)
+    if source is None or (source != inside and in_parts):
+        return None
+    revision = None if source == inside else config.get("image_generator_revision")
+    hub = {"revision": revision, **options.hub}
+    try:
+        entries = DiffusionPipeline.load_config(source, **hub)
+    except OSError:
+        return None  # the components say what is missing, and from where
+    if entries["_class_name"] == StableDiffusionPipeline.__name__ and source != inside:
+        return None
+    absent = [name for name in entries if without_text and name.startswith(("text_encoder", "tokenizer"))]
+    dtype = kwargs.get("dtype", kwargs.get("torch_dtype")) or getattr(torch, str(config.get("dtype")), None)
+    names = ("device_map", "max_memory", "quantization_config", "use_safetensors", "low_cpu_mem_usage")
+    shared = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+    generator = DiffusionPipeline.from_pretrained(
+        source, dtype=dtype, **dict.fromkeys(absent), **shared, **{k: v for k, v in hub.items() if v is not None}
+    )
+    if source != inside:
+        for component in generator.components.values():
+            if hasattr(component, "__dict__"):
+                component.__dict__[_LOADED_STATE] = _state(component)
+    return generator
 
 
 class _Component:
@@ -309,7 +355,9 @@ COMPONENT_CLASSES = {
 __all__ = [
     "COMPONENT_CLASSES",
     "GENERATOR_COMPONENTS",
+    "GENERATOR_FOLDER",
     "HUB_OPTIONS",
+    "NEGATIVES_FILE",
     "AutoencoderKL",
     "CLIPTextModel",
     "CLIPTokenizer",
@@ -322,5 +370,7 @@ __all__ = [
     "UNet2DConditionModel",
     "is_unchanged",
     "load_options",
+    "load_whole_generator",
     "read_json",
+    "read_negatives",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging, replace_example_docstring
 from transformers import BatchFeature, CLIPTextModel, CLIPTokenizer, LogitsProcessorList, StoppingCriteriaList
@@ -42,14 +42,14 @@ from .call_arguments_gill import (
     check_rows,
 )
 from .components_gill import COMPONENT_CLASSES
-from .conditioning_capture_gill import generator_arguments  # noqa: F401
+from .conditioning_capture_gill import NEGATIVE, call_parameters, capture_negatives, generator_arguments
 from .endpoint_handler_gill import EndpointHandler  # noqa: F401
 from .hub_layout_gill import write_code  # noqa: F401
 from .hub_push_gill import OneCommit  # noqa: F401
 from .image_cache_gill import ImageCache  # noqa: F401
 from .image_generator_gill import ImageGeneratorMixin  # noqa: F401
 from .pipeline_output_gill import GillImage, GillPipelineOutput, as_pil
-from .pipeline_repository_gill import CALL_DEFAULTS, RepositoryPipeline
+from .pipeline_repository_gill import RepositoryPipeline
 from .repository_writer_gill import write_repository  # noqa: F401
 from .retrieval_build_gill import BuiltData  # noqa: F401
 from .retrieval_images_gill import RetrievalImages  # noqa: F401
@@ -87,12 +87,14 @@ class GillPipeline(RepositoryPipeline):
         ranking_size (`int`, *optional*):
             Height and width in pixels that a generated image is resized to before the image encoder's own
             preprocessing when it is scored, 224 in the authors' code; by default it is not resized.
-        num_inference_steps (`int`), guidance_scale (`float`):
-            Defaults of a call, those of Stable Diffusion if not given.
+        num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*):
+            Defaults of a call, those of the image generator's own call if not given.
         allowed_image_sources (`Collection[str]`, *optional*):
             Default of a call: the sources that images of prompts may come from, see [`GillProcessor`].
         retrieval_set_id (`str`, *optional*), retrieval_set_revision (`str`, *optional*):
             Dataset repository of the Hub with the images to retrieve, and its commit.
+        image_generator ([`~diffusers.DiffusionPipeline`], *optional*):
+            A whole image generator of any kind that [`derive_conditioning`] accepts, in place of the components.
     """
 
     model_cpu_offload_seq = "model->text_encoder->unet->vae"
@@ -111,11 +113,12 @@ class GillPipeline(RepositoryPipeline):
         unet: UNet2DConditionModel | None,
         scheduler: SchedulerMixin | None,
         ranking_size: int | None = None,
-        num_inference_steps: int = CALL_DEFAULTS["num_inference_steps"],
-        guidance_scale: float = CALL_DEFAULTS["guidance_scale"],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         retrieval_set_id: str | None = None,
         retrieval_set_revision: str | None = None,
         allowed_image_sources: Collection[str] | None = None,
+        image_generator: DiffusionPipeline | None = None,
     ) -> None:
         super().__init__()
         generator = {
@@ -125,17 +128,18 @@ class GillPipeline(RepositoryPipeline):
             "unet": unet,
             "scheduler": scheduler,
         }
-        self._create_generator(**generator)
+        generator = self._create_generator(image_generator, generator)
         self.register_modules(model=model, processor=processor, **generator)
+        defaults = self.call_defaults()
         self.register_to_config(
             ranking_size=ranking_size,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            num_inference_steps=_first(num_inference_steps, defaults["num_inference_steps"]),
+            guidance_scale=_first(guidance_scale, defaults["guidance_scale"]),
             retrieval_set_id=retrieval_set_id,
             retrieval_set_revision=retrieval_set_revision,
             allowed_image_sources=allowed_image_sources,
         )
-        if model is not None and unet is not None:
+        if model is not None and self.has_image_generator:
             self._check_generator()
 
     # --- the steps of a call -----------------------------------------------------------------------------------------
@@ -191,14 +195,14 @@ class GillPipeline(RepositoryPipeline):
             raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved image has no latents.")
         check_per_prompt("generator", generator, torch.Generator, batch_size)
         check_per_prompt("negative_prompt", negative_prompt, str, batch_size)
-        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
+        known = getattr(self._generator, "_callback_tensor_inputs", self._callback_tensor_inputs)
+        known = known if self._is_whole_generator else self._callback_tensor_inputs
+        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in known]
         if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
-            )
+            raise ValueError(f"`callback_on_step_end_tensor_inputs` must be among {known}, got {unknown}.")
         check_rows("latents", latents, batch_size * num_images_per_prompt)
         check_rows("negative_prompt_embeds", negative_prompt_embeds, batch_size)
-        if decision != "retrieve" and self.has_image_generator:
+        if decision != "retrieve" and self.has_image_generator and not self._is_whole_generator:
             needed = ["scheduler"] if output_type == "latent" else ["vae", "scheduler"]
             if guidance_scale > 1 and negative_prompt_embeds is None:
                 needed += ["text_encoder", "tokenizer"]
@@ -344,13 +348,24 @@ class GillPipeline(RepositoryPipeline):
         if negative_prompt_embeds is not None:
             kwargs["negative_prompt_embeds"] = negative_prompt_embeds[prompts.to(negative_prompt_embeds.device)]
         assert conditioning is not None
-        device, dtype = self._generator._execution_device, self.unet.dtype
+        tensors = self.model.config.conditioning_tensors
+        drawn_from = take_images(conditioning, images)
+        negative_prompts = _per_image(negative_prompt, repeated)
+        if self._is_whole_generator:
+            drawn_from |= {
+                name: values.to(next(iter(drawn_from.values())).device)
+                for name, values in self._negatives(negative_prompts, len(repeated)).items()
+                if name not in kwargs
+            }
+            negative_prompts = None
+        device, dtype = self._generator._execution_device, self._denoiser_dtype
+        drawn_from = {name: v.to(device, dtype if v.is_floating_point() else None) for name, v in drawn_from.items()}
         generated = self._run_generator(
-            prompt_embeds=take_images(conditioning, images)["prompt_embeds"].to(device, dtype),
+            **generator_arguments(drawn_from, tensors),
             generator=_per_image(generator, repeated),
-            negative_prompt=_per_image(negative_prompt, repeated),
+            **({"negative_prompt": negative_prompts} if "negative_prompt" in call_parameters(self._generator) else {}),
             output_type=output_type,
-            **kwargs,
+            **self._arguments_of_generator(kwargs),
         )
         scores: Sequence[float | None] = [None] * len(repeated)
         if output_type != "latent":
@@ -640,6 +655,39 @@ class GillPipeline(RepositoryPipeline):
         if hook is not None:
             hook.pre_forward(self.model)
 
+    def _negatives(self, negative_prompts: list[str] | None, num_images: int) -> dict[str, torch.Tensor]:
+        """What a whole generator guides away from, for each image: the stored one, or that of the texts."""
+        tensors = self.model.config.conditioning_tensors
+        if negative_prompts is None and self.negative_conditioning is not None:
+            found = [self.negative_conditioning] * num_images
+        else:
+            missing = [
+                name
+                for name, part in self._generator.components.items()
+                if part is None and name.startswith(("text_encoder", "tokenizer"))
+            ]
+            if missing:
+                self._load_text_encoders(missing)
+            texts: list[str | None] = [*negative_prompts] if negative_prompts else [None] * num_images
+            encoded = {text: capture_negatives(self._generator, tensors, text) for text in dict.fromkeys(texts)}
+            found = [encoded[text] for text in texts]
+        return {name: torch.cat([own[name] for own in found]) for name in found[0]}
+
+    def _arguments_of_generator(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Those of `kwargs` that are set, refused by name where the generator does not take them."""
+        parameters = call_parameters(self._generator)
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        if given.get("callback_on_step_end") is None:
+            given.pop("callback_on_step_end_tensor_inputs", None)
+        # Every pipeline has these defaults, but not every generator takes them.
+        for name in ("guidance_scale", "num_inference_steps"):
+            if name not in parameters:
+                given.pop(name, None)
+        unknown = [name for name in given if name not in parameters]
+        if unknown:
+            raise ValueError(f"{type(self._generator).__name__} takes no `{unknown[0]}`.")
+        return given
+
     def _check_components(self, *names: str) -> None:
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
@@ -649,14 +697,49 @@ class GillPipeline(RepositoryPipeline):
             )
 
     def _check_generator(self) -> None:
-        config, width = self.model.config, self.unet.config.cross_attention_dim
-        if config.mapper_type is not None and width != config.conditioning_dim:
+        """Refuse a generator that cannot take what the model yields."""
+        name, parameters = type(self._generator).__name__, call_parameters(self._generator)
+        tensors = self.model.config.conditioning_tensors
+        yielded = {part for tensor in tensors for part in (tensor.name, tensor.mask_name) if part is not None}
+        missing = sorted(yielded - {*parameters})
+        # What a generator takes once for the prompt and once for a negative prompt, it needs.
+        needed = {part for part in parameters if NEGATIVE + part in parameters and ("embeds" in part or "mask" in part)}
+        lacking = sorted(needed - yielded)
+        if missing or lacking:
             raise ValueError(
-                f"The configuration contradicts the image generator: its UNet reads conditioning of width {width}, "
-                f"`conditioning_dim` is {config.conditioning_dim}."
+                f"The configuration contradicts the image generator: `conditioning` has {sorted(yielded)}, and {name} "
+                + (f"does not take {missing}." if missing else f"needs {lacking} too.")
             )
+        denoiser = next(
+            (
+                part
+                for part in (getattr(self._generator, n, None) for n in ("unet", "transformer", "prior", "prior_prior"))
+                if part is not None
+            ),
+            None,
+        )
+        fields = getattr(denoiser, "config", {})
+        for tensor in tensors:
+            pooled = "pooled" in tensor.name
+            widths = [
+                fields[field] for field in (_POOLED_WIDTHS if pooled else _WIDTHS) if isinstance(fields.get(field), int)
+            ]
+            if widths and tensor.dim != widths[0]:
+                raise ValueError(
+                    f"The configuration contradicts the image generator: {name} reads `{tensor.name}` of width "
+                    f"{widths[0]}, and `conditioning` has {tensor.dim}."
+                )
 
 
+# What diffusers' denoisers call the width of their conditioning, the first that they have.
+_WIDTHS = (
+    "clip_text_in_channels",
+    "caption_channels",
+    "joint_attention_dim",
+    "cap_feat_dim",
+    "cross_attention_dim",
+)
+_POOLED_WIDTHS = ("clip_text_pooled_in_channels", "pooled_projection_dim")
 _CALL_ARGUMENTS = tuple(inspect.signature(GillPipeline.__call__).parameters)[1:]
 
 

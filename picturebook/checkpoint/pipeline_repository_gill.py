@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -23,8 +24,11 @@ from .components_gill import (
     LoadOptions,
     is_unchanged,
     load_options,
+    load_whole_generator,
+    read_negatives,
 )
 from .components_gill import __name__ as components_module
+from .conditioning_capture_gill import call_parameters
 from .hub_push_gill import OneCommit, clear_hub_errors, files_of, full_repo_id
 from .image_generator_gill import ImageGeneratorMixin
 from .repository_writer_gill import REPOSITORY_FILES, RETRIEVAL_SET_FOLDER, write_repository
@@ -51,6 +55,8 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
     _retrieval_set_known = False
     _retrieval_set_lock = threading.RLock()
     _hub_options: Mapping[str, Any] = MappingProxyType({})
+    negative_conditioning: dict[str, torch.Tensor] | None = None
+    """What a whole image generator guides away from, as captured for one prompt; with it, no text encoder is needed."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -86,8 +92,15 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
         # diffusers' own check for the variant knows nothing of components in the root or in other repositories.
         if not os.path.isdir(name) and name.count("/") <= 1:
             folder = cls.download(name, variant=options.variant, **kwargs)
+        negatives = read_negatives(folder)
         with load_options(options), _one_progress_bar():
+            whole = None
+            if not {*GENERATOR_COMPONENTS, "image_generator"} & {*kwargs}:
+                whole = load_whole_generator(folder, options, without_text=negatives is not None, **kwargs)
+            if whole is not None:
+                kwargs |= {**dict.fromkeys(GENERATOR_COMPONENTS), "image_generator": whole}
             pipeline = super().from_pretrained(folder, **kwargs)
+        pipeline.negative_conditioning = negatives
         if options.variant is not None and not options.variant_found:
             raise ValueError(f"No component of {name!r} has weights of the variant {options.variant!r}.")
         pipeline.register_to_config(_name_or_path=name)
@@ -142,16 +155,18 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
         """
         push_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
         if kwargs.get("is_main_process", True):
-            call_defaults = {name: self.config[name] for name, usual in CALL_DEFAULTS.items()}
+            usual = self.call_defaults()
             write_repository(
                 save_directory,
                 self.model,
                 self.processor,
-                generator=self._components_to_save(self_contained),
+                generator=None if self._is_whole_generator else self._components_to_save(self_contained),
+                image_generator=self._whole_generator_to_save(self_contained),
+                negative_conditioning=self.negative_conditioning,
                 retrieval_set=self._retrieval_set_to_save(),
                 pipeline_config={
                     "ranking_size": self.config.ranking_size,
-                    **{name: value for name, value in call_defaults.items() if value != CALL_DEFAULTS[name]},
+                    **{name: self.config[name] for name in usual if self.config[name] != usual[name]},
                 },
                 self_contained=self_contained,
                 **kwargs,
@@ -281,6 +296,42 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
         """The commit that the pipeline was loaded from: diffusers hands its components the folder of the snapshot."""
         folder = Path(str(getattr(self.model.config, "_name_or_path", "")))
         return folder.name if folder.parent.name == "snapshots" else getattr(self.model.config, "_commit_hash", None)
+
+    def call_defaults(self) -> dict[str, Any]:
+        """How many steps and how much guidance a call of the image generator takes that says nothing of them."""
+        parameters = call_parameters(self._generator)
+        return {
+            name: parameters[name].default if name in parameters else usual for name, usual in CALL_DEFAULTS.items()
+        }
+
+    def _load_text_encoders(self, names: list[str]) -> None:
+        """Load the text encoders that a generator was loaded without, for the text of a negative prompt."""
+        source = self._generator.config.get("_name_or_path")
+        if not source:
+            raise ValueError(f"A negative prompt needs {', '.join(f'`{name}`' for name in names)} of the generator.")
+        with self._retrieval_set_lock:
+            loaded = DiffusionPipeline.from_pretrained(
+                source,
+                **{name: part for name, part in self._generator.components.items() if name not in names},
+                dtype=self._denoiser_dtype,
+            )
+            parts = {name: getattr(loaded, name) for name in names}
+            for part in parts.values():
+                if isinstance(part, torch.nn.Module):
+                    part.to(self._generator.device)
+            self._generator.register_modules(**parts)
+            if self._state is not self._generator and isinstance(self._state, DiffusionPipeline):
+                self._state.register_modules(**parts)
+
+    def _whole_generator_to_save(self, self_contained: bool) -> Any:
+        """The generator if the repository holds it; `None` if it is of components or loaded from elsewhere."""
+        if not self._is_whole_generator:
+            return None
+        parts = [part for part in self._generator.components.values() if part is not None]
+        referenced = self.model.config.image_generator_id is not None
+        if referenced and not self_contained and all(is_unchanged(part) for part in parts):
+            return None
+        return self._generator
 
     def _components_to_save(self, self_contained: bool) -> dict[str, Any]:
         """Components that the repository holds, or that the pipeline is without (`None`)."""
