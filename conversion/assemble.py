@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
-from pipeline_gill.repository_writer_gill import write_repository_files
-from pipeline_gill.retrieval_set_gill import RetrievalSet
-from training_gill.frozen_models import generation_config
-
-from .adapter_tensors import IMG_ROWS, MappedTensors, format_report, map_tensors, round_to
-from .backbones import (
-    Backbone,
-    conditioning_shape,
-    load_image_processor,
-    load_text_config,
-    load_tokenizer,
+from pipeline_gill.frozen_models import (
+    FrozenModel,
+    FrozenModelError,
+    full_path,
+    generation_config,
+    load_part,
     load_vision_config,
     load_vision_model,
-    locate,
 )
+from pipeline_gill.generator_configs import conditioning_of_configs
+from pipeline_gill.repository_writer_gill import write_repository_files
+from pipeline_gill.retrieval_set_gill import RetrievalSet
+
+from .adapter_tensors import IMG_ROWS, MappedTensors, format_report, map_tensors, round_to
 from .original_files import ConversionError
 from .original_release import Original
 from .output_folder import output_folder
@@ -63,7 +63,10 @@ def write_converted(original: Original, out: Path, choices: Choices, report: Cal
     """
     inputs = list(original.inputs)
     with output_folder(out, choices.overwrite, _folders(inputs, choices)) as folder:
-        model, processor, mapped, vision = _assemble(original, choices)
+        try:
+            model, processor, mapped, vision = _assemble(original, choices)
+        except FrozenModelError as error:
+            raise ConversionError(str(error)) from error
         report(format_report(mapped.report))
         retrieval_set = _retrieval_set(original, model, vision, choices.image_folder, report)
         _write(folder, out, model, processor, retrieval_set)
@@ -77,18 +80,20 @@ def write_converted(original: Original, out: Path, choices: Choices, report: Cal
 
 def _assemble(
     original: Original, choices: Choices
-) -> tuple[GillForConditionalGeneration, GillProcessor, MappedTensors, Backbone]:
+) -> tuple[GillForConditionalGeneration, GillProcessor, MappedTensors, FrozenModel]:
     fields = dict(original.config_fields)
-    language = locate("language model", choices.language_model or fields["language_model_id"], "--language-model")
-    vision = locate("image encoder", choices.vision_model or fields["vision_model_id"], "--vision-model")
+    language_model = full_path(choices.language_model or fields["language_model_id"])
+    language = FrozenModel("language model", language_model, "--language-model")
+    vision_model = full_path(choices.vision_model or fields["vision_model_id"])
+    vision = FrozenModel("image encoder", vision_model, "--vision-model")
     fields |= {"language_model_id": language.name, "vision_model_id": vision.name}
     if fields["mapper_type"] is not None:
-        generator_id = choices.image_generator or fields["image_generator_id"]
-        generator = locate("image generator", generator_id, "--image-generator")
+        generator_id = full_path(choices.image_generator or fields["image_generator_id"])
+        generator = FrozenModel("image generator", generator_id, "--image-generator")
         fields["image_generator_id"] = generator.name
         fields["conditioning_length"] = _conditioning_length(fields, generator)
-    tokenizer = load_tokenizer(language, original.img_tokens, fields["image_output_token_ids"])
-    text_config, vision_config = load_text_config(language), load_vision_config(vision)
+    tokenizer = _load_tokenizer(language, original.img_tokens, fields["image_output_token_ids"])
+    text_config, vision_config = load_part(AutoConfig, language, "configuration"), load_vision_config(vision)
     try:
         # An embedding that is padded to a round number has rows without a token, which the authors cut off.
         config = GillConfig(
@@ -101,7 +106,7 @@ def _assemble(
     except ValueError as error:
         raise ConversionError(f"{original.inputs[0]}: {error}") from error
     processor = GillProcessor(
-        load_image_processor(vision),
+        load_part(AutoImageProcessor, vision, "image processor"),
         tokenizer,
         config.num_visual_tokens,
         original.img_tokens,
@@ -111,8 +116,8 @@ def _assemble(
     with torch.device("meta"):
         model = GillForConditionalGeneration(config, defer_backbones=True)
     hints = {
-        IMG_ROWS: f"the {language} embeds {config.embedding_dim} wide; {language.flag} names another",
-        "image_retrieval_head.weight": f"the {vision} is {config.vision_dim} wide; {vision.flag} names another",
+        IMG_ROWS: f"the {language} embeds {config.embedding_dim} wide; {language.option} names another",
+        "image_retrieval_head.weight": f"the {vision} is {config.vision_dim} wide; {vision.option} names another",
     }
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     mapped = map_tensors(original.sources, expected, config.image_output_token_ids, hints)
@@ -121,23 +126,43 @@ def _assemble(
     return model.eval(), processor, mapped, vision
 
 
-def _conditioning_length(fields: dict[str, Any], generator: Backbone) -> int:
-    length, width = conditioning_shape(generator)
+def _conditioning_length(fields: dict[str, Any], generator: FrozenModel) -> int:
+    tensors = conditioning_of_configs(generator)
+    length, width = tensors[0].num_positions, tensors[0].dim
     own_length, own_width = fields["conditioning_length"], fields["conditioning_dim"]
     # The authors' code pads the output of a linear mapper with zeros.
     fits = own_length <= length if fields["mapper_type"] == "linear" else own_length == length
-    if not fits or own_width != width:
+    if not fits or own_width != width or not (len(tensors) == 1 and tensors[0].is_plain):
         raise ConversionError(
             f"model_args.json has a conditioning of {own_length} x {own_width}, but the {generator} reads "
-            f"{length} x {width}; {generator.flag} names another"
+            f"{length} x {width}; {generator.option} names another"
         )
     return length
+
+
+def _load_tokenizer(language: FrozenModel, img_tokens: Sequence[str], image_output_token_ids: Sequence[int]) -> Any:
+    """The language model's tokenizer with `<|image|>` and `img_tokens` added in the authors' order.
+
+    Raises:
+        FrozenModelError: there is none. ConversionError: the new tokens get other ids; prints both.
+    """
+    # Given while loading, because `save_pretrained` writes no side that was set afterwards.
+    tokenizer = load_part(AutoTokenizer, language, "tokenizer", padding_side="left")
+    length = len(tokenizer)
+    GillProcessor.extend_tokenizer(tokenizer, list(img_tokens))
+    ids = tokenizer.convert_tokens_to_ids(list(img_tokens))
+    if ids != list(image_output_token_ids):
+        raise ConversionError(
+            f"model_args.json gives {', '.join(img_tokens)} the ids {list(image_output_token_ids)}, but in the "
+            f"tokenizer of the {language}, which knows {length} tokens, they get {ids}; {language.option} names another"
+        )
+    return tokenizer
 
 
 def _retrieval_set(
     original: Original,
     model: GillForConditionalGeneration,
-    vision: Backbone,
+    vision: FrozenModel,
     image_folder: Path,
     report: Callable[[str], None],
 ) -> RetrievalSet | None:
@@ -153,7 +178,7 @@ def _retrieval_set(
     # The fingerprint of a retrieval set includes the weights of the image encoder.
     try:
         model.vision_model = load_vision_model(vision, model.config.vision_config)
-    except ConversionError as error:
+    except FrozenModelError as error:
         report(
             f"left out: the {len(read.paths)} retrieval embeddings of {files}, which need the weights of the image "
             f"encoder: {error}. Convert again where these can be loaded."

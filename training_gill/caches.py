@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from modeling_gill.atomic_write_gill import replace_file
 from modeling_gill.conditioning_gill import ConditioningTensor, conditioning_fields, conditioning_of
 from modeling_gill.image_encoder_gill import ImagePooling
+from pipeline_gill.frozen_models import full_path
 
 from .array_cache import ArrayCache
 from .array_shards import (
@@ -26,7 +27,6 @@ from .array_shards import (
     read_object,
     write_json,
 )
-from .frozen_models import full_path
 
 UNREADABLE_FILE = "unreadable.json"
 NEGATIVES_FILE = "negative_conditioning.safetensors"

@@ -12,17 +12,17 @@ from modeling_gill.backbones_gill import load_backbones
 from modeling_gill.conditioning_gill import conditioning_fields
 from modeling_gill.image_encoder_gill import ImagePooling, feature_shape, load_image_processor
 from modeling_gill.language_model_lora_gill import has_lora
-
-from .arguments import ModelArguments
-from .caches import CacheError, TextTargetsCache, read_cached_conditioning
-from .frozen_models import (
+from pipeline_gill.frozen_models import (
     FrozenModel,
-    conditioning_shape,
     full_path,
     generation_config,
     load_part,
     load_vision_config,
 )
+from pipeline_gill.generator_configs import conditioning_of_configs
+
+from .arguments import ModelArguments
+from .caches import CacheError, TextTargetsCache, read_cached_conditioning
 from .recipe import RecipeError, lora_fields
 
 
@@ -38,7 +38,7 @@ def build_model(
         seed (`int`): Of the new adapters.
         cache (`str` or `os.PathLike`, *optional*):
             Of `gill precompute`, which says what the image generator is conditioned on. Without it, that is read from
-            the generator's configuration, which says it for Stable Diffusion 1 and 2 alone.
+            the configurations of the generator, if it is of a known class.
 
     Returns:
         Model, on the CPU, and processor.
@@ -189,8 +189,8 @@ def _generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] |
     if cache is not None and TextTargetsCache.exists(Path(cache)):
         fields = conditioning_fields(read_cached_conditioning(Path(cache), name, revision))
     else:
-        length, width = conditioning_shape(FrozenModel("image generator", name, "`image_generator`", revision))
-        fields = {"conditioning_length": length, "conditioning_dim": width}
+        generator = FrozenModel("image generator", name, "`image_generator`", revision)
+        fields = conditioning_fields(conditioning_of_configs(generator))
     return {
         "mapper_type": arguments.mapper_type,
         "image_generator_id": name,

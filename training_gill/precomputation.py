@@ -23,6 +23,7 @@ from modeling_gill.image_encoder_gill import (
     preprocess_images,
 )
 from modeling_gill.image_loading_gill import ImageError
+from pipeline_gill.frozen_models import FrozenModel, full_path, load_part, load_vision_config
 
 from .arguments import PrecomputeArguments
 from .array_cache import ArrayCacheWriter
@@ -39,7 +40,6 @@ from .caches import (
     write_unreadable,
 )
 from .callbacks import hide_loading_bars
-from .frozen_models import FrozenModel, full_path, load_part, load_vision_config
 from .target_encoder import TargetEncoder, with_measured_scales
 from .training_data import CaptionedImages, CaptionedImageStream, DataError, load_example_image, open_data
 

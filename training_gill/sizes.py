@@ -9,10 +9,10 @@ from transformers import AutoConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
 from modeling_gill.outputs_gill import CACHE_NAME
+from pipeline_gill.frozen_models import FrozenModel, full_path, load_part, load_vision_config
+from pipeline_gill.generator_configs import conditioning_of_configs
 
 from .arguments import ModelArguments
-from .frozen_models import FrozenModel, full_path, load_part, load_vision_config
-from .generator_configs import conditioning_of_configs
 from .model_building import adapter_fields, add_lora, frozen_models
 from .recipe import Recipe, RecipeError, lora_fields
 from .training_step import AdapterTrainingStep

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPVision
 
 from gill.cli import main
 from modeling_gill import GillConfig, GillForConditionalGeneration
+from pipeline_gill.frozen_models import FrozenModel, FrozenModelError
+from pipeline_gill.generator_configs import conditioning_of_configs
 from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS
 from tests.small_generators import small_generator
 from training_gill import read_recipe, recipe_sizes
-from training_gill.frozen_models import FrozenModel, FrozenModelError
-from training_gill.generator_configs import conditioning_of_configs
 from training_gill.recipe import RECIPES, Recipe, RecipeError
 from training_gill.training_step import AdapterTrainingStep
 

@@ -5,10 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig
-from transformers.utils import cached_file
-
-from pipeline_gill.caption_files import read_json
+from transformers import MODEL_MAPPING, AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 # Default of `max_new_tokens` in the authors' code.
 MAX_NEW_TOKENS = 32
@@ -74,25 +71,17 @@ def load_vision_config(model: FrozenModel) -> PretrainedConfig:
     return getattr(config, "vision_config", config)
 
 
-def conditioning_shape(model: FrozenModel) -> tuple[int, int]:
-    """
-    Shape `(sequence_length, hidden_size)` of the prompt embeddings that an image generator takes: positions of its text
-    encoder, width of its cross-attention.
+def load_vision_model(model: FrozenModel, config: PretrainedConfig) -> PreTrainedModel:
+    """The image encoder itself, in the dtype that its weights are stored in.
 
     Raises:
-        FrozenModelError: it cannot be found or does not say.
+        FrozenModelError: its weights cannot be found, or not all of them.
     """
-    sizes = []
-    for folder, key in (("text_encoder", "max_position_embeddings"), ("unet", "cross_attention_dim")):
-        try:
-            path = cached_file(model.name, f"{folder}/config.json", revision=model.revision or "main")
-            value = read_json(str(path)).get(key)
-        except (OSError, ValueError, AttributeError) as error:
-            raise not_found(model, f"{folder}/config.json", error) from error
-        if type(value) is not int:
-            raise FrozenModelError(f"The {model} has {key} {value!r} in {folder}/config.json; expected one number.")
-        sizes.append(value)
-    return sizes[0], sizes[1]
+    loaded, info = load_part(MODEL_MAPPING[type(config)], model, "weights", output_loading_info=True)
+    if info["missing_keys"]:
+        # They would be random numbers, different every time.
+        raise FrozenModelError(f"The weights of the {model} lack {len(info['missing_keys'])} tensors.")
+    return loaded
 
 
 def generation_config(text_config: PretrainedConfig, tokenizer: Any) -> GenerationConfig:
@@ -118,10 +107,10 @@ def not_found(model: FrozenModel, what: str, error: BaseException) -> FrozenMode
 __all__ = [
     "FrozenModel",
     "FrozenModelError",
-    "conditioning_shape",
     "full_path",
     "generation_config",
     "load_part",
     "load_vision_config",
+    "load_vision_model",
     "not_found",
 ]

@@ -8,8 +8,8 @@ from typing import Any
 from transformers.utils import cached_file
 
 from modeling_gill.conditioning_gill import ConditioningTensor
-from pipeline_gill.caption_files import read_json
 
+from .caption_files import read_json
 from .frozen_models import FrozenModel, FrozenModelError, not_found
 
 # Folder of a component, and a field of its configuration.
