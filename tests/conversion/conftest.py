@@ -55,6 +55,7 @@ def small_backbones(golden_world: Path, tmp_path_factory: pytest.TempPathFactory
     for part, settings in (("unet", {"cross_attention_dim": C}), ("text_encoder", {"max_position_embeddings": 10})):
         (folder / "sd" / part).mkdir(parents=True)
         (folder / "sd" / part / "config.json").write_text(json.dumps(settings))
+    (folder / "sd" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     return folder
 
 
