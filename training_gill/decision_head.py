@@ -142,8 +142,11 @@ def prompt_features(
     for start in tqdm(range(0, len(order), batch_size), desc="prompts", mininterval=1, disable=None):
         numbers = order[start : start + batch_size]
         batch = processor([prompts[i] for i in numbers], add_img_tokens=True).to(model.device)
-        output = model(**batch, logits_to_keep=1, use_cache=False, output_images=True)
-        features[numbers] = output.img_hidden_states[:, 0].float().cpu()
+        # Not the whole `forward`: the mapper would cost as much as the language model, and nothing here reads it.
+        embeds = model.embed_prompt(batch["input_ids"])
+        states = model.run_language_model(embeds, batch["attention_mask"], use_cache=False).last_hidden_state
+        # Prompts are padded on the left, so all of them end with the `[IMG]` tokens.
+        features[numbers] = states[:, -model.config.num_image_output_tokens].float().cpu()
     return features
 
 

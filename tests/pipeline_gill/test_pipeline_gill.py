@@ -206,7 +206,7 @@ def test_another_unet_is_used_and_one_that_does_not_fit_is_refused(pipe, golden_
     unet = UNet2DConditionModel.from_config(pipe.unet.config)
     assert GillPipeline.from_pretrained(golden_repository, unet=unet).unet is unet
     narrow = UNet2DConditionModel.from_config({**pipe.unet.config, "cross_attention_dim": 32})
-    with pytest.raises(ValueError, match="width 32, `conditioning_dim` is 768"):
+    with pytest.raises(ValueError, match="of width 32, and `conditioning` has 768"):
         GillPipeline.from_pretrained(golden_repository, unet=narrow)
 
 
