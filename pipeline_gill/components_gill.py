@@ -46,6 +46,7 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "to
 _LOADED_STATE = "_gill_loaded_state"
 _VALUES_COMPARED = 16
 GENERATOR_FOLDER, NEGATIVES_FILE = "image_generator", "negative_conditioning.safetensors"
+TEXT_PREFIXES = ("text_encoder", "tokenizer")
 GENERATOR_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
 
@@ -157,7 +158,7 @@ def load_whole_generator(folder: str, options: LoadOptions, without_text: bool =
         return None  # the components say what is missing, and from where
     if entries["_class_name"] == StableDiffusionPipeline.__name__ and source != inside:
         return None
-    absent = [name for name in entries if without_text and name.startswith(("text_encoder", "tokenizer"))]
+    absent = [name for name in entries if without_text and name.startswith(TEXT_PREFIXES)]
     dtype = kwargs.get("dtype", kwargs.get("torch_dtype")) or getattr(torch, str(config.get("dtype")), None)
     names = ("device_map", "max_memory", "quantization_config", "use_safetensors", "low_cpu_mem_usage")
     shared = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
@@ -358,6 +359,7 @@ __all__ = [
     "GENERATOR_FOLDER",
     "HUB_OPTIONS",
     "NEGATIVES_FILE",
+    "TEXT_PREFIXES",
     "AutoencoderKL",
     "CLIPTextModel",
     "CLIPTokenizer",

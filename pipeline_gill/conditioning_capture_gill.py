@@ -169,6 +169,25 @@ def capture_negatives(
     return _normalise(generator, encoded, tuple(tensors), NEGATIVE) if encoded else {}
 
 
+def check_negatives(negatives: Mapping[str, torch.Tensor], tensors: Iterable[ConditioningTensor]) -> None:
+    """
+    Raises:
+        ValueError: what was captured for another generator, naming the tensor and both shapes.
+    """
+    for tensor in tensors:
+        length = () if tensor.length is None else (tensor.length,)
+        shapes = {tensor.name: (1, *length, tensor.dim)}
+        if tensor.mask_key is not None:
+            shapes[tensor.mask_key] = (1, *length)
+        for name, expected in shapes.items():
+            found = negatives.get(NEGATIVE + name)
+            if found is None or found.shape != expected:
+                raise ValueError(
+                    f"The negative conditioning contradicts the configuration: `{NEGATIVE + name}` must have the shape "
+                    f"{expected}, got {None if found is None else tuple(found.shape)}; capture it again."
+                )
+
+
 def generator_arguments(
     conditioning: Mapping[str, torch.Tensor], tensors: Iterable[ConditioningTensor]
 ) -> dict[str, Any]:
@@ -365,6 +384,7 @@ __all__ = [
     "call_parameters",
     "capture_conditioning",
     "capture_negatives",
+    "check_negatives",
     "copy_generator",
     "derive_conditioning",
     "generator_arguments",

@@ -190,6 +190,7 @@ def write_repository_files(
         components = dict.fromkeys(GENERATOR_COMPONENTS)
         _check_no_adapters(image_generator.components)
         image_generator.save_pretrained(new / GENERATOR_FOLDER)
+        _forget_folders(new / GENERATOR_FOLDER)
     if negative_conditioning is not None:
         save_file({name: values.contiguous() for name, values in negative_conditioning.items()}, new / NEGATIVES_FILE)
     model.save_pretrained(new, self_contained=self_contained, **save_options)
@@ -239,8 +240,12 @@ def _save_component(component: Any, folder: Path, save_options: Mapping[str, Any
     accepted = inspect.signature(component.save_pretrained).parameters
     shared = {name: save_options[name] for name in ("max_shard_size", "variant") if name in save_options}
     component.save_pretrained(folder, **{name: value for name, value in shared.items() if name in accepted})
+    _forget_folders(folder)
+
+
+def _forget_folders(folder: Path) -> None:
     # diffusers writes down which folder of this machine a component was loaded from.
-    for path in folder.glob("*config.json"):
+    for path in folder.rglob("*config.json"):
         if os.path.exists(json.loads(path.read_text(encoding="utf-8")).get("_name_or_path") or ""):
             _set_keys_to_null(path, "_name_or_path")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from safetensors.torch import save
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, set_seed
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
@@ -18,15 +17,7 @@ from pipeline_gill.repository_writer_gill import REPOSITORY_FILES
 from pipeline_gill.repository_writer_gill import write_repository as write_gill_repository
 
 from .arguments import TrainCommand
-from .caches import (
-    NEGATIVES_FILE,
-    CacheError,
-    ImageFeatureCache,
-    TextTargetsCache,
-    feature_info,
-    read_negatives,
-    target_info,
-)
+from .caches import CacheError, ImageFeatureCache, TextTargetsCache, feature_info, read_negatives, target_info
 from .callbacks import hide_loading_bars
 from .checkpoints import last_checkpoint, only_writer
 from .collator import CaptionedImageCollator
@@ -229,7 +220,8 @@ def write_repository(
         trainer.gill,
         trainer.processor,
         pipeline_config={"ranking_size": None},
-        extra_files={RECORD_FILE: record, **({NEGATIVES_FILE: save(negatives)} if negatives else {})},
+        negative_conditioning=negatives,
+        extra_files={RECORD_FILE: record},
         state_dict=trainer.own_weights(weights),
     )
 

@@ -661,13 +661,7 @@ class GillPipeline(RepositoryPipeline):
         if negative_prompts is None and self.negative_conditioning is not None:
             found = [self.negative_conditioning] * num_images
         else:
-            missing = [
-                name
-                for name, part in self._generator.components.items()
-                if part is None and name.startswith(("text_encoder", "tokenizer"))
-            ]
-            if missing:
-                self._load_text_encoders(missing)
+            self._load_text_encoders()
             texts: list[str | None] = [*negative_prompts] if negative_prompts else [None] * num_images
             encoded = {text: capture_negatives(self._generator, tensors, text) for text in dict.fromkeys(texts)}
             found = [encoded[text] for text in texts]

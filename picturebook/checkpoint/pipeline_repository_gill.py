@@ -21,6 +21,7 @@ from .components_gill import (
     COMPONENT_CLASSES,
     GENERATOR_COMPONENTS,
     HUB_OPTIONS,
+    TEXT_PREFIXES,
     LoadOptions,
     is_unchanged,
     load_options,
@@ -28,7 +29,7 @@ from .components_gill import (
     read_negatives,
 )
 from .components_gill import __name__ as components_module
-from .conditioning_capture_gill import call_parameters
+from .conditioning_capture_gill import call_parameters, check_negatives
 from .hub_push_gill import OneCommit, clear_hub_errors, files_of, full_repo_id
 from .image_generator_gill import ImageGeneratorMixin
 from .repository_writer_gill import REPOSITORY_FILES, RETRIEVAL_SET_FOLDER, write_repository
@@ -55,8 +56,8 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
     _retrieval_set_known = False
     _retrieval_set_lock = threading.RLock()
     _hub_options: Mapping[str, Any] = MappingProxyType({})
-    negative_conditioning: dict[str, torch.Tensor] | None = None
-    """What a whole image generator guides away from, as captured for one prompt; with it, no text encoder is needed."""
+    _negative_conditioning: dict[str, torch.Tensor] | None = None
+    _text_left_out: tuple[str, ...] = ()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -101,6 +102,10 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
                 kwargs |= {**dict.fromkeys(GENERATOR_COMPONENTS), "image_generator": whole}
             pipeline = super().from_pretrained(folder, **kwargs)
         pipeline.negative_conditioning = negatives
+        if whole is not None and negatives is not None:
+            pipeline._text_left_out = tuple(
+                name for name, part in whole.components.items() if part is None and name.startswith(TEXT_PREFIXES)
+            )
         if options.variant is not None and not options.variant_found:
             raise ValueError(f"No component of {name!r} has weights of the variant {options.variant!r}.")
         pipeline.register_to_config(_name_or_path=name)
@@ -216,6 +221,20 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
                 return str(push.commit(commit_message).commit_url)
 
     @property
+    def negative_conditioning(self) -> dict[str, torch.Tensor] | None:
+        """What a whole image generator guides away from, as captured for one prompt.
+
+        With it, no text encoder is needed; it is empty for a generator that does not guide.
+        """
+        return self._negative_conditioning
+
+    @negative_conditioning.setter
+    def negative_conditioning(self, negatives: dict[str, torch.Tensor] | None) -> None:
+        if negatives and self.model is not None:
+            check_negatives(negatives, self.model.config.conditioning_tensors)
+        self._negative_conditioning = negatives
+
+    @property
     def retrieval_set(self) -> RetrievalSet | None:
         """The images that answers may retrieve.
 
@@ -304,24 +323,34 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
             name: parameters[name].default if name in parameters else usual for name, usual in CALL_DEFAULTS.items()
         }
 
-    def _load_text_encoders(self, names: list[str]) -> None:
-        """Load the text encoders that a generator was loaded without, for the text of a negative prompt."""
-        source = self._generator.config.get("_name_or_path")
-        if not source:
-            raise ValueError(f"A negative prompt needs {', '.join(f'`{name}`' for name in names)} of the generator.")
+    def _load_text_encoders(self) -> None:
+        """Load the text encoders that a generator was loaded without, for a text to guide away from or to save them.
+
+        Raises:
+            ValueError: the generator was given without any.
+        """
+        generator = self._generator
         with self._retrieval_set_lock:
-            loaded = DiffusionPipeline.from_pretrained(
-                source,
-                **{name: part for name, part in self._generator.components.items() if name not in names},
-                dtype=self._denoiser_dtype,
-            )
-            parts = {name: getattr(loaded, name) for name in names}
-            for part in parts.values():
-                if isinstance(part, torch.nn.Module):
-                    part.to(self._generator.device)
-            self._generator.register_modules(**parts)
-            if self._state is not self._generator and isinstance(self._state, DiffusionPipeline):
-                self._state.register_modules(**parts)
+            if self._text_left_out:
+                source, config = generator.config["_name_or_path"], self.model.config
+                is_reference = source == config.image_generator_id
+                whole = DiffusionPipeline.from_pretrained(
+                    source,
+                    **{name: part for name, part in generator.components.items() if name not in self._text_left_out},
+                    **({"revision": config.image_generator_revision} if is_reference else {}),
+                    **self._hub_options,
+                    dtype=self._denoiser_dtype,
+                )
+                parts = {name: getattr(whole, name) for name in self._text_left_out}
+                for part in parts.values():
+                    if isinstance(part, torch.nn.Module):
+                        part.to(generator._execution_device)
+                # Attributes that follow from a tokenizer are set anew too.
+                type(generator).__init__(generator, **{**generator.components, **parts}, **generator.parameters)
+                self._text_left_out = ()
+        encoders = [name for name in generator.components if "text_encoder" in name]
+        if encoders and all(getattr(generator, name) is None for name in encoders):
+            raise ValueError(f"A text to guide away from needs `{encoders[0]}` of the image generator.")
 
     def _whole_generator_to_save(self, self_contained: bool) -> Any:
         """The generator if the repository holds it; `None` if it is of components or loaded from elsewhere."""
@@ -331,6 +360,8 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
         referenced = self.model.config.image_generator_id is not None
         if referenced and not self_contained and all(is_unchanged(part) for part in parts):
             return None
+        if self._text_left_out:
+            self._load_text_encoders()
         return self._generator
 
     def _components_to_save(self, self_contained: bool) -> dict[str, Any]:

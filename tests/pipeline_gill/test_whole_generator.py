@@ -1,10 +1,12 @@
 """A GILL pipeline draws with image generators of any kind, each a whole pipeline of diffusers."""
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline_gill import GillPipeline
 from pipeline_gill.conditioning_capture_gill import (
@@ -13,6 +15,7 @@ from pipeline_gill.conditioning_capture_gill import (
     generator_arguments,
     without_negative_prompt,
 )
+from pipeline_gill.repository_writer_gill import write_repository
 from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS, kinds
 from tests.small_generators import CALLS, small_generator
 from tests.small_model import small_model, small_processor
@@ -62,15 +65,82 @@ def test_the_image_is_the_generators_own_of_what_the_model_yields(kind: str) -> 
     assert np.array_equal(np.asarray(drawn), np.asarray(wanted))
 
 
+def load(folder: Any) -> GillPipeline:
+    pipe = GillPipeline.from_pretrained(folder)
+    # Loaded weights lie in the file's memory at any address, and matrix products of the CPU are the same to the last
+    # bit only for weights at addresses of the same alignment: a copy is aligned as weights that were never saved.
+    pipe.model = copy.deepcopy(pipe.model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def test_saved_and_loaded_it_draws_the_same_and_without_text_encoders(tmp_path) -> None:
-    pipe = pipeline("sdxl")
-    call = call_of("sdxl")
-    wanted = pipe("a cat", generator=seeded(), **call).images
+    pipe, call = pipeline("sdxl"), call_of("sdxl")
     pipe.negative_conditioning = capture_negatives(pipe.image_generator, TENSORS["sdxl"])
-    pipe.save_pretrained(tmp_path / "inside")
-    loaded = GillPipeline.from_pretrained(tmp_path / "inside")
+    pipe.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
     assert loaded.image_generator.text_encoder is None and loaded.image_generator.tokenizer_2 is None
-    assert np.abs(loaded("a cat", generator=seeded(), **call).images - wanted).max() < 1e-5
+    wanted = pipe("a cat", generator=seeded(), **call).images
+    assert np.array_equal(loaded("a cat", generator=seeded(), **call).images, wanted)
+    assert loaded.image_generator.text_encoder is None
+
+    # Saved again, nothing is lost that was not loaded.
+    loaded.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again/image_generator/text_encoder_2/model.safetensors").is_file()
+    assert str(tmp_path) not in "".join(path.read_text() for path in tmp_path.rglob("again/**/*config.json"))
+
+
+def test_text_encoders_are_loaded_for_a_text_to_guide_away_from(tmp_path) -> None:
+    pipe, call = pipeline("sdxl"), call_of("sdxl")
+    pipe.negative_conditioning = capture_negatives(pipe.image_generator, TENSORS["sdxl"])
+    pipe.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    of_nothing = loaded("a cat", generator=seeded(), **call).images
+    images = [p("a cat", negative_prompt="a dog", generator=seeded(), **call).images for p in (pipe, loaded)]
+    assert np.abs(images[0] - images[1]).max() < 1e-5 and np.abs(images[0] - of_nothing).max() > 1e-3
+    assert loaded.image_generator.text_encoder_2 is not None
+
+
+def test_a_generator_is_loaded_from_the_repository_that_the_configuration_names(tmp_path) -> None:
+    pipe, call = pipeline("sdxl"), call_of("sdxl")
+    wanted = pipe("a cat", generator=seeded(), **call).images
+    pipe.image_generator.save_pretrained(tmp_path / "sdxl")
+    pipe.model.config.image_generator_id = str(tmp_path / "sdxl")
+    write_repository(tmp_path / "gill", pipe.model, pipe.processor)
+    loaded = load(tmp_path / "gill")
+    assert type(loaded.image_generator) is type(pipe.image_generator)
+    assert np.array_equal(loaded("a cat", generator=seeded(), **call).images, wanted)
+
+    negatives = capture_negatives(pipe.image_generator, TENSORS["sdxl"])
+    write_repository(tmp_path / "gill", pipe.model, pipe.processor, negative_conditioning=negatives)
+    loaded = load(tmp_path / "gill")
+    assert loaded.image_generator.text_encoder is None
+    assert np.array_equal(loaded("a cat", generator=seeded(), **call).images, wanted)
+    loaded.save_pretrained(tmp_path / "gill")
+    assert not (tmp_path / "gill/image_generator").exists()
+    loaded = load(tmp_path / "gill")
+    images = [p("a cat", negative_prompt="a dog", generator=seeded(), **call).images for p in (pipe, loaded)]
+    assert np.abs(images[0] - images[1]).max() < 1e-5
+
+
+def test_stored_conditioning_of_another_generator_is_refused_with_both_sizes(tmp_path) -> None:
+    pipe = pipeline("sdxl")
+    pipe.negative_conditioning = capture_negatives(pipe.image_generator, TENSORS["sdxl"])
+    pipe.save_pretrained(tmp_path)
+    file = tmp_path / "negative_conditioning.safetensors"
+    stored = load_file(file)
+    save_file({**stored, "negative_pooled_prompt_embeds": torch.zeros(1, 16)}, file)
+    wanted = r"`negative_pooled_prompt_embeds` must have the shape \(1, 12\), got "
+    with pytest.raises(ValueError, match=wanted + r"\(1, 16\)"):
+        GillPipeline.from_pretrained(tmp_path)
+    save_file({"negative_prompt_embeds": stored["negative_prompt_embeds"]}, file)
+    with pytest.raises(ValueError, match=wanted + "None"):
+        GillPipeline.from_pretrained(tmp_path)
+    file.unlink()
+    narrow = small_model(pipe.processor, conditioning_length=77, conditioning_dim=12)
+    write_repository(tmp_path, narrow, pipe.processor, image_generator=small_generator("lcm"))
+    with pytest.raises(ValueError, match=r"reads `prompt_embeds` of width 16, and `conditioning` has 12"):
+        GillPipeline.from_pretrained(tmp_path)
 
 
 def test_two_images_of_each_prompt_are_drawn_by_their_own_noise() -> None:
