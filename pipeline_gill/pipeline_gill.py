@@ -696,8 +696,13 @@ class GillPipeline(RepositoryPipeline):
         tensors = self.model.config.conditioning_tensors
         yielded = {part for tensor in tensors for part in (tensor.name, tensor.mask_name) if part is not None}
         missing = sorted(yielded - {*parameters})
-        # What a generator takes once for the prompt and once for a negative prompt, it needs.
-        needed = {part for part in parameters if NEGATIVE + part in parameters and ("embeds" in part or "mask" in part)}
+        # What a generator takes once for the prompt and once for a negative prompt, it needs; not so what it takes of
+        # images (`ip_adapter_image_embeds`), nor prompts as text.
+        needed = {
+            part
+            for part in parameters
+            if NEGATIVE + part in parameters and "prompt" in part and ("embeds" in part or "mask" in part)
+        }
         lacking = sorted(needed - yielded)
         if missing or lacking:
             raise ValueError(

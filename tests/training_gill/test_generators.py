@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from modeling_gill.conditioning_gill import conditioning_fields
+from pipeline_gill import GillPipeline
 from pipeline_gill.conditioning_capture_gill import generator_arguments, without_negative_prompt
 from tests.small_generators import CALLS, small_generator
 from tests.small_model import small_model, small_processor
-from training_gill import PrecomputeArguments, precompute
+from training_gill import PrecomputeArguments, precompute, train
 from training_gill.caches import TextTargetsCache, read_negatives
 from training_gill.collator import CaptionedImageCollator
 from training_gill.training_step import AdapterTrainingStep, LossWeights
@@ -82,3 +84,28 @@ def test_six_captions_are_memorised_and_drawn(kind, tmp_path):
     of_captions = draw(prompt=list(CAPTIONS))
     of_model = draw(**arguments, **without_negative_prompt(generator))
     assert torch.cdist(of_model, of_captions).argmin(1).tolist() == list(range(len(CAPTIONS)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ("sdxl", "flux"))
+def test_what_is_trained_draws_without_text_encoders(kind, recipe_with, small_world, tmp_path):
+    generator = small_generator(kind)
+    folder, cache, out = (str(tmp_path / name) for name in ("generator", "cache", "out"))
+    generator.save_pretrained(folder)
+    captions = [str(small_world / "train.tsv")]
+    precompute(PrecomputeArguments(captions, cache, image_generator=folder, dtype="float32", device="cpu"))
+    train(recipe_with(image_generator=folder, cache=cache, output_dir=out, validation_data=None))
+
+    pipe = GillPipeline.from_pretrained(out)
+    pipe.set_progress_bar_config(disable=True)
+    parts = pipe.image_generator.components
+    assert {part for name, part in parts.items() if name.startswith(("text_encoder", "tokenizer"))} == {None}
+    caption = "a small red circle"
+    options = {"num_inference_steps": 2, "output_type": "np"}
+    drawn = pipe(caption, decision="generate", force_image=True, generator=torch.Generator().manual_seed(3), **options)
+
+    with torch.no_grad():
+        learnt = pipe.model(**pipe.processor([caption], add_img_tokens=True), output_images=True).conditioning
+    arguments = generator_arguments({**learnt, **read_negatives(Path(cache))}, pipe.model.config.conditioning_tensors)
+    wanted = generator(**arguments, **options, generator=torch.Generator().manual_seed(3))
+    np.testing.assert_allclose(drawn.images, wanted.images, atol=1e-5)
