@@ -54,10 +54,12 @@ def find_language_model_traits(language_model: PreTrainedModel) -> LanguageModel
     Raises:
         UnsupportedLanguageModel: it would be wrong between the adapters; the message names it and the reason.
     """
+    # First, since a model that is not causal should be refused for that.
+    decoder = find_decoder_traits(language_model)
     return LanguageModelTraits(
         find_logit_transform(language_model),
         find_embedding_scale(language_model.get_input_embeddings()),
-        find_decoder_traits(language_model),
+        decoder,
     )
 
 

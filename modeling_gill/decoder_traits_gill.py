@@ -55,7 +55,7 @@ def run_decoder(
     if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
         # Left padding must not shift the positions, whichever way the model counts them by itself.
         position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
-    accepted = inspect.signature(decoder.forward).parameters
+    accepted = _accepted_arguments(type(decoder))
     if position_ids is not None and "position_ids" in accepted:
         kwargs["position_ids"] = position_ids
     name = next((name for name in reversed(CACHE_NAMES) if name in accepted), None)
@@ -65,6 +65,16 @@ def run_decoder(
         # Recurrent models read the mask of the tokens they are given.
         attention_mask = attention_mask[:, -inputs_embeds.shape[1] :]
     return decoder(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+
+
+def _accepted_arguments(decoder_class: Any) -> tuple[str, ...]:
+    # torch.compile warns of functools.cache.
+    if decoder_class not in _ACCEPTED_ARGUMENTS:
+        _ACCEPTED_ARGUMENTS[decoder_class] = tuple(inspect.signature(decoder_class.forward).parameters)
+    return _ACCEPTED_ARGUMENTS[decoder_class]
+
+
+_ACCEPTED_ARGUMENTS: dict[Any, tuple[str, ...]] = {}
 
 
 def cache_of(outputs: Any) -> Any | None:

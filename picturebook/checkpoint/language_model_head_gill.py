@@ -82,7 +82,8 @@ def find_logit_transform(language_model: PreTrainedModel) -> LogitTransform:
         logits = output.logits if hasattr(output, "logits") else output[0]
         logits = logits.detach().double().cpu()
     except Exception as error:
-        raise UnsupportedLanguageModel(f"{name} cannot be tried: {type(error).__name__}: {error}") from error
+        what = "cannot be tried" if read else "puts layers that cannot be tried between its decoder and its head"
+        raise UnsupportedLanguageModel(f"{name} {what}: {type(error).__name__}: {error}") from error
     if len(read) != 1 or read[0].shape != states.shape or logits.shape != raw.shape:
         raise UnsupportedLanguageModel(f"{name} does not give the output of its head for the states of its decoder.")
     state_scale = _common_factor(read[0].detach().double().cpu(), states)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, CLIPVisionConfig, PretrainedConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
-from modeling_gill.decoder_traits_gill import small_config
+from modeling_gill.backbones_gill import find_language_model_traits, language_model_class
 from modeling_gill.language_model_head_gill import UnsupportedLanguageModel
 from tests.training_passes import plain_losses
 from training_gill.training_step import AdapterTrainingStep
@@ -19,9 +19,13 @@ ROWS, SPARE = 64, 5
 IMG_IDS, IMAGE_ID = [61, 66, 67], 65
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 WINDOW = {"sliding_window": 4, "num_key_value_heads": 2}
+BOTH_ATTENTIONS = {**WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+TOWER = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 
-# Families that the quick tests cover: a plain one, one with each cause of a difference, one of each slower way.
-QUICK = ("opt", "gemma2", "cohere", "mistral", "mamba", "bert")
+# Families that the quick tests cover: a plain one, one with each cause of a difference, one of each slower way,
+# and one with an image tower of its own.
+QUICK = ("opt", "gemma2", "cohere", "mistral", "mamba", "bert", "qwen2_5_vl")
 FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 24, "dropout": 0.0},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
@@ -29,7 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {},
     "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4},
     "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
-    "gpt_oss": {**WINDOW, "head_dim": 8, "num_local_experts": 4},
+    "gpt_oss": {**BOTH_ATTENTIONS, "head_dim": 8, "num_local_experts": 4},
     "llama": {"tie_word_embeddings": False},
     "mistral": WINDOW,
     "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4},
@@ -50,8 +54,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "num_key_value_heads": 2, "head_dim": 8},
     "olmo": {},
     "olmo2": {},
-    "olmo3": WINDOW,
-    "smollm3": {"num_key_value_heads": 2, "pad_token_id": 0},
+    "olmo3": BOTH_ATTENTIONS,
+    "smollm3": {"num_key_value_heads": 2, "pad_token_id": 0, "no_rope_layers": [1, 0]},
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4},
     "deepseek_v3": {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8}
@@ -61,14 +65,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "stablelm": {"num_key_value_heads": 2},
     "helium": {"num_key_value_heads": 2, "head_dim": 8},
     "cohere": {"num_key_value_heads": 2},
-    "cohere2": {**WINDOW, "head_dim": 8},
+    "cohere2": {**BOTH_ATTENTIONS, "head_dim": 8},
     "granite": {"num_key_value_heads": 2, "logits_scaling": 8.0, "embedding_multiplier": 12.0},
     "granitemoe": {"num_key_value_heads": 2, "logits_scaling": 6.0, "num_local_experts": 4},
     "gemma": {"num_key_value_heads": 2, "head_dim": 8},
-    "gemma2": {**WINDOW, "head_dim": 8},
-    "gemma3_text": {**WINDOW, "head_dim": 8},
-    "gemma3n_text": {**WINDOW, "head_dim": 8, "vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8}
-    | {"num_kv_shared_layers": 0, "laurel_rank": 4, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma2": {**BOTH_ATTENTIONS, "head_dim": 8},
+    "gemma3_text": {**BOTH_ATTENTIONS, "head_dim": 8},
+    "gemma3n_text": {
+        **BOTH_ATTENTIONS,
+        "head_dim": 8,
+        "vocab_size_per_layer_input": 64,
+        "hidden_size_per_layer_input": 8,
+    }
+    | {"num_kv_shared_layers": 0, "laurel_rank": 4},
     "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "dropout": 0.0},
     "biogpt": {"hidden_dropout_prob": 0.0},
     "minicpm3": {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8},
@@ -83,45 +92,38 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "rwkv": {"attention_hidden_size": 32},
     "bert": {"is_decoder": True},
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
-    "llava": {},
-    "qwen2_5_vl": {},
-    "qwen3_vl": {},
-    "gemma3": {},
+    # Language models that come with an image tower of their own.
+    "llava": {
+        "text_config": {"model_type": "llama", "tie_word_embeddings": False},
+        "vision_config": {"model_type": "clip_vision_model", **TOWER, "image_size": 16, "patch_size": 8},
+    },
+    "qwen2_5_vl": {
+        "text_config": {"num_key_value_heads": 2, "rope_parameters": MROPE},
+        "vision_config": {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+        | {"fullatt_block_indexes": [0]},
+    },
+    "qwen3_vl": {
+        "text_config": {"num_key_value_heads": 2, "head_dim": 8, "rope_parameters": MROPE},
+        "vision_config": {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+        | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+    },
+    "gemma3": {
+        "text_config": {**BOTH_ATTENTIONS, "head_dim": 8},
+        "vision_config": {**TOWER, "image_size": 32, "patch_size": 8},
+        "mm_tokens_per_image": 4,
+    },
 }
-REFUSED = {"gemma3n_text": "ids of tokens", "bert": "cannot be tried", "xlnet": "not causal"}
+REFUSED = {"gemma3n_text": "ids of tokens", "bert": "puts layers that cannot be tried between", "xlnet": "not causal"}
 # What a family cannot do, which is then an error rather than a difference.
 NO_PADDING = ("rwkv", "recurrent_gemma")
 
 
 def family_config(family: str) -> PretrainedConfig:
-    if family in ("llava", "qwen2_5_vl", "qwen3_vl", "gemma3"):
-        config = AutoConfig.for_model(family)
-        text = small_config(config.text_config, 0)
-        for name, value in {**SIZES, "num_key_value_heads": 2, "vocab_size": ROWS}.items():
-            setattr(text, name, value)
-        text.head_dim = 16
-        rope = getattr(text, "rope_parameters", None) or {}
-        if family.startswith("qwen"):
-            text.rope_parameters = {**rope, "mrope_section": [2, 3, 3]}
-        vision = config.vision_config
-        for name in ("num_hidden_layers", "depth"):
-            if hasattr(vision, name):
-                setattr(vision, name, 1)
-        for name, value in {
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_attention_heads": 2,
-            "num_heads": 2,
-        }.items():
-            if hasattr(vision, name):
-                setattr(vision, name, value)
-        if hasattr(vision, "out_hidden_size"):
-            vision.out_hidden_size = text.hidden_size
-        if hasattr(vision, "deepstack_visual_indexes"):
-            vision.deepstack_visual_indexes = [0]
-        return config
     ids = {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
-    return AutoConfig.for_model(family, **{**SIZES, "vocab_size": ROWS, **ids, **FAMILIES[family]})
+    sizes, own = {**SIZES, "vocab_size": ROWS, **ids}, FAMILIES[family]
+    if "text_config" in own:
+        return AutoConfig.for_model(family, **{**own, "text_config": {**sizes, **own["text_config"]}})
+    return AutoConfig.for_model(family, **{**sizes, **own})
 
 
 def family_model(family: str) -> GillForConditionalGeneration:
@@ -148,6 +150,8 @@ def family_model(family: str) -> GillForConditionalGeneration:
         for weight in model.language_model.parameters():
             if weight.dim() > 1:
                 weight.copy_(torch.randn_like(weight) * weight.shape[-1] ** -0.5)
+            else:  # a gate that begins at zero would hide what is beside it
+                weight.add_(torch.randn_like(weight) * 0.2)
         model.img_embeddings.weight.copy_(torch.randn_like(model.img_embeddings.weight) * 0.3)
         # No logit is so large that rounding would be seen.
         table = model.language_model.get_input_embeddings().weight
@@ -351,3 +355,10 @@ def test_a_family_is_exact_or_refused_by_name(family):
     else:
         assert row.verdict == "exact", row.notes
         assert ("prompts one by one" in row.notes) == (family in NO_PADDING)
+
+
+@pytest.mark.parametrize("family", ("bert", pytest.param("roberta", marks=pytest.mark.slow)))
+def test_an_encoder_is_refused_since_it_is_not_causal(family):
+    config = AutoConfig.for_model(family, **SIZES, vocab_size=ROWS, pad_token_id=1)
+    with pytest.raises(UnsupportedLanguageModel, match=f"{family}.* is not causal"):
+        find_language_model_traits(language_model_class(config).from_config(config))

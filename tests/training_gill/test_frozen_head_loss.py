@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from modeling_gill.language_model_head_gill import LogitTransform
 from training_gill.frozen_head_loss import frozen_head_cross_entropy
 
 
@@ -30,6 +31,39 @@ def test_loss_and_gradients_are_those_of_plain_logits(rows, img_ids, wants_state
 
     loss, correct = frozen_head_cross_entropy(states, img, targets, head, img_ids, vocab_size, tokens_at_once=5)
     (3 * loss).backward()
+    torch.testing.assert_close(loss, expected)
+    assert int(correct) == int((logits.argmax(-1) == targets).sum())
+    torch.testing.assert_close(img.grad, wanted[0])
+    if wants_states:
+        torch.testing.assert_close(states.grad, wanted[1])
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [LogitTransform(cap=2.0), LogitTransform(0.5, 1.5, 3.0), LogitTransform(0.25, 0.125), LogitTransform(scale=16.0)],
+    ids=str,
+)
+@pytest.mark.parametrize("wants_states", (True, False))
+def test_gradients_pass_through_what_the_language_model_does_to_its_logits(transform, wants_states):
+    """Soft-capping (Gemma 2) and factors (Granite, Cohere, MiniCPM) are differentiated as autograd does."""
+    torch.manual_seed(0)
+    head = nn.Linear(8, 20, bias=True).double().requires_grad_(False)
+    states = (3 * torch.randn(17, 8, dtype=torch.double)).requires_grad_(wants_states)
+    img = torch.randn(3, 8, dtype=torch.double, requires_grad=True)
+    ids, targets = [5, 20, 21], torch.arange(17) % 6 * 4 + 1  # 5 and 21 are [IMG]
+
+    read = states * transform.state_scale
+    raw = head(read)
+    raw = torch.cat([raw, raw[:, :2]], dim=1).index_copy(1, torch.tensor(ids), read @ img.T) * transform.scale
+    logits = raw if transform.cap is None else transform.cap * torch.tanh(raw / transform.cap)
+    assert transform.cap is None or float(logits.detach().abs().max()) > 0.9 * transform.cap
+    expected = nn.functional.cross_entropy(logits, targets, reduction="sum")
+    expected.backward()
+    wanted = (img.grad.clone(), states.grad)
+    img.grad = states.grad = None
+
+    loss, correct = frozen_head_cross_entropy(states, img, targets, head, ids, 22, transform, tokens_at_once=5)
+    loss.backward()
     torch.testing.assert_close(loss, expected)
     assert int(correct) == int((logits.argmax(-1) == targets).sum())
     torch.testing.assert_close(img.grad, wanted[0])
