@@ -160,7 +160,7 @@ class ImageGeneratorMixin:
     # --- the state of a call -----------------------------------------------------------------------------------------
 
     @property
-    def guidance_scale(self) -> float:
+    def guidance_scale(self) -> float | None:
         """Guidance scale of this thread's running or last call; a callback may set `_guidance_scale`."""
         return self._guidance_scale
 
@@ -168,7 +168,7 @@ class ImageGeneratorMixin:
     def do_classifier_free_guidance(self) -> bool:
         """Whether this thread's running or last call uses guidance."""
         embeds_guidance = self.unet is not None and self.unet.config.get("time_cond_proj_dim") is not None
-        return self._guidance_scale > 1 and not embeds_guidance
+        return (self._guidance_scale or 0) > 1 and not embeds_guidance
 
     @property
     def num_timesteps(self) -> int:
@@ -181,11 +181,11 @@ class ImageGeneratorMixin:
         return self._interrupt
 
     @property
-    def _guidance_scale(self) -> float:
+    def _guidance_scale(self) -> float | None:
         return self._state._guidance_scale
 
     @_guidance_scale.setter
-    def _guidance_scale(self, guidance_scale: float) -> None:
+    def _guidance_scale(self, guidance_scale: float | None) -> None:
         self._state._guidance_scale = guidance_scale
 
     @property
@@ -205,7 +205,7 @@ class ImageGeneratorMixin:
         return _states().setdefault(self, _left_over(self.config.guidance_scale))
 
     @contextmanager
-    def _call_state(self, scheduler: SchedulerMixin | None, guidance_scale: float) -> Iterator[None]:
+    def _call_state(self, scheduler: SchedulerMixin | None, guidance_scale: float | None) -> Iterator[None]:
         """Give the call of this thread a copy of the generator, whose state and scheduler no other call shares."""
         # A scheduler counts its steps: of two calls that share one, each would take the steps of the other.
         generator = copy_generator(self._generator)
@@ -245,7 +245,7 @@ def _running_generator(pipeline: Any) -> Any:
     return state if isinstance(state, DiffusionPipeline) else None
 
 
-def _left_over(guidance_scale: float, num_timesteps: int = 0, interrupt: bool = False) -> SimpleNamespace:
+def _left_over(guidance_scale: float | None, num_timesteps: int = 0, interrupt: bool = False) -> SimpleNamespace:
     # Not the generator itself, which would keep components alive that have been replaced since.
     return SimpleNamespace(_guidance_scale=guidance_scale, _num_timesteps=num_timesteps, _interrupt=interrupt)
 

@@ -155,7 +155,7 @@ class GillPipeline(RepositoryPipeline):
         num_images_per_prompt: int,
         height: int | None,
         width: int | None,
-        guidance_scale: float,
+        guidance_scale: float | None,
         integers: dict[str, tuple[Any, int]],
         generator: torch.Generator | list[torch.Generator] | None,
         negative_prompt: str | list[str] | None,
@@ -185,7 +185,8 @@ class GillPipeline(RepositoryPipeline):
             raise ValueError("`force_image=True` needs a retrieval set or an image generator; this pipeline has none.")
         for name, (value, least) in integers.items():
             check_integer(name, value, least)
-        check_number("guidance_scale", guidance_scale)
+        if guidance_scale is not None:  # the default of some generators (Qwen-Image)
+            check_number("guidance_scale", guidance_scale)
         for name, size in (("height", height), ("width", width)):
             if size is not None and (not isinstance(size, int) or size < 8 or size % 8):
                 raise ValueError(f"`{name}` must be a positive multiple of 8, got {size!r}.")
@@ -204,7 +205,7 @@ class GillPipeline(RepositoryPipeline):
         check_rows("negative_prompt_embeds", negative_prompt_embeds, batch_size)
         if decision != "retrieve" and self.has_image_generator and not self._is_whole_generator:
             needed = ["scheduler"] if output_type == "latent" else ["vae", "scheduler"]
-            if guidance_scale > 1 and negative_prompt_embeds is None:
+            if (guidance_scale or 0) > 1 and negative_prompt_embeds is None:
                 needed += ["text_encoder", "tokenizer"]
             self._check_components(*needed)
 
@@ -354,7 +355,7 @@ class GillPipeline(RepositoryPipeline):
         if self._is_whole_generator:
             drawn_from |= {
                 name: values.to(next(iter(drawn_from.values())).device)
-                for name, values in self._negatives(negative_prompts, len(repeated)).items()
+                for name, values in self._negatives(negative_prompts, len(repeated), kwargs).items()
                 if name not in kwargs
             }
             negative_prompts = None
@@ -655,15 +656,26 @@ class GillPipeline(RepositoryPipeline):
         if hook is not None:
             hook.pre_forward(self.model)
 
-    def _negatives(self, negative_prompts: list[str] | None, num_images: int) -> dict[str, torch.Tensor]:
-        """What a whole generator guides away from, for each image: the stored one, or that of the texts."""
+    def _negatives(
+        self, negative_prompts: list[str] | None, num_images: int, kwargs: dict[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        """What a whole generator guides away from, for each image: the stored one, or that of the texts.
+
+        Args:
+            kwargs: Of the generator's call; some change how it encodes a text, or whether it can be called.
+        """
         tensors = self.model.config.conditioning_tensors
         if negative_prompts is None and self.negative_conditioning is not None:
             found = [self.negative_conditioning] * num_images
         else:
             self._load_text_encoders()
             texts: list[str | None] = [*negative_prompts] if negative_prompts else [None] * num_images
-            encoded = {text: capture_negatives(self._generator, tensors, text) for text in dict.fromkeys(texts)}
+            call = {
+                name: value
+                for name, value in self._arguments_of_generator(kwargs).items()
+                if name != "latents" and not name.startswith(("callback", "ip_adapter", NEGATIVE))
+            }
+            encoded = {text: capture_negatives(self._generator, tensors, text, **call) for text in dict.fromkeys(texts)}
             found = [encoded[text] for text in texts]
         return {name: torch.cat([own[name] for own in found]) for name in found[0]}
 

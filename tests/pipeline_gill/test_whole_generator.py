@@ -58,7 +58,7 @@ def test_the_image_is_the_generators_own_of_what_the_model_yields(kind: str) -> 
     batch = pipe.processor(["a cat"], add_img_tokens=True)
     with torch.no_grad():
         own = pipe.model(**batch, output_images=True).conditioning
-    own |= capture_negatives(generator, TENSORS[kind])
+    own |= capture_negatives(generator, TENSORS[kind], **CALLS.get(kind, {}))
     arguments = generator_arguments(own, TENSORS[kind]) | without_negative_prompt(generator) | CALLS.get(kind, {})
     steps = {"num_inference_steps": 2} | ({"prior_num_inference_steps": 2} if kind == "stable-cascade" else {})
     wanted = copy_generator(generator)(**arguments, **steps, generator=seeded(), output_type="np")[0]
