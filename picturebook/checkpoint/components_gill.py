@@ -48,6 +48,8 @@ _VALUES_COMPARED = 16
 GENERATOR_FOLDER, NEGATIVES_FILE = "image_generator", "negative_conditioning.safetensors"
 TEXT_PREFIXES = ("text_encoder", "tokenizer")
 GENERATOR_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+# Generators that read the dtype of their text encoder even when a call gives the embeddings.
+TEXT_ENCODER_READERS = ("StableCascadePriorPipeline", "StableCascadeCombinedPipeline")
 
 
 def read_json(folder: str, name: str) -> dict[str, Any]:
@@ -158,6 +160,7 @@ def load_whole_generator(folder: str, options: LoadOptions, without_text: bool =
         return None  # the components say what is missing, and from where
     if entries["_class_name"] == StableDiffusionPipeline.__name__ and source != inside:
         return None
+    without_text = without_text and entries["_class_name"] not in TEXT_ENCODER_READERS
     absent = [name for name in entries if without_text and name.startswith(TEXT_PREFIXES)]
     dtype = kwargs.get("dtype", kwargs.get("torch_dtype")) or getattr(torch, str(config.get("dtype")), None)
     names = ("device_map", "max_memory", "quantization_config", "use_safetensors", "low_cpu_mem_usage")
@@ -359,6 +362,7 @@ __all__ = [
     "GENERATOR_FOLDER",
     "HUB_OPTIONS",
     "NEGATIVES_FILE",
+    "TEXT_ENCODER_READERS",
     "TEXT_PREFIXES",
     "AutoencoderKL",
     "CLIPTextModel",
