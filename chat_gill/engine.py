@@ -120,10 +120,10 @@ class AnswerEngine:
         with self._changed:
             if self._closed:
                 raise RequestRefused("The page is being closed.")
-            active = [one for one in (*self._waiting, *self._running) if not one.is_over]
+            active = [item for item in (*self._waiting, *self._running) if not item.is_over]
             if len(active) >= self.limits.max_waiting:
                 raise RequestRefused("Many people are waiting for answers. Please try again in a minute.")
-            if visitor and sum(one.visitor == visitor for one in active) >= self.limits.max_waiting_per_visitor:
+            if visitor and sum(item.visitor == visitor for item in active) >= self.limits.max_waiting_per_visitor:
                 raise RequestRefused("Your earlier messages are still being answered. Please wait for them.")
             self._waiting.append(request)
             request.report(Waiting(self.is_loading, len(active)))

@@ -33,12 +33,12 @@ def figure_html(image: AnswerImage, text: str, chosen_by_model: bool, seed: int 
     shown = image.chosen
     if shown.image is None:
         return note_html("No image of the retrieval set could be opened.")
-    alternatives = [one for one in shown.candidates if one is not shown]
+    alternatives = [item for item in shown.candidates if item is not shown]
     if image.other is not None and image.other.image is not None:
         alternatives += image.other.candidates or [image.other]
     alternative = text.strip(" .") or "no description"
     details = _details(shown, chosen_by_model, seed if shown.source == "generated" else None)
-    others = "".join(_other_figure(one) for one in alternatives)
+    others = "".join(_other_figure(item) for item in alternatives)
     if others:
         others = f'<p class="gill-heading">Other candidates</p><div class="gill-others">{others}</div>'
     return (

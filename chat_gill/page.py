@@ -138,17 +138,17 @@ class Conversation:
             choice for choice, possible in zip(_DECISIONS, (True, can_retrieve, can_generate), strict=True) if possible
         ]
         ways = [way for way, possible in (("retrieves", can_retrieve), ("draws", can_generate)) if possible]
-        said = f"Ready. It {' or '.join(ways)} images." if ways else "Ready. It has no images: it answers in words."
+        status = f"Ready. It {' or '.join(ways)} images." if ways else "Ready. It has no images: it answers in words."
         return [
-            self.header(said),
+            self.header(status),
             gr.Accordion(visible=bool(words)),
             ", ".join(words),
             gr.Radio(choices=choices),
             gr.Checkbox(visible=can_retrieve and can_generate),
         ]
 
-    def header(self, said: str, role: str = "status") -> str:
-        return f'<h1>{html.escape(self.name)}</h1><p role="{role}">{html.escape(said)}</p>'
+    def header(self, status: str, role: str = "status") -> str:
+        return f'<h1>{html.escape(self.name)}</h1><p role="{role}">{html.escape(status)}</p>'
 
     async def respond(
         self,

@@ -27,12 +27,12 @@ def remark_on_words(processor: Any, messages: Sequence[Any]) -> tuple[str | None
     if not unknown:
         return None, True
     named = ", ".join(f"“{word}”" for word in unknown[:8]) + (" and others" if len(unknown) > 8 else "")
-    some = known_words(processor)
+    known = known_words(processor)
     has_image = any(part["type"] == "image" for part in last[0]["content"])
     read = processor.apply_chat_template(last, add_generation_prompt=True).lower().split()
-    understood = {word for word in read if word in some} - {"a", "the", "picture", "and", "is", "are", "it"}
+    understood = {word for word in read if word in known} - {"a", "the", "picture", "and", "is", "are", "it"}
     words = "the word" if len(unknown) == 1 else "the words"
-    if understood or has_image or not some:
+    if understood or has_image or not known:
         return f"I do not know {words} {named}, so I answer the rest.", True
     return f"I do not know {words} {named}. The words that I know are listed below this dialogue.", False
 

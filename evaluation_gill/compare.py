@@ -23,21 +23,23 @@ def table(results: Sequence[Results]) -> str:
     Raises:
         ValueError: results of different tasks.
     """
-    tasks = sorted({one.task for one in results})
+    tasks = sorted({item.task for item in results})
     if len(tasks) > 1:
-        raise ValueError(f"results of different tasks do not compare: {', '.join(tasks)}")
-    names = list(dict.fromkeys(metric.name for one in results for metric in one.metrics))
+        raise ValueError(f"Results of different tasks cannot be compared: {', '.join(tasks)}")
+    names = list(dict.fromkeys(metric.name for item in results for metric in item.metrics))
     marks = [chr(ord("A") + number) for number in range(len(results))]
-    rows = [["", *(f"{mark}: {_title(one)}" for mark, one in zip(marks, results, strict=True)), "paper, same protocol"]]
+    rows = [
+        ["", *(f"{mark}: {_title(item)}" for mark, item in zip(marks, results, strict=True)), "paper, same protocol"]
+    ]
     for name in names:
-        cells = [_cell(next((metric for metric in one.metrics if metric.name == name), None)) for one in results]
-        papers = {(one.system, one.value): None for result in results for one in paper_figures(result, name)}
+        cells = [_cell(next((metric for metric in item.metrics if metric.name == name), None)) for item in results]
+        papers = {(item.system, item.value): None for result in results for item in paper_figures(result, name)}
         rows.append([name, *cells, ", ".join(f"{system} {value:.3f}" for system, value in papers) or "-"])
     lines = [f"# {tasks[0]}", "", *_aligned(rows), ""]
     lines += _protocols(marks, results)
-    for mark, one in zip(marks, results, strict=True):
-        if one.left_out:
-            lines.append(f"{mark} left out {len(one.left_out)} examples.")
+    for mark, item in zip(marks, results, strict=True):
+        if item.left_out:
+            lines.append(f"{mark} left out {len(item.left_out)} examples.")
     return "\n".join(lines)
 
 
@@ -62,13 +64,13 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _protocols(marks: Sequence[str], results: Sequence[Results]) -> list[str]:
-    flat = [_flat(one.protocol) for one in results]
-    names = list(dict.fromkeys(name for one in flat for name in one))
-    same = {name: flat[0].get(name) for name in names if all(one.get(name) == flat[0].get(name) for one in flat)}
+    flat = [_flat(item.protocol) for item in results]
+    names = list(dict.fromkeys(name for item in flat for name in item))
+    same = {name: flat[0].get(name) for name in names if all(item.get(name) == flat[0].get(name) for item in flat)}
     lines = ["Protocol: " + "; ".join(f"{name} {value}" for name, value in same.items() if value is not None)]
     for name in names:
         if name not in same:
-            values = ", ".join(f"{mark} {one.get(name, 'not stated')}" for mark, one in zip(marks, flat, strict=True))
+            values = ", ".join(f"{mark} {item.get(name, 'not stated')}" for mark, item in zip(marks, flat, strict=True))
             lines.append(f"Not the same: {name}: {values}")
     return lines
 

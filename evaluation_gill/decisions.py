@@ -181,10 +181,10 @@ def held_out_annotations(
         count = TRAIN_PROMPTS if train_prompts is None else train_prompts
         return agreed[:count], agreed[count:]
     trained = _trained_on(record, agreed, annotations_file)
-    train = [one for one in agreed if _fingerprint(one.prompt) in trained]
-    rest = [one for one in agreed if _fingerprint(one.prompt) not in trained]
+    train = [item for item in agreed if _fingerprint(item.prompt) in trained]
+    rest = [item for item in agreed if _fingerprint(item.prompt) not in trained]
     if train_prompts is not None:
-        leaked = [one for one in agreed[train_prompts:] if _fingerprint(one.prompt) in trained]
+        leaked = [item for item in agreed[train_prompts:] if _fingerprint(item.prompt) in trained]
         if leaked:
             raise ValueError(
                 f"{len(leaked)} of the {len(agreed) - train_prompts} prompts behind the first {train_prompts} trained "
@@ -200,14 +200,14 @@ def _trained_on(
 ) -> set[str]:
     listed = record.get("trained_on")
     if isinstance(listed, list):
-        return {str(one) for one in listed}
+        return {str(item) for item in listed}
     # Records of earlier versions name the rule alone: enough for the same file, and for a file of other prompts.
     before, now = str(record.get("annotations", "")), Path(annotations_file).name
     if before == now and record.get("prompts_agreed_on") == len(agreed):
         rule = str(record.get("split", ""))
         seed = int(rule.removeprefix("seed ")) if rule.startswith("seed ") else None
         train, _ = split_annotations(agreed, int(record["train_prompts"]), seed)
-        return {_fingerprint(one.prompt) for one in train}
+        return {_fingerprint(item.prompt) for item in train}
     if before != now and not (before.startswith("PartiPrompts") and now.startswith("PartiPrompts")):
         return set()
     raise ValueError(

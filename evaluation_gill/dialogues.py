@@ -35,7 +35,7 @@ class Dialogue:
 
     def lines(self, rounds: int) -> list[str]:
         """`Q: ..?` and `A: ..` lines of the first rounds, as the authors write them."""
-        return [line for one in self.rounds[:rounds] for line in (f"Q: {one.question}?", f"A: {one.answer}")]
+        return [line for item in self.rounds[:rounds] for line in (f"Q: {item.question}?", f"A: {item.answer}")]
 
 
 def read_dialogues(path: str | os.PathLike[str], dense: str | os.PathLike[str] | None = None) -> list[Dialogue]:

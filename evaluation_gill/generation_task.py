@@ -50,7 +50,7 @@ class Measure:
         metric = load_metric(self.name)
         for begin in range(0, len(images), 100):
             batch = examples[begin : begin + 100]
-            references = self._references([str(one.image) for one in batch], [one.text for one in batch])
+            references = self._references([str(item.image) for item in batch], [item.text for item in batch])
             metric.add_batch(predictions=[str(path) for path in images[begin : begin + 100]], references=references)
         computed = metric.compute(**self.options)
         scores = computed.get("scores")
@@ -104,8 +104,8 @@ def generate_and_measure(
         while run.done < len(examples):
             numbers = range(run.done, min(run.done + batch_size, len(examples)))
             batch = [examples[number] for number in numbers]
-            images = system.generate_images([one.prompt for one in batch], run.generators(numbers), drawing)
-            run.finish([one.name for one in batch], images)
+            images = system.generate_images([item.prompt for item in batch], run.generators(numbers), drawing)
+            run.finish([item.name for item in batch], images)
             bar.update(len(batch))
 
     files = [run.image(number) for number in range(len(examples))]

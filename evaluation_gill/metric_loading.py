@@ -16,7 +16,7 @@ def load_metric(name: str) -> Any:
         ValueError: there is none of that name, naming those there are.
     """
     if name not in NAMES:
-        raise ValueError(f"there is no metric {name!r}; there are {', '.join(NAMES)}")
+        raise ValueError(f"There is no metric {name!r}; expected one of {', '.join(NAMES)}.")
     return evaluate.load(str(FOLDER / name))
 
 

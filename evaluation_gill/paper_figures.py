@@ -55,7 +55,7 @@ class PaperFigure:
 
 def paper_figures(results: Results, figure: str) -> list[PaperFigure]:
     """What the paper reports for the same figure under the same protocol."""
-    return [one for one in PAPER_FIGURES if one.figure == figure and one.is_comparable(results)]
+    return [item for item in PAPER_FIGURES if item.figure == figure and item.is_comparable(results)]
 
 
 def _lookup(protocol: Mapping[str, Any], name: str) -> Any:

@@ -46,7 +46,7 @@ def run(options: PartiPromptsOptions) -> Results:
         begins = range(0, len(prompts), options.batch_size)
         for begin in tqdm(begins, desc="partiprompts", unit="batch", disable=None):
             probabilities = system.decide(prompts[begin : begin + options.batch_size]).tolist()
-            decided += ["retrieve" if one > options.threshold else "generate" for one in probabilities]
+            decided += ["retrieve" if item > options.threshold else "generate" for item in probabilities]
     protocol = {
         **data_protocol("PartiPrompts", options),
         "part": options.part,

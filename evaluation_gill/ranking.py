@@ -67,7 +67,7 @@ def target_places(
         for first in range(0, len(candidates), candidate_block):
             scores = block @ candidates[first : first + candidate_block].T
             for row, outside in enumerate(excluded[rows] if excluded is not None else ()):
-                scores[row, [one - first for one in outside if first <= one < first + scores.shape[1]]] = -torch.inf
+                scores[row, [item - first for item in outside if first <= item < first + scores.shape[1]]] = -torch.inf
             higher = (scores > own[:, None] + _TIE).count_nonzero(1)
             above[rows] += higher
             tied[rows] += (scores >= own[:, None] - _TIE).count_nonzero(1) - higher
@@ -88,7 +88,7 @@ def _check(
     if len(targets) != len(queries) or (excluded is not None and len(excluded) != len(queries)):
         given = f"{len(targets)} targets" + (f" and {len(excluded)} exclusions" if excluded is not None else "")
         raise ValueError(f"{given} were given for {len(queries)} queries.")
-    if any(not 0 <= one < len(candidates) for one in targets):
+    if any(not 0 <= item < len(candidates) for item in targets):
         raise ValueError(f"A target is none of the {len(candidates)} candidates.")
     for name, values in (("queries", queries), ("candidates", candidates)):
         if not torch.isfinite(values).all():

@@ -98,8 +98,8 @@ class Results:
             found = content.get("format_version")
             raise ValueError(f"{place} has the format_version {found!r}, expected {_FORMAT_VERSION}.")
         try:
-            metrics = [MetricValue(**{**one, "interval": _pair(one.get("interval"))}) for one in content["figures"]]
-            left_out = [LeftOut(**one) for one in content["left_out"]]
+            metrics = [MetricValue(**{**item, "interval": _pair(item.get("interval"))}) for item in content["figures"]]
+            left_out = [LeftOut(**item) for item in content["left_out"]]
             named = {name: content[name] for name in ("task", "system", "protocol", "made_with")}
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{place} lacks or misspells a field: {error}") from error

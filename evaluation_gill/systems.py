@@ -191,9 +191,11 @@ class GillSystem:
         read = model(input_ids=prefix, image_features=images, use_cache=True, logits_to_keep=1, output_images=False)
         first_token = _log_probabilities(read.logits[0, -1])
         ids = self._answer_ids(prompt.pieces[-1], answers)
-        scores = [float(first_token[one[0]]) for one in ids]
+        scores = [float(first_token[item[0]]) for item in ids]
         # Answers of one token are scored by now; the others together with answers of about their length.
-        longer = sorted((number for number, one in enumerate(ids) if len(one) > 1), key=lambda number: len(ids[number]))
+        longer = sorted(
+            (number for number, item in enumerate(ids) if len(item) > 1), key=lambda number: len(ids[number])
+        )
         for begin in range(0, len(longer), batch_size):
             batch = longer[begin : begin + batch_size]
             length = len(ids[batch[-1]])

@@ -30,7 +30,7 @@ def run(options: VisdialOptions) -> Results:
     found = find_images(options, items, [image_names(dialogue) for dialogue in dialogues])
     if options.mode == "answers":
         names = {item.name for item in found.items}
-        complete = [one for one in dialogues[: options.limit] if str(one.image) in names]
+        complete = [entry for entry in dialogues[: options.limit] if str(entry.image) in names]
         return _rank_answers(options, complete, found, protocol)
     protocol |= {"rounds": options.rounds, "context": "dialogue alone", "texts_joined_by": "\n"}
     return generate_or_retrieve(options, "visdial", found, protocol, "none")
@@ -88,8 +88,8 @@ def _problem(dialogue: Dialogue, options: VisdialOptions) -> str:
         return "" if count >= options.rounds else f"it has {count} rounds, {options.rounds} were asked for"
     lacking = [
         number + 1
-        for number, one in enumerate(dialogue.rounds)
-        if one.right is None or not 0 <= one.right < len(one.options) or not all(map(str.strip, one.options))
+        for number, entry in enumerate(dialogue.rounds)
+        if entry.right is None or not 0 <= entry.right < len(entry.options) or not all(map(str.strip, entry.options))
     ]
     return f"its rounds {lacking} have no options with a right one, or empty ones" if lacking else ""
 

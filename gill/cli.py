@@ -357,7 +357,7 @@ def _annotation(name: str, hint: Any) -> Any:
         simple = str if str in members else members[0] if len(members) == 1 else None
         if simple is None:
             raise TypeError(
-                f"the option {name!r} has the type {hint}, of which a command line cannot know which to take"
+                f"The option {name!r} has the type {hint}, of which a command line cannot know which to take"
             )
         return _annotation(name, simple) if NoneType not in arguments else _annotation(name, simple) | None
     if _is_mapping(hint):
@@ -368,7 +368,7 @@ def _annotation(name: str, hint: Any) -> Any:
         return list[_annotation(name, arguments[0])]  # type: ignore[misc]
     if isinstance(hint, type) or get_origin(hint) is Literal:
         return hint
-    raise TypeError(f"the option {name!r} has the type {hint}, which a command line has no form for")
+    raise TypeError(f"The option {name!r} has the type {hint}, which a command line has no form for")
 
 
 def _is_mapping(hint: Any) -> bool:

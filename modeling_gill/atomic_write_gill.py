@@ -357,7 +357,7 @@ def _predicate(keep: Keep) -> Callable[[str], bool]:
     def kept(name: str) -> bool:
         path = PurePosixPath(name)
         names = [name, *map(str, path.parents)]
-        return any(fnmatchcase(one, pattern) for one in names for pattern in patterns)
+        return any(fnmatchcase(item, pattern) for item in names for pattern in patterns)
 
     return kept
 

@@ -200,7 +200,7 @@ class GillProcessor(ProcessorMixin):
         if text is not None:
             batch = self._split_texts(splitter, text, images)
         else:
-            batch = [splitter.split(one, f"Prompt {number}") for number, one in enumerate(list_prompts(prompt))]
+            batch = [splitter.split(item, f"Prompt {number}") for number, item in enumerate(list_prompts(prompt))]
         data = self._tokenize(batch, add_img_tokens, options, kwargs)
         pictured = [piece for pieces in batch for piece in pieces if isinstance(piece, ImageSource)]
         if pictured:
@@ -334,17 +334,17 @@ class GillProcessor(ProcessorMixin):
 
     def _split_texts(self, splitter: PromptSplitter, text: str | Iterable[str], images: Any) -> list[list[Piece]]:
         texts = [text] if isinstance(text, str) else list(text)
-        if not texts or not all(isinstance(one, str) for one in texts):
+        if not texts or not all(isinstance(item, str) for item in texts):
             raise ValueError(f"`text` must be a string or a list of strings, got {text!r:.60}.")
         # The placeholder is no typed text here: whoever gives `text` and `images` writes it where an image belongs.
         tokens = tuple(token for token in splitter.text_tokens if token != self.image_token)
         splitter = splitter._replace(text_tokens=tokens)
         sources = _list_images(images)
-        num_placeholders = [one.count(self.image_token) for one in texts]
+        num_placeholders = [item.count(self.image_token) for item in texts]
         if any(isinstance(source, (list, tuple)) for source in sources):
             if len(sources) != len(texts):
                 raise ValueError(f"`images` holds {len(sources)} lists for {len(texts)} texts; expected one each.")
-            by_text = [_list_images(some) for some in sources]
+            by_text = [_list_images(text_images) for text_images in sources]
         else:
             if sum(num_placeholders) != len(sources):
                 raise ValueError(
@@ -354,8 +354,8 @@ class GillProcessor(ProcessorMixin):
             remaining = iter(sources)
             by_text = [[next(remaining) for _ in range(count)] for count in num_placeholders]
         return [
-            splitter.place_images(splitter.escape(one), some, f"Text {number}")
-            for number, (one, some) in enumerate(zip(texts, by_text, strict=True))
+            splitter.place_images(splitter.escape(item), text_images, f"Text {number}")
+            for number, (item, text_images) in enumerate(zip(texts, by_text, strict=True))
         ]
 
     def _tokenize(
@@ -425,7 +425,7 @@ class GillProcessor(ProcessorMixin):
         if not self._warned_of_unknown_words and self.tokenizer.unk_token_id is not None:
             for part in (p for p, i in zip(parts, ids, strict=True) if self.tokenizer.unk_token_id in i):
                 self._warn_of_unknown_words(part)
-        return [i for some in ids for i in some]
+        return [i for row in ids for i in row]
 
     def _unknown_words_of(self, text: str) -> list[str]:
         if self.tokenizer.is_fast:
@@ -474,7 +474,7 @@ class GillProcessor(ProcessorMixin):
             except ValueError as error:
                 raise type(error)(f"{where}: {error}") from error
             processed.append(preprocess_images(self.image_processor, [image], **images_kwargs))
-        return {name: _concatenated([one[name] for one in processed]) for name in processed[0]}
+        return {name: _concatenated([item[name] for item in processed]) for name in processed[0]}
 
     def _check_kwargs(self, kwargs: dict[str, Any]) -> None:
         """Refuse what [`ProcessorMixin`] would ignore."""
@@ -503,7 +503,7 @@ def _concatenated(values: list[Any]) -> Any:
         return torch.cat(values)
     if all(isinstance(value, np.ndarray) for value in values):
         return np.concatenate(values)
-    return [one for value in values for one in value]
+    return [item for value in values for item in value]
 
 
 def _add_special_tokens(tokenizer: Any, tokens: dict[str, Any]) -> None:

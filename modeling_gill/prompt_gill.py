@@ -164,7 +164,7 @@ def list_prompts(prompt: Any) -> list[Any]:
 
 def is_chat(prompt: Any) -> bool:
     """Whether a prompt is one conversation of chat messages."""
-    return isinstance(prompt, (list, tuple)) and any(isinstance(one, Mapping) and "role" in one for one in prompt)
+    return isinstance(prompt, (list, tuple)) and any(isinstance(item, Mapping) and "role" in item for item in prompt)
 
 
 def check_text(text: str, where: str) -> str:

@@ -112,7 +112,7 @@ def dataset_of_images(
                     logger.warning("Left out: %s", error)
                     if max_errors is not None and errors > max_errors:
                         raise ValueError(
-                            f"more than {max_errors} images (max_errors) could not be used; the last: {error}"
+                            f"More than {max_errors} images (`max_errors`) could not be used; the last: {error}"
                         )
                 bar.update(len(batch))
                 if embedded is not None:
@@ -225,7 +225,7 @@ def _vectors(rows: Any, start: int) -> np.ndarray:
         vectors = np.asarray(rows, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"embeddings from row {start} on are no numbers of one length ({error}), expected vectors (p,)"
+            f"The embeddings from row {start} on are no vectors of one length ({error}); expected the shape (p,)."
         ) from error
     if vectors.ndim != 2 or not vectors.shape[1]:
         raise ValueError(f"embeddings from row {start} on have shape {vectors.shape}, expected (n, p)")

@@ -405,10 +405,10 @@ def _pool(
             raise ValueError(_no_class_token(name))
         grids = [(int(rows), int(columns)) for rows, columns in spatial_shapes.tolist()]
         pooled = [
-            _pool_patches(one[None, : math.prod(grid)], grid, pooling, name)
-            for one, grid in zip(states, grids, strict=True)
+            _pool_patches(item[None, : math.prod(grid)], grid, pooling, name)
+            for item, grid in zip(states, grids, strict=True)
         ]
-        if len({one.shape[1:] for one in pooled}) > 1:
+        if len({item.shape[1:] for item in pooled}) > 1:
             raise ValueError(
                 f"The image encoder {name} gives images of different shapes different numbers of patches; expected "
                 "`num_visual_tokens`, a number that all are averaged to."

@@ -545,9 +545,9 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
             )
             past_key_values = cache_of(outputs) or past_key_values
             read.append(outputs)
-        outputs.last_hidden_state = torch.cat([one.last_hidden_state for one in read], dim=1)
+        outputs.last_hidden_state = torch.cat([item.last_hidden_state for item in read], dim=1)
         if outputs.get("hidden_states") is not None:
-            layers = zip(*(one.hidden_states for one in read), strict=True)
+            layers = zip(*(item.hidden_states for item in read), strict=True)
             outputs.hidden_states = tuple(torch.cat(states, dim=1) for states in layers)
         return outputs
 

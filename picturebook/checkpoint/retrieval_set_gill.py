@@ -384,7 +384,7 @@ class RetrievalSet:
         """Raise `ValueError`, naming both, if the set was made with other weights than those of `fingerprint`."""
         if not fingerprints_match(self.info.fingerprint, fingerprint):
             raise ValueError(
-                f"the retrieval set was made with the weights {fingerprint_name(self.info.fingerprint)}, but the model "
+                f"The retrieval set was made with the weights {fingerprint_name(self.info.fingerprint)}, but the model "
                 f"has the weights {fingerprint_name(fingerprint)}; build the set again with this model"
             )
 

@@ -78,7 +78,7 @@ def test_results_of_different_tasks_do_not_compare(tmp_path: Path, capsys: pytes
     replace(GILL, task="visdial generation").write(tmp_path / "b.json")
     assert main(["evaluate", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
     assert capsys.readouterr().err == (
-        "error: results of different tasks do not compare: visdial generation, vist generation\n"
+        "error: Results of different tasks cannot be compared: visdial generation, vist generation\n"
     )
 
 

@@ -222,9 +222,9 @@ def test_a_metric_without_its_network_says_which_file_it_needs(
 @pytest.mark.parametrize(
     ("name", "predictions", "references", "said"),
     [
-        ("retrieval_ranking", [[1.0, 2.0]], [[0.0, 0.0]], "query 0 has nothing that is relevant"),
-        ("retrieval_ranking", [[1.0, 2.0]], [[0.0]], "query 0 has 2 scores for 1 relevances"),
-        ("retrieval_ranking", [[1.0, math.nan]], [[1.0, 0.0]], "query 0 has a score that is not a number"),
+        ("retrieval_ranking", [[1.0, 2.0]], [[0.0, 0.0]], "Query 0 has nothing that is relevant"),
+        ("retrieval_ranking", [[1.0, 2.0]], [[0.0]], "Query 0 has 2 scores for 1 relevances"),
+        ("retrieval_ranking", [[1.0, math.nan]], [[1.0, 0.0]], "Query 0 has a score that is not a number"),
         ("decision_f1", ["maybe"], ["generate"], r"\['maybe'\]"),
     ],
 )

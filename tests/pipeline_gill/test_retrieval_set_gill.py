@@ -89,7 +89,7 @@ def test_unreadable_images_are_left_out_counted_and_named(folder: Path, caplog: 
     retrieval_set = build(folder)
     assert (len(retrieval_set), retrieval_set.info.skipped) == (4, 2)
     assert "broken.png" in caplog.text and "cut.png" in caplog.text
-    with pytest.raises(ValueError, match=r"more than 1 images .*cut.png"):
+    with pytest.raises(ValueError, match=r"More than 1 images .*cut.png"):
         build(folder, max_errors=1)
 
 

@@ -128,7 +128,7 @@ def test_bad_images_of_every_kind_are_left_out(folder: Path, tmp_path: Path, cap
     assert (len(built), built.info.skipped) == (2, 9)
     assert built.dataset["path"][:] == ["green.png", "red.png"]
     assert "zero, NaN or infinite: black.png" in caplog.text and "gone.png" in caplog.text
-    with pytest.raises(ValueError, match=r"more than 2 images \(max_errors\)"):
+    with pytest.raises(ValueError, match=r"More than 2 images \(`max_errors`\)"):
         build_retrieval_set(
             RetrievalSetOptions(
                 model="tiny", tsv=tmp_path / "all.tsv", image_root=folder, out=tmp_path / "two", max_errors=2

@@ -70,6 +70,6 @@ class ClipImageSimilarity(evaluate.Metric):
 
         scores: list[float] = []
         for begin in range(0, len(predictions), batch_size):
-            made, wanted = predictions[begin : begin + batch_size], references[begin : begin + batch_size]
-            scores += (embed(made) * embed(wanted)).sum(-1).tolist()
+            created, wanted = predictions[begin : begin + batch_size], references[begin : begin + batch_size]
+            scores += (embed(created) * embed(wanted)).sum(-1).tolist()
         return {"clip_image_similarity": sum(scores) / len(scores), "scores": scores}

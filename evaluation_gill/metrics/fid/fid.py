@@ -76,15 +76,15 @@ class Fid(evaluate.Metric):
         if len(predictions) < 2:
             raise ValueError(f"fid needs two images of each kind at least, got {len(predictions)}.")
         network = _network(weights, sha256, device)
-        made = _features(network, predictions, size, batch_size, device)
+        created = _features(network, predictions, size, batch_size, device)
         real = _features(network, references, size, batch_size, device)
-        answer: dict[str, Any] = {"fid": _distance(made, real), "features": made.shape[1]}
+        answer: dict[str, Any] = {"fid": _distance(created, real), "features": created.shape[1]}
         if resamples:
             generator = torch.Generator().manual_seed(seed)
             distances = []
             for _ in range(resamples):
-                chosen = torch.randint(len(made), (2, len(made)), generator=generator)
-                distances.append(_distance(made[chosen[0]], real[chosen[1]]))
+                chosen = torch.randint(len(created), (2, len(created)), generator=generator)
+                distances.append(_distance(created[chosen[0]], real[chosen[1]]))
             answer["interval"] = np.quantile(distances, [0.025, 0.975]).tolist()
         return answer
 
@@ -97,11 +97,11 @@ class _IdentityFeatures(torch.nn.Identity):
         self.num_features = num_features
 
 
-def _distance(made: torch.Tensor, real: torch.Tensor) -> float:
-    distance = FrechetInceptionDistance(feature=_IdentityFeatures(made.shape[1]))
+def _distance(created: torch.Tensor, real: torch.Tensor) -> float:
+    distance = FrechetInceptionDistance(feature=_IdentityFeatures(created.shape[1]))
     distance.set_dtype(torch.float64)
     distance.update(real, real=True)
-    distance.update(made, real=False)
+    distance.update(created, real=False)
     return float(distance.compute())
 
 

@@ -78,10 +78,10 @@ class Lpips(evaluate.Metric):
 
         scores: list[float] = []
         for begin in range(0, len(predictions), batch_size):
-            made, wanted = see(predictions[begin : begin + batch_size]), see(references[begin : begin + batch_size])
+            created, wanted = see(predictions[begin : begin + batch_size]), see(references[begin : begin + batch_size])
             layers = [
-                (head[None] * (one - other).square()).sum(1).mean((1, 2))
-                for head, one, other in zip(linear, made, wanted, strict=True)
+                (head[None] * (ours - other).square()).sum(1).mean((1, 2))
+                for head, ours, other in zip(linear, created, wanted, strict=True)
             ]
             scores += torch.stack(layers).sum(0).tolist()
         return {"lpips": sum(scores) / len(scores), "scores": scores}

@@ -49,11 +49,11 @@ class RetrievalRanking(evaluate.Metric):
         found: dict[str, list[float]] = {**{f"recall@{k}": [] for k in ks}, "mrr": [], "ndcg": []}
         for number, (scores, relevances) in enumerate(zip(predictions, references, strict=True)):
             if len(scores) != len(relevances):
-                raise ValueError(f"query {number} has {len(scores)} scores for {len(relevances)} relevances.")
+                raise ValueError(f"Query {number} has {len(scores)} scores for {len(relevances)} relevances.")
             scores, relevances = torch.tensor(scores).double(), torch.tensor(relevances).double()
             if scores.isnan().any() or not (relevances > 0).any():
                 wrong = "a score that is not a number" if scores.isnan().any() else "nothing that is relevant"
-                raise ValueError(f"query {number} has {wrong}.")
+                raise ValueError(f"Query {number} has {wrong}.")
             target = relevances.argmax()
             above = int((scores > scores[target]).sum())
             # Excluded as a candidate, it is found at no place.
