@@ -262,7 +262,7 @@ def _encode_negatives(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings about the prompts of this module: one is too long, and none is guided away from."""
+    """Without warnings: they name every word of a prompt that is too long, and captions come in millions."""
     libraries = (diffusers_logging, transformers_logging)
     levels = [library.get_verbosity() for library in libraries]
     for library in libraries:

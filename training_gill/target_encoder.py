@@ -1,14 +1,11 @@
 """The image generator's own text encoders: what the conditioning loss aims at."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import DiffusionPipeline
 
 from modeling_gill.conditioning_gill import ConditioningTensor
@@ -46,13 +43,11 @@ class TargetEncoder:
     ) -> None:
         self._generator = load_generator(name, revision, dtype).to(device)
         self._call = dict(call or {})
-        with _without_warnings():
-            self.tensors = derive_conditioning(self._generator, **self._call)
+        self.tensors = derive_conditioning(self._generator, **self._call)
 
     def __call__(self, captions: Sequence[str]) -> list[dict[str, np.ndarray]]:
         """For each caption the arrays of [`target_columns`] by the names of tensors and masks, in float32."""
-        with _without_warnings():
-            captured = capture_conditioning(self._generator, list(captions), self.tensors, **self._call)
+        captured = capture_conditioning(self._generator, list(captions), self.tensors, **self._call)
         arrays = {name: values.float().cpu().numpy() for name, values in captured.items()}
         found = [{name: values[number] for name, values in arrays.items()} for number in range(len(captions))]
         for tensor in self.tensors:
@@ -63,8 +58,7 @@ class TargetEncoder:
 
     def negatives(self) -> dict[str, torch.Tensor]:
         """What it guides away from where no negative prompt is given, by the names of its arguments."""
-        with _without_warnings():
-            return capture_negatives(self._generator, self.tensors, **self._call)
+        return capture_negatives(self._generator, self.tensors, **self._call)
 
 
 def load_generator(name: str, revision: str | None, dtype: torch.dtype = torch.float32) -> Any:
@@ -84,20 +78,6 @@ def load_generator(name: str, revision: str | None, dtype: torch.dtype = torch.f
         raise DataError(f"The image generator {name!r} could not be loaded: {error}") from error
     generator.set_progress_bar_config(disable=True)
     return generator
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Tokenizers and generators name every word of a caption that is too long; captions of millions are."""
-    loggings = (diffusers.utils.logging, transformers.utils.logging)
-    before = [logging.get_verbosity() for logging in loggings]
-    try:
-        for logging in loggings:
-            logging.set_verbosity_error()
-        yield
-    finally:
-        for logging, verbosity in zip(loggings, before, strict=True):
-            logging.set_verbosity(verbosity)
 
 
 def with_measured_scales(
