@@ -17,6 +17,8 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging as transformers_logging
 
+from modeling_gill.conditioning_gill import read_negatives
+
 from .components_gill import (
     COMPONENT_CLASSES,
     GENERATOR_COMPONENTS,
@@ -26,7 +28,6 @@ from .components_gill import (
     is_unchanged,
     load_options,
     load_whole_generator,
-    read_negatives,
 )
 from .components_gill import __name__ as components_module
 from .conditioning_capture_gill import call_parameters, check_negatives

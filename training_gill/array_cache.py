@@ -48,6 +48,9 @@ class ArrayCache:
         CacheError: there is no cache, it is incomplete or was made with something else, or a file is damaged.
     """
 
+    FOLDER = ""
+    """Of this kind of arrays, in the folder of a cache."""
+
     def __init__(self, folder: Path, columns: Sequence[Column], expected: Mapping[str, Any] | None = None) -> None:
         self.folder, self.columns = folder, columns
         self.info = read_info(folder)
@@ -75,6 +78,11 @@ class ArrayCache:
         self._row = np.concatenate([np.arange(size) for size in sizes])[order] if sizes else order
         if (self._keys[1:] == self._keys[:-1]).any():
             raise CacheError(f"{folder} is damaged: it holds a key twice; {AGAIN}.")
+
+    @classmethod
+    def exists(cls, cache: Path) -> bool:
+        """Whether a cache was made with arrays of this kind."""
+        return (Path(cache) / cls.FOLDER).is_dir()
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -7,10 +7,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from modeling_gill import conditioning_gill
 from modeling_gill.atomic_write_gill import replace_file
-from modeling_gill.conditioning_gill import ConditioningTensor, conditioning_fields, conditioning_of
+from modeling_gill.conditioning_gill import (
+    NEGATIVES_FILE,
+    ConditioningTensor,
+    conditioning_fields,
+    conditioning_of,
+)
 from modeling_gill.image_encoder_gill import ImagePooling
 from pipeline_gill.frozen_models import full_path
 
@@ -29,7 +34,6 @@ from .array_shards import (
 )
 
 UNREADABLE_FILE = "unreadable.json"
-NEGATIVES_FILE = "negative_conditioning.safetensors"
 
 
 class TextTargetsCache(ArrayCache):
@@ -74,11 +78,6 @@ class TextTargetsCache(ArrayCache):
     def _comparable(self, info: Mapping[str, Any]) -> dict[str, Any]:
         return without_scales(super()._comparable(info))
 
-    @classmethod
-    def exists(cls, cache: Path) -> bool:
-        """Whether a cache has targets."""
-        return (Path(cache) / cls.FOLDER).is_dir()
-
 
 class ImageFeatureCache(ArrayCache):
     """
@@ -117,11 +116,6 @@ class ImageFeatureCache(ArrayCache):
                 f"The cache {self.folder} has no image {key!r:.80}: it was made for other data, or another cut of "
                 "them; run `gill precompute --image-features` over these."
             ) from None
-
-    @classmethod
-    def exists(cls, cache: Path) -> bool:
-        """Whether a cache was made with `--image-features`."""
-        return (Path(cache) / cls.FOLDER).is_dir()
 
 
 def target_info(
@@ -213,7 +207,7 @@ def without_scales(info: Mapping[str, Any]) -> dict[str, Any]:
 def write_negatives(cache: Path, negatives: Mapping[str, torch.Tensor]) -> None:
     """Write what the image generator guides away from, beside the targets."""
     with replace_file(Path(cache) / TextTargetsCache.FOLDER / NEGATIVES_FILE) as path:
-        save_file({name: value.contiguous().cpu() for name, value in negatives.items()}, path)
+        conditioning_gill.write_negatives(path, negatives)
 
 
 def read_negatives(cache: Path) -> dict[str, torch.Tensor] | None:
@@ -222,11 +216,11 @@ def read_negatives(cache: Path) -> dict[str, torch.Tensor] | None:
     Raises:
         CacheError: the file is damaged.
     """
-    path = Path(cache) / TextTargetsCache.FOLDER / NEGATIVES_FILE
+    folder = Path(cache) / TextTargetsCache.FOLDER
     try:
-        return load_file(path) if path.exists() else None
+        return conditioning_gill.read_negatives(folder)
     except (OSError, SafetensorError) as error:
-        raise CacheError(f"{path} is damaged: {error}; {AGAIN}.") from error
+        raise CacheError(f"{folder / NEGATIVES_FILE} is damaged: {error}; {AGAIN}.") from error
 
 
 def read_unreadable(folder: Path) -> dict[str, str]:
@@ -250,7 +244,6 @@ def write_unreadable(folder: Path, unreadable: Mapping[str, str]) -> None:
 
 
 __all__ = [
-    "NEGATIVES_FILE",
     "CacheError",
     "ImageFeatureCache",
     "TextTargetsCache",

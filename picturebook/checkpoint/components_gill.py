@@ -28,7 +28,6 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from huggingface_hub import snapshot_download
-from safetensors.torch import load_file
 from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
@@ -45,7 +44,7 @@ from .processing_gill import GillProcessor
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 _LOADED_STATE = "_gill_loaded_state"
 _VALUES_COMPARED = 16
-GENERATOR_FOLDER, NEGATIVES_FILE = "image_generator", "negative_conditioning.safetensors"
+GENERATOR_FOLDER = "image_generator"
 TEXT_PREFIXES = ("text_encoder", "tokenizer")
 GENERATOR_COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 # Generators that read the dtype of their text encoder even when a call gives the embeddings.
@@ -128,12 +127,6 @@ def _load(component_class: Any, source: str, options: LoadOptions, **kwargs: Any
             options.variant_found = True
             return component
     return component_class.from_pretrained(source, **kwargs)
-
-
-def read_negatives(folder: str) -> dict[str, torch.Tensor] | None:
-    """The negative conditioning of a repository, or `None`."""
-    path = os.path.join(folder, NEGATIVES_FILE)
-    return load_file(path) if os.path.isfile(path) else None
 
 
 def load_whole_generator(folder: str, options: LoadOptions, without_text: bool = False, **kwargs: Any) -> Any:
@@ -361,7 +354,6 @@ __all__ = [
     "GENERATOR_COMPONENTS",
     "GENERATOR_FOLDER",
     "HUB_OPTIONS",
-    "NEGATIVES_FILE",
     "TEXT_ENCODER_READERS",
     "TEXT_PREFIXES",
     "AutoencoderKL",
@@ -378,5 +370,4 @@ __all__ = [
     "load_options",
     "load_whole_generator",
     "read_json",
-    "read_negatives",
 ]

@@ -5,13 +5,16 @@ tensors by name, each with a mask where its images can have different lengths.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+NEGATIVES_FILE = "negative_conditioning.safetensors"
 LAYOUTS = ("padded", "trimmed", "list")
 _DEFAULT_NAME = "prompt_embeds"
 
@@ -171,6 +174,17 @@ def take_images(conditioning: Mapping[str, torch.Tensor], images: torch.Tensor |
     }
 
 
+def write_negatives(path: str | os.PathLike[str], negatives: Mapping[str, torch.Tensor]) -> None:
+    """Write what a generator guides away from, by the names of its arguments, to a file."""
+    save_file({name: values.contiguous().cpu() for name, values in negatives.items()}, path)
+
+
+def read_negatives(folder: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:
+    """What [`write_negatives`] wrote to [`NEGATIVES_FILE`] of a folder, or `None`."""
+    path = os.path.join(folder, NEGATIVES_FILE)
+    return load_file(path) if os.path.isfile(path) else None
+
+
 def _read_entry(entry: Any) -> ConditioningTensor:
     if not isinstance(entry, Mapping):
         raise ValueError(f"A tensor of `conditioning` must be a dict, got {entry!r:.200}.")
@@ -186,10 +200,13 @@ def _read_entry(entry: Any) -> ConditioningTensor:
 
 __all__ = [
     "LAYOUTS",
+    "NEGATIVES_FILE",
     "ConditioningTensor",
     "conditioning_fields",
     "conditioning_of",
     "mask_of_lengths",
     "read_conditioning",
+    "read_negatives",
     "take_images",
+    "write_negatives",
 ]

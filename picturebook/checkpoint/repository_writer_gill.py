@@ -19,11 +19,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from .atomic_write_gill import replace_folder
+from .conditioning_gill import NEGATIVES_FILE, write_negatives
 
-from .components_gill import GENERATOR_COMPONENTS, GENERATOR_FOLDER, NEGATIVES_FILE
+from .components_gill import GENERATOR_COMPONENTS, GENERATOR_FOLDER
 from .hub_layout_gill import write_code, write_model_index
 from .retrieval_set_gill import RetrievalSet
 
@@ -192,7 +191,7 @@ def write_repository_files(
         image_generator.save_pretrained(new / GENERATOR_FOLDER)
         _forget_folders(new / GENERATOR_FOLDER)
     if negative_conditioning is not None:
-        save_file({name: values.contiguous() for name, values in negative_conditioning.items()}, new / NEGATIVES_FILE)
+        write_negatives(new / NEGATIVES_FILE, negative_conditioning)
     model.save_pretrained(new, self_contained=self_contained, **save_options)
     if all(name in components for name in GENERATOR_COMPONENTS):
         _set_keys_to_null(new / "config.json", "image_generator_id", "image_generator_revision")
