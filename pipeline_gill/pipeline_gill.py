@@ -196,8 +196,8 @@ class GillPipeline(RepositoryPipeline):
             raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved image has no latents.")
         check_per_prompt("generator", generator, torch.Generator, batch_size)
         check_per_prompt("negative_prompt", negative_prompt, str, batch_size)
-        known = getattr(self._generator, "_callback_tensor_inputs", self._callback_tensor_inputs)
-        known = known if self._is_whole_generator else self._callback_tensor_inputs
+        owner = self._generator if self._is_whole_generator else self
+        known = getattr(owner, "_callback_tensor_inputs", self._callback_tensor_inputs)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in known]
         if unknown:
             raise ValueError(f"`callback_on_step_end_tensor_inputs` must be among {known}, got {unknown}.")
@@ -679,21 +679,6 @@ class GillPipeline(RepositoryPipeline):
             found = [encoded[text] for text in texts]
         return {name: torch.cat([own[name] for own in found]) for name in found[0]}
 
-    def _arguments_of_generator(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Those of `kwargs` that are set, refused by name where the generator does not take them."""
-        parameters = call_parameters(self._generator)
-        given = {name: value for name, value in kwargs.items() if value is not None}
-        if given.get("callback_on_step_end") is None:
-            given.pop("callback_on_step_end_tensor_inputs", None)
-        # Every pipeline has these defaults, but not every generator takes them.
-        for name in ("guidance_scale", "num_inference_steps"):
-            if name not in parameters:
-                given.pop(name, None)
-        unknown = [name for name in given if name not in parameters]
-        if unknown:
-            raise ValueError(f"{type(self._generator).__name__} takes no `{unknown[0]}`.")
-        return given
-
     def _check_components(self, *names: str) -> None:
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
@@ -702,55 +687,7 @@ class GillPipeline(RepositoryPipeline):
                 f"set `pipe.{missing[0]}` or pass `{missing[0]}=` to `from_pretrained`."
             )
 
-    def _check_generator(self) -> None:
-        """Refuse a generator that cannot take what the model yields."""
-        name, parameters = type(self._generator).__name__, call_parameters(self._generator)
-        tensors = self.model.config.conditioning_tensors
-        yielded = {part for tensor in tensors for part in (tensor.name, tensor.mask_name) if part is not None}
-        missing = sorted(yielded - {*parameters})
-        # What a generator takes once for the prompt and once for a negative prompt, it needs; not so what it takes of
-        # images (`ip_adapter_image_embeds`), nor prompts as text.
-        needed = {
-            part
-            for part in parameters
-            if NEGATIVE + part in parameters and "prompt" in part and ("embeds" in part or "mask" in part)
-        }
-        lacking = sorted(needed - yielded)
-        if missing or lacking:
-            raise ValueError(
-                f"The configuration contradicts the image generator: `conditioning` has {sorted(yielded)}, and {name} "
-                + (f"does not take {missing}." if missing else f"needs {lacking} too.")
-            )
-        denoiser = next(
-            (
-                part
-                for part in (getattr(self._generator, n, None) for n in ("unet", "transformer", "prior", "prior_prior"))
-                if part is not None
-            ),
-            None,
-        )
-        fields = getattr(denoiser, "config", {})
-        for tensor in tensors:
-            pooled = "pooled" in tensor.name
-            widths = [
-                fields[field] for field in (_POOLED_WIDTHS if pooled else _WIDTHS) if isinstance(fields.get(field), int)
-            ]
-            if widths and tensor.dim != widths[0]:
-                raise ValueError(
-                    f"The configuration contradicts the image generator: {name} reads `{tensor.name}` of width "
-                    f"{widths[0]}, and `conditioning` has {tensor.dim}."
-                )
 
-
-# What diffusers' denoisers call the width of their conditioning, the first that they have.
-_WIDTHS = (
-    "clip_text_in_channels",
-    "caption_channels",
-    "joint_attention_dim",
-    "cap_feat_dim",
-    "cross_attention_dim",
-)
-_POOLED_WIDTHS = ("clip_text_pooled_in_channels", "pooled_projection_dim")
 _CALL_ARGUMENTS = tuple(inspect.signature(GillPipeline.__call__).parameters)[1:]
 
 

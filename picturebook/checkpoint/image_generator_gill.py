@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from diffusers import DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
 
-from .conditioning_capture_gill import copy_generator
+from .conditioning_capture_gill import NEGATIVE, call_parameters, copy_generator
 
 # Methods of the generator that the pipeline offers as its own.
 _GENERATOR_METHODS = frozenset(
@@ -37,6 +37,15 @@ _GENERATOR_METHODS = frozenset(
         "unfuse_qkv_projections",
     )
 )
+# What diffusers' denoisers call the width of their conditioning, the first that they have.
+_WIDTHS = (
+    "clip_text_in_channels",
+    "caption_channels",
+    "joint_attention_dim",
+    "cap_feat_dim",
+    "cross_attention_dim",
+)
+_POOLED_WIDTHS = ("clip_text_pooled_in_channels", "pooled_projection_dim")
 # Per thread and pipeline, the state of the call that runs or ran last, which callbacks read and change.
 _thread = threading.local()
 
@@ -105,10 +114,14 @@ class ImageGeneratorMixin:
         return self._generator if self._is_whole_generator or self._generator.unet is not None else None
 
     @property
+    def _denoiser(self) -> Any:
+        parts = (getattr(self._generator, name, None) for name in ("unet", "transformer", "prior", "prior_prior"))
+        return next((part for part in parts if part is not None), None)
+
+    @property
     def _denoiser_dtype(self) -> Any:
-        denoisers = (getattr(self._generator, name, None) for name in ("unet", "transformer", "prior", "prior_prior"))
-        found = next((denoiser for denoiser in denoisers if denoiser is not None), self._generator)
-        return found.dtype
+        denoiser = self._denoiser
+        return self._generator.dtype if denoiser is None else denoiser.dtype
 
     @property
     def has_image_generator(self) -> bool:
@@ -156,6 +169,52 @@ class ImageGeneratorMixin:
         super().enable_model_cpu_offload(*args, **kwargs)  # type: ignore[misc]
         if self._generator.image_encoder is not None:
             self._generator.image_encoder.to(self._offload_device)
+
+    def _check_generator(self) -> None:
+        """Refuse a generator that cannot take what the model yields."""
+        name, parameters = type(self._generator).__name__, call_parameters(self._generator)
+        tensors = self.model.config.conditioning_tensors
+        yielded = {part for tensor in tensors for part in (tensor.name, tensor.mask_name) if part is not None}
+        missing = sorted(yielded - {*parameters})
+        # What a generator takes once for the prompt and once for a negative prompt, it needs; not so what it takes of
+        # images (`ip_adapter_image_embeds`), nor prompts as text.
+        needed = {
+            part
+            for part in parameters
+            if NEGATIVE + part in parameters and "prompt" in part and ("embeds" in part or "mask" in part)
+        }
+        lacking = sorted(needed - yielded)
+        if missing or lacking:
+            raise ValueError(
+                f"The configuration contradicts the image generator: `conditioning` has {sorted(yielded)}, and {name} "
+                + (f"does not take {missing}." if missing else f"needs {lacking} too.")
+            )
+        fields = getattr(self._denoiser, "config", {})
+        for tensor in tensors:
+            pooled = "pooled" in tensor.name
+            widths = [
+                fields[field] for field in (_POOLED_WIDTHS if pooled else _WIDTHS) if isinstance(fields.get(field), int)
+            ]
+            if widths and tensor.dim != widths[0]:
+                raise ValueError(
+                    f"The configuration contradicts the image generator: {name} reads `{tensor.name}` of width "
+                    f"{widths[0]}, and `conditioning` has {tensor.dim}."
+                )
+
+    def _arguments_of_generator(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Those of `kwargs` that are set, refused by name where the generator does not take them."""
+        parameters = call_parameters(self._generator)
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        if given.get("callback_on_step_end") is None:
+            given.pop("callback_on_step_end_tensor_inputs", None)
+        # Every pipeline has these defaults, but not every generator takes them.
+        for name in ("guidance_scale", "num_inference_steps"):
+            if name not in parameters:
+                given.pop(name, None)
+        unknown = [name for name in given if name not in parameters]
+        if unknown:
+            raise ValueError(f"{type(self._generator).__name__} takes no `{unknown[0]}`.")
+        return given
 
     # --- the state of a call -----------------------------------------------------------------------------------------
 
