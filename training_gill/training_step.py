@@ -250,22 +250,18 @@ class AdapterTrainingStep(nn.Module):
             prefix_column: Column of `part` at each position of a caption, negative for padding.
             suffix_column: Column of `part` at each position from `[IMG0]` on.
             inside: Which of these are no padding; `None` to read the captions alone.
-            numbers, visual: Of the images in the rows, see `_show`.
+            numbers, visual: Of the images in the rows, see `_embed`.
         """
         gill = self.gill
         columns = prefix_column.clamp(min=0)
         prefix_mask = (prefix_column >= 0).to(part.mask.dtype)
         is_padded = bool((prefix_column[:, 0] < 0).any())
         with nullcontext() if self.has_lora else torch.no_grad():
-            embeds = gill.embed_tokens(part.ids.gather(1, columns))
-            if numbers is not None and visual is not None:
-                _show(embeds, numbers.gather(1, columns), visual)
+            embeds = self._embed(part.ids, columns, numbers, visual)
             prefix = gill.run_language_model(embeds, prefix_mask if is_padded else None, use_cache=inside is not None)
         if inside is None:
             return prefix.last_hidden_state, None
-        embeds = gill.embed_tokens(part.ids.gather(1, suffix_column))
-        if numbers is not None and visual is not None:
-            _show(embeds, numbers.gather(1, suffix_column), visual)
+        embeds = self._embed(part.ids, suffix_column, numbers, visual)
         mask = torch.cat([prefix_mask, inside.to(prefix_mask.dtype)], dim=1)
         suffix = gill.run_language_model(embeds, mask, past_key_values=cache_of(prefix), use_cache=True)
         return prefix.last_hidden_state, suffix.last_hidden_state
@@ -279,9 +275,8 @@ class AdapterTrainingStep(nn.Module):
         visual: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The same in one pass, for language models that do not train over a cache."""
-        embeds = self.gill.embed_tokens(part.ids)
-        if numbers is not None and visual is not None:
-            _show(embeds, numbers[:, : embeds.shape[1]], visual)
+        all_columns = torch.arange(part.ids.shape[1], device=part.ids.device).expand_as(part.ids)
+        embeds = self._embed(part.ids, all_columns, numbers, visual)
         # Padding on the right is never looked at from the left: no mask is needed.
         states = self.gill.run_language_model(embeds, None, use_cache=False).last_hidden_state
         row = torch.arange(states.shape[0], device=states.device)[:, None]
@@ -324,6 +319,22 @@ class AdapterTrainingStep(nn.Module):
         self._add_conditioning("reconstruction", states, target_conditioning, measured)
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _embed(
+        self, ids: torch.Tensor, columns: torch.Tensor, numbers: torch.Tensor | None, visual: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Embeddings of the tokens in some columns, with the images that stand there.
+
+        Args:
+            columns: Of `ids`, of shape `(batch_size, num_columns)`.
+            numbers: Index into `visual` for each token, or -1; arbitrary where the token is masked.
+            visual: Embeddings of images, `(num_vectors, hidden_size)`.
+        """
+        embeds = self.gill.embed_tokens(ids.gather(1, columns))
+        if numbers is not None and visual is not None:
+            own = numbers.gather(1, columns)
+            embeds[own >= 0] = visual[own[own >= 0]].to(embeds)
+        return embeds
 
     def _add_conditioning(
         self,
@@ -458,16 +469,6 @@ def length_groups(lengths: Sequence[int], overhead: int = TOKENS_PER_GROUP) -> l
         groups.append(order[starts[first] : starts[boundary]])
         boundary = first
     return groups[::-1]
-
-
-def _show(embeds: torch.Tensor, numbers: torch.Tensor, visual: torch.Tensor) -> None:
-    """Put images into embeddings `(batch_size, sequence_length, hidden_size)`, in place.
-
-    Args:
-        numbers: Index into `visual` for each token, or -1; arbitrary where the token is masked.
-    """
-    there = numbers >= 0
-    embeds[there] = visual[numbers[there]].to(embeds)
 
 
 def _groups_of_text(lengths: list[int], begins: list[int], count: int) -> Iterator[list[int]]:
