@@ -176,10 +176,10 @@ class GillGenerationMixin(GenerationMixin):
         is_decoding = cache is not None and not kwargs.get("is_first_iteration") and new_ids.shape[1] == 1
         if model_inputs.get("inputs_embeds") is None and not is_decoding:
             start = 0 if cache is None else int(cache.get_seq_length())
-            model_inputs["inputs_embeds"] = self._embed_with_images(new_ids, start, image_features, image_token_mask)
+            model_inputs["inputs_embeds"] = self.embed_with_images(new_ids, start, image_features, image_token_mask)
         return model_inputs
 
-    def _embed_with_images(
+    def embed_with_images(
         self: Any,
         input_ids: torch.Tensor,
         start: int,
@@ -352,7 +352,7 @@ class _Prompt:
             self._read_images()
         ids = sequences[rows, begin - self.offset : end - self.offset]
         images = {name: value[prompts.to(value.device)] for name, value in self.image_kwargs.items()}
-        return model._embed_with_images(ids, begin, images.get("image_features"), images.get("image_token_mask")), mask
+        return model.embed_with_images(ids, begin, images.get("image_features"), images.get("image_token_mask")), mask
 
 
 def _first_tokens_of_cache(cache: Cache | None, rows: torch.Tensor, length: int) -> DynamicCache | None:
