@@ -84,6 +84,32 @@ def adapter_fields(arguments: ModelArguments) -> dict[str, Any]:
     }
 
 
+def generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Fields of [`GillConfig`] for the image generator; `cache` as for [`build_model`].
+
+    Raises:
+        RecipeError: the recipe has a mapper and names no image generator.
+        CacheError: a cache that is damaged, or of another image generator.
+        FrozenModelError: without a cache, a generator that cannot be found or is of an unknown class.
+    """
+    if arguments.mapper_type == "none":
+        return {"mapper_type": None}
+    if arguments.image_generator is None:
+        raise RecipeError(f"`mapper_type` is {arguments.mapper_type!r}, but `image_generator` is not set.")
+    name, revision = full_path(arguments.image_generator), arguments.image_generator_revision
+    if cache is not None and TextTargetsCache.exists(Path(cache)):
+        fields = conditioning_fields(read_cached_conditioning(Path(cache), name, revision))
+    else:
+        generator = FrozenModel("image generator", name, "`image_generator`", revision)
+        fields = conditioning_fields(conditioning_of_configs(generator))
+    return {
+        "mapper_type": arguments.mapper_type,
+        "image_generator_id": name,
+        "image_generator_revision": revision,
+        **fields,
+    }
+
+
 @torch.no_grad()
 def begin_img_rows_as(model: GillForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, token: str) -> None:
     """Initialize every `[IMG]` row with the row of a known token, as textual inversion does.
@@ -168,7 +194,7 @@ def _new(
         image_token_id=tokenizer.cls_token_id,
         image_output_token_ids=tokenizer.convert_tokens_to_ids(img_tokens),
         **fields,
-        **_generator_fields(arguments, cache),
+        **generator_fields(arguments, cache),
     )
     feature_shape(config.vision_config, config.image_pooling, image_processor)  # they must fit each other
     torch.manual_seed(seed)
@@ -180,23 +206,4 @@ def _new(
     return model, GillProcessor(image_processor, tokenizer, config.num_visual_tokens, img_tokens)
 
 
-def _generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] | None) -> dict[str, Any]:
-    if arguments.mapper_type == "none":
-        return {"mapper_type": None}
-    if arguments.image_generator is None:
-        raise RecipeError(f"`mapper_type` is {arguments.mapper_type!r}, but `image_generator` is not set.")
-    name, revision = full_path(arguments.image_generator), arguments.image_generator_revision
-    if cache is not None and TextTargetsCache.exists(Path(cache)):
-        fields = conditioning_fields(read_cached_conditioning(Path(cache), name, revision))
-    else:
-        generator = FrozenModel("image generator", name, "`image_generator`", revision)
-        fields = conditioning_fields(conditioning_of_configs(generator))
-    return {
-        "mapper_type": arguments.mapper_type,
-        "image_generator_id": name,
-        "image_generator_revision": revision,
-        **fields,
-    }
-
-
-__all__ = ["adapter_fields", "add_lora", "build_model", "frozen_models"]
+__all__ = ["adapter_fields", "add_lora", "build_model", "frozen_models", "generator_fields"]

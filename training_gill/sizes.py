@@ -9,11 +9,9 @@ from transformers import AutoConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
 from modeling_gill.outputs_gill import CACHE_NAME
-from pipeline_gill.frozen_models import FrozenModel, full_path, load_part, load_vision_config
-from pipeline_gill.generator_configs import conditioning_of_configs
+from pipeline_gill.frozen_models import load_part, load_vision_config
 
-from .arguments import ModelArguments
-from .model_building import adapter_fields, add_lora, frozen_models
+from .model_building import adapter_fields, add_lora, frozen_models, generator_fields
 from .recipe import Recipe, RecipeError, lora_fields
 from .training_step import AdapterTrainingStep
 
@@ -145,16 +143,8 @@ def _config(recipe: Recipe) -> GillConfig:
         image_token_id=rows,
         image_output_token_ids=list(range(rows + 1, rows + 1 + recipe.model.num_image_output_tokens)),
         **adapter_fields(recipe.model),
-        **_generator_fields(recipe.model),
+        **(generator_fields(recipe.model) if recipe.model.image_generator is not None else {"mapper_type": None}),
     )
-
-
-def _generator_fields(arguments: ModelArguments) -> dict[str, Any]:
-    if arguments.mapper_type == "none" or arguments.image_generator is None:
-        return {"mapper_type": None}
-    name, revision = full_path(arguments.image_generator), arguments.image_generator_revision
-    generator = FrozenModel("image generator", name, "`image_generator`", revision)
-    return {"mapper_type": arguments.mapper_type, "conditioning": list(conditioning_of_configs(generator))}
 
 
 def _state_bytes(step: AdapterTrainingStep, recipe: Recipe, dtype: torch.dtype) -> int:
