@@ -2,7 +2,6 @@
 
 import pytest
 
-from picturebook.models.gill_answers import AnsweredBothWays
 from picturebook.report.decision_table import (
     BEST,
     GENERATE,
@@ -12,27 +11,8 @@ from picturebook.report.decision_table import (
     best_threshold,
     decision_table,
 )
-from picturebook.world.prompts import CAPTION, ImagePrompt
-from picturebook.world.scene import Scene, SceneObject
 from picturebook.world.splits import TEST, VALIDATION
-
-SCENE = Scene((SceneObject("house", "red", "left"),), "night")
-
-
-ASKED = ImagePrompt("a red house on the left at night", CAPTION, SCENE)
-
-
-def answered(retrieved: bool, generated: bool, score: float, decided: str) -> AnsweredBothWays:
-    return AnsweredBothWays(ASKED, "", retrieved, generated, score, decided)
-
-
-FOUND = [answered(True, False, 9.0, "retrieve")] * 10
-
-
-DRAWN = [answered(False, True, 3.0, "generate")] * 20
-
-
-BOTH = [answered(True, True, 6.0, "generate")] * 10
+from tests.picturebook.answered_prompts import BOTH, DRAWN, FOUND
 
 
 def test_a_good_decision_has_more_right_answers_than_either_way_alone() -> None:
