@@ -125,13 +125,12 @@ class CaptionedImageCollator:
             [self._text_row(ids, before) for (ids, _), (before, _) in zip(read, contexts, strict=True)], read, "text"
         )
         rows = captioning + text
-        longest = max((len(ids) for ids, _ in rows), default=1)
         pad = self.processor.tokenizer.pad_token_id
         batch: dict[str, Any] = {
             "index": torch.tensor([fields["index"] for _, fields in read], dtype=torch.long),
-            "input_ids": _padded([ids for ids, _ in rows], longest, pad),
-            "attention_mask": _padded([[1] * len(ids) for ids, _ in rows], longest, 0),
-            "labels": _padded([labels for _, labels in rows], longest, -100),
+            "input_ids": pad_rows([ids for ids, _ in rows], pad),
+            "attention_mask": pad_rows([[1] * len(ids) for ids, _ in rows], 0),
+            "labels": pad_rows([labels for _, labels in rows], -100),
         }
         for name in sorted({name for _, fields in read for name in fields} - {"index", "target_conditioning"}):
             batch[name] = torch.stack([fields[name] for _, fields in read if name in fields])
@@ -243,13 +242,21 @@ class CaptionedImageCollator:
 
     def coin(self, indices: Sequence[int], which: str) -> float:
         """A number in [0, 1) that depends on the seed, the indices and the purpose `which` alone."""
-        text = f"{self.seed} {which} {' '.join(map(str, indices))}"
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+        return random_fraction(self.seed, indices, which)
 
 
-def _padded(rows: Sequence[Sequence[int]], longest: int, padding: int) -> torch.Tensor:
-    padded = [list(row) + [padding] * (longest - len(row)) for row in rows]
+def random_fraction(seed: int, indices: Sequence[int], which: str) -> float:
+    """A number in [0, 1) that depends on the seed, the indices and the purpose `which` alone."""
+    text = f"{seed} {which} {' '.join(map(str, indices))}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def pad_rows(rows: Sequence[Sequence[int]], padding: int, side: str = "right") -> torch.Tensor:
+    """Rows as one tensor, `(num_rows, longest)`, padded on one side."""
+    longest = max((len(row) for row in rows), default=1)
+    fills = [[padding] * (longest - len(row)) for row in rows]
+    padded = [[*fill, *row] if side == "left" else [*row, *fill] for row, fill in zip(rows, fills, strict=True)]
     return torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
 
 
-__all__ = ["CaptionedImageCollator", "UnreadableExample"]
+__all__ = ["CaptionedImageCollator", "UnreadableExample", "pad_rows", "random_fraction"]
