@@ -107,20 +107,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(content, dict) or "state_dict" not in content:
         found = f"a dict with {_listed(key_names(content))}" if isinstance(content, dict) else type(content).__name__
         raise ConversionError(f"{path} holds no `state_dict`: expected a dict with that key, found {found}")
-    state = content["state_dict"]
-    invalid = [k for k, v in state.items() if not isinstance(v, torch.Tensor)] if isinstance(state, dict) else None
-    if invalid is None or invalid:
-        found = f"{_listed(key_names(invalid))} of other types" if invalid else f"a {type(state).__name__}"
-        raise ConversionError(f"{path}: `state_dict` should be a dict of tensors, found {found}")
-    unnamed = [key for key in state if not isinstance(key, str)]
-    if unnamed:
-        found = key_names(unnamed)[0]
-        raise ConversionError(f"{path}: the names in `state_dict` should be strings, found {found}")
-    try:
-        check_tensors(state.items())
-    except FileLimitError as error:
-        raise ConversionError(f"{path} is refused: it holds {error}") from error
-
+    state = _checked_tensors(content["state_dict"], f"{path}: `state_dict`", path)
     left_out = dict.fromkeys(key_names(key for key in content if key != "state_dict"), _NOT_ADAPTERS)
     tensors: dict[str, torch.Tensor] = {}
     for stored_name, tensor in state.items():
@@ -133,6 +120,42 @@ def load_checkpoint(path: Path) -> Checkpoint:
         else:
             raise ConversionError(f"{path} holds two different tensors for {name}, with and without `module.`")
     return Checkpoint(path, tensors, left_out)
+
+
+def load_tensors(path: Path, name_alone: str | None = None) -> dict[str, torch.Tensor]:
+    """
+    Read a file of nothing but tensors by name: a `.bin`, as `torch.save(model.state_dict(), path)` writes it.
+
+    Args:
+        path (`Path`): The file.
+        name_alone (`str`, *optional*): If given, the file may also hold one tensor alone, which gets this name.
+
+    Returns:
+        `dict[str, torch.Tensor]`: On the CPU, mapped from the file where its format allows it.
+
+    Raises:
+        ConversionError: as [`load_checkpoint`], or a content of another kind.
+    """
+    content = _load_weights_only(path)
+    if name_alone is not None and isinstance(content, torch.Tensor):
+        content = {name_alone: content}
+    tensors = _checked_tensors(content, f"{path}: its content", path)
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _checked_tensors(state: Any, what: str, path: Path) -> dict[str, torch.Tensor]:
+    invalid = [k for k, v in state.items() if not isinstance(v, torch.Tensor)] if isinstance(state, dict) else None
+    if invalid is None or invalid:
+        found = f"{_listed(key_names(invalid))} of other types" if invalid else f"a {type(state).__name__}"
+        raise ConversionError(f"{what} should be a dict of tensors, found {found}")
+    unnamed = [key for key in state if not isinstance(key, str)]
+    if unnamed:
+        raise ConversionError(f"{what} should have strings as names, found {key_names(unnamed)[0]}")
+    try:
+        check_tensors(state.items())
+    except FileLimitError as error:
+        raise ConversionError(f"{path} is refused: it holds {error}") from error
+    return state
 
 
 def _load_weights_only(path: Path) -> Any:

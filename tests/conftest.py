@@ -25,7 +25,7 @@ from conversion import convert
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 from pipeline_gill import GillPipeline
 
-pytest_plugins = ["tests.hub_fixtures"]
+pytest_plugins = ["tests.hub_fixtures", "tests.dream_fixtures"]
 
 GOLDEN = Path(__file__).parent / "golden"
 # The tests run side by side; more threads than cores would only wait for each other.
