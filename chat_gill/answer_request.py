@@ -20,8 +20,9 @@ class AnswerSettings:
         decision (`str`): `"auto"`, `"retrieve"` or `"generate"`.
         show_other (`bool`): Where the model decides, also make the image that it decided against.
         force_image (`bool`): Begin the answer with an image.
-        max_images (`int`), num_images_per_prompt (`int`), image_token_scale (`float`), max_new_tokens (`int`),
-        num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*): As of [`GillPipeline.__call__`].
+        max_images (`int`), num_images_per_prompt (`int`), image_token_scale (`float`), max_new_tokens (`int`,
+        *optional*), num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*): As of
+        [`GillPipeline.__call__`].
     """
 
     decision: str = "auto"
@@ -30,7 +31,7 @@ class AnswerSettings:
     max_images: int = 1
     num_images_per_prompt: int = 1
     image_token_scale: float = 1.0
-    max_new_tokens: int = 32
+    max_new_tokens: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
 
@@ -63,11 +64,11 @@ class AnswerSettings:
         """
         arguments = {
             name: getattr(self, name)
-            for name in ("force_image", "max_images", "num_images_per_prompt", "image_token_scale", "max_new_tokens")
+            for name in ("force_image", "max_images", "num_images_per_prompt", "image_token_scale")
         }
         both = self.decision == "auto" and self.show_other and can_choose
         arguments["decision"] = "both" if both else self.decision
-        for name in ("num_inference_steps", "guidance_scale"):
+        for name in ("max_new_tokens", "num_inference_steps", "guidance_scale"):
             if getattr(self, name) is not None:
                 arguments[name] = getattr(self, name)
         return arguments

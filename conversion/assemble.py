@@ -122,7 +122,7 @@ def _assemble(
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     mapped = map_tensors(original.sources, expected, config.image_output_token_ids, hints)
     model.load_state_dict(round_to(mapped.tensors, choices.dtype), assign=True)
-    model.generation_config = generation_config(text_config, tokenizer)
+    model.generation_config = generation_config(language, text_config, tokenizer)
     return model.eval(), processor, mapped, vision
 
 

@@ -9,6 +9,8 @@ from transformers import MODEL_MAPPING, AutoConfig, GenerationConfig, Pretrained
 
 # Default of `max_new_tokens` in the authors' code.
 MAX_NEW_TOKENS = 32
+# Of a language model with a chat template, whose own configuration names none: its answers end by themselves.
+CHAT_MAX_NEW_TOKENS = 256
 
 
 class FrozenModelError(ValueError):
@@ -84,15 +86,44 @@ def load_vision_model(model: FrozenModel, config: PretrainedConfig) -> PreTraine
     return loaded
 
 
-def generation_config(text_config: PretrainedConfig, tokenizer: Any) -> GenerationConfig:
-    """Greedy decoding as in the authors' code, which does not stop at the end-of-sequence token but at a newline."""
-    return GenerationConfig(
-        do_sample=False,
-        max_new_tokens=MAX_NEW_TOKENS,
-        bos_token_id=text_config.get_text_config().bos_token_id,
-        eos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+def generation_config(model: FrozenModel, text_config: PretrainedConfig, tokenizer: Any) -> GenerationConfig:
+    """
+    How answers are generated.
+
+    A language model without a chat template decodes greedily as in the authors' code, and does not stop at the
+    end-of-sequence token but at a newline. One with a chat template is generated from as transformers does with it
+    alone: by its own `generation_config`, until one of the end tokens of that or of its tokenizer.
+
+    Args:
+        model (`FrozenModel`): The language model.
+        text_config (`PretrainedConfig`), tokenizer: Its own.
+    """
+    if tokenizer.chat_template is None:
+        return GenerationConfig(
+            do_sample=False,
+            max_new_tokens=MAX_NEW_TOKENS,
+            bos_token_id=text_config.get_text_config().bos_token_id,
+            eos_token_id=None,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    try:
+        own = GenerationConfig.from_pretrained(model.name, revision=model.revision or "main")
+    except OSError:  # there is none, in which case transformers makes one of the model's configuration
+        own = GenerationConfig.from_model_config(text_config)
+    fields = own.to_diff_dict()
+    for name in ("transformers_version", "_from_model_config", "max_length", "cache_implementation"):
+        fields.pop(name, None)
+    if not own.do_sample:  # values that do not apply, which cannot be saved
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+            fields.pop(name, None)
+    ends = [*_as_list(own.eos_token_id), *_as_list(tokenizer.eos_token_id)]
+    fields["eos_token_id"] = list(dict.fromkeys(ends)) or None
+    fields["pad_token_id"] = tokenizer.pad_token_id
+    return GenerationConfig(**{"max_new_tokens": CHAT_MAX_NEW_TOKENS, **fields})
+
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 
 def not_found(model: FrozenModel, what: str, error: BaseException) -> FrozenModelError:

@@ -202,7 +202,7 @@ def _new(
     model.attach_backbones(*load_backbones(config, dtype))
     if arguments.initializer_token is not None:
         begin_img_rows_as(model, tokenizer, arguments.initializer_token)
-    model.generation_config = generation_config(text_config, tokenizer)
+    model.generation_config = generation_config(language, text_config, tokenizer)
     return model, GillProcessor(image_processor, tokenizer, config.num_visual_tokens, img_tokens)
 
 

@@ -96,6 +96,22 @@ def test_the_output_is_a_hub_repository(trained):
     assert not (out / "training_args.bin").exists()
 
 
+def test_a_language_model_with_a_chat_template_keeps_it_and_its_end_token(small_world, recipe_with, tmp_path):
+    folder = shutil.copytree(small_world / "models" / "language_model", tmp_path / "instruct")
+    template = "{{ bos_token }}{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 2], "temperature": 0.5}))
+    recipe = recipe_with(language_model=str(folder))
+    model, processor = build_model(recipe.model, torch.float32, 0)
+    assert processor.chat_template.endswith(template) and not processor.truncate_text
+    ends = [7, 2, processor.tokenizer.eos_token_id]
+    assert model.generation_config.eos_token_id == list(dict.fromkeys(ends))
+    processor.save_pretrained(tmp_path / "saved")
+    assert GillProcessor.from_pretrained(tmp_path / "saved").chat_template == processor.chat_template
+    plain = build_model(recipe_with().model, torch.float32, 0)
+    assert plain[0].generation_config.eos_token_id is None and plain[1].truncate_text
+
+
 def test_the_recipe_is_recorded_for_the_card(trained):
     record = json.loads((trained[0] / "training.json").read_text())
     assert record["steps"] == 3
