@@ -14,6 +14,7 @@ from transformers import BatchFeature, CLIPTextModel, CLIPTokenizer, LogitsProce
 # of the repository is imported here.
 from .atomic_write_gill import replace_folder  # noqa: F401
 from .backbones_gill import load_backbones  # noqa: F401
+from .chat_template_gill import own_chat_template  # noqa: F401
 from .conditioning_gill import take_images
 from .configuration_gill import GillConfig  # noqa: F401
 from .decoder_traits_gill import run_decoder  # noqa: F401
@@ -418,8 +419,8 @@ class GillPipeline(RepositoryPipeline):
         num_images_per_prompt: int = 1,
         min_text_tokens: int = 0,
         image_token_scale: float = 1.0,
-        max_new_tokens: int = 32,
-        truncate_text: bool = True,
+        max_new_tokens: int | None = None,
+        truncate_text: bool | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -462,8 +463,9 @@ class GillPipeline(RepositoryPipeline):
                 Candidates for each image, the one with the highest retrieval score first.
             min_text_tokens (`int`, defaults to 0): Tokens of text before the first image.
             image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`; higher for more images.
-            max_new_tokens (`int`, defaults to 32): Tokens of an answer; an image that has begun is finished.
-            truncate_text (`bool`, defaults to `True`):
+            max_new_tokens (`int`, *optional*, defaults to that of the model's `generation_config`, or to 32):
+                Tokens of an answer; an image that has begun is finished.
+            truncate_text (`bool`, *optional*, defaults to that of the processor):
                 End answers at a newline and texts after a full stop, as the paper does.
             height (`int`, *optional*), width (`int`, *optional*): Pixels of generated images.
             num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*):
@@ -512,6 +514,9 @@ class GillPipeline(RepositoryPipeline):
             self.model.generation_config.num_return_sequences,
             1,
         )
+        asked_tokens = _first(max_new_tokens, getattr(kwargs.get("generation_config"), "max_new_tokens", None))
+        max_new_tokens = _first(asked_tokens, self.model.generation_config.max_new_tokens, 32)
+        truncate_text = _first(truncate_text, self.processor.truncate_text)
         num_inference_steps = _first(num_inference_steps, self.config.num_inference_steps)
         guidance_scale = _first(guidance_scale, self.config.guidance_scale)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -551,6 +556,10 @@ class GillPipeline(RepositoryPipeline):
             sources = _first(allowed_image_sources, self.config.allowed_image_sources)
             options = {} if sources is None else {"allowed_image_sources": sources}
             batch = self.encode_prompt(prompts, force_image, **options)
+            longest = self.model.config.max_position_embeddings
+            if asked_tokens is None and longest is not None:
+                # A default does not fail where fewer tokens fit.
+                max_new_tokens = max(1, min(max_new_tokens, longest - batch["input_ids"].shape[1]))
 
             # 3. Generate text
             answers, output = self.generate_text(

@@ -11,25 +11,12 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.processing_utils import ImagesKwargs, MultiModalData, ProcessingKwargs, TextKwargs
 from transformers.utils import logging
 
+from .chat_template_gill import DEFAULT_CHAT_TEMPLATE, own_chat_template
 from .image_encoder_gill import load_image_processor, preprocess_images, with_pil
 from .image_loading_gill import IMAGE_SOURCES, ImageLimits, ImageReader, check_allowed_sources
 from .prompt_gill import TEXT_BREAK, ImageSource, Piece, PromptSplitter, list_prompts
 
 logger = logging.get_logger(__name__)
-
-# The paper's dialogues (section 4.2): questions and answers, and nothing around them.
-DEFAULT_CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if message.role == 'user' -%}{{ 'Q: ' }}{%- elif message.role == 'assistant' -%}{{ 'A: ' }}{%- endif -%}"
-    "{%- if message.content is string -%}{{ message.content }}{%- else -%}"
-    "{%- for part in message.content -%}"
-    "{%- if part.type == 'text' -%}{{ part.text }}"
-    "{%- elif part.type.startswith('image') -%}{{ image_token or '<|image|>' }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}"
-    "{%- if not loop.last or add_generation_prompt -%}{{ '\n' }}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ 'A:' }}{%- endif -%}"
-)
 
 
 class GillProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -66,7 +53,11 @@ class GillProcessor(ProcessorMixin):
         num_visual_tokens (`int`, defaults to 4): Number of placeholders of an input image [`k` in the paper].
         img_tokens (`list[str]`, *optional*, defaults to `[IMG0]`..`[IMG7]`): Tokens of an output image.
         image_token (`str`, defaults to `"<|image|>"`): The placeholder of an input image.
-        chat_template (`str`, *optional*): Jinja template for chat messages, by default the paper's `Q: ...\nA:`.
+        chat_template (`str`, *optional*): Jinja template for chat messages, by default the tokenizer's own, or the
+            paper's `Q: ...\nA:` for a tokenizer without one.
+        truncate_text (`bool`, *optional*): Whether answers end at a newline and texts after a full stop, as in the
+            paper. By default not where the chat template is the tokenizer's own: such a language model ends its answers
+            itself.
         split_image_tokens (`bool`, *optional*, defaults to `True`, for the single token `[RET]` of FROMAGe to `False`):
             Tokenize `img_tokens` that somebody typed in a prompt as ordinary text. With `False` they are the special
             tokens, which request an image. A typed `image_token` is text in any case, but for the argument `text`.
@@ -106,6 +97,7 @@ class GillProcessor(ProcessorMixin):
         chat_template: str | None = None,
         split_image_tokens: bool | None = None,
         allowed_image_sources: Collection[str] | None = None,
+        truncate_text: bool | None = None,
         **kwargs: Any,
     ) -> None:
         self.num_visual_tokens = num_visual_tokens
@@ -118,7 +110,11 @@ class GillProcessor(ProcessorMixin):
         )
         self.image_limits = ImageLimits()
         self._warned_of_unknown_words = False
-        super().__init__(with_pil(image_processor), tokenizer, chat_template=chat_template or DEFAULT_CHAT_TEMPLATE)
+        own_template = None if chat_template else own_chat_template(tokenizer, image_token)
+        # Repositories of older versions have a template and do not say so.
+        self.truncate_text = own_template is None if truncate_text is None else truncate_text
+        chat_template = chat_template or own_template or DEFAULT_CHAT_TEMPLATE
+        super().__init__(with_pil(image_processor), tokenizer, chat_template=chat_template)
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in (image_token, *self.img_tokens) if token not in vocabulary]
         if missing:
@@ -273,14 +269,14 @@ class GillProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", *of_images]
 
     def split_answer(
-        self, ids: Sequence[int], max_images: int | None = None, truncate_text: bool = True
+        self, ids: Sequence[int], max_images: int | None = None, truncate_text: bool | None = None
     ) -> list[str | int]:
         """Take the ids of an answer apart into texts and images.
 
         Args:
             ids (`Sequence[int]`): What was written, prompt not included.
             max_images (`int`, *optional*): The answer ends with the last of so many images.
-            truncate_text (`bool`, defaults to `True`):
+            truncate_text (`bool`, *optional*, defaults to that of the processor):
                 End the answer at the first newline that is not its first token, and each text at its first newline or
                 else after its first full stop (paper, section 3.3).
 
@@ -288,6 +284,7 @@ class GillProcessor(ProcessorMixin):
             `list[str | int]`: Texts, and for each image the index of its `[IMG0]` in `ids`. No text is empty.
         """
         ids = [int(i) for i in ids]
+        truncate_text = self.truncate_text if truncate_text is None else truncate_text
         if truncate_text and (newline := self.newline_token_id) in ids[1:]:
             ids = ids[: ids.index(newline, 1)]
         pieces: list[str | int] = []
