@@ -20,7 +20,7 @@ from .model_args import positive_int, refuse_settings
 from .original_files import ConversionError
 from .sentencepiece_model import read_sentencepiece_model
 
-# Of Vicuna 1.1, as the authors write it: a space after the question, none after the end of an answer.
+# Of Vicuna 1.1, as the authors write it: a space after a question, none after an answer and its end.
 CHAT_TEMPLATE = (
     "{%- if messages[0].role == 'system' -%}{{ messages[0].content }}{%- else -%}"
     "{{ 'A chat between a curious user and an artificial intelligence assistant. "
@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
     "{%- if part.type == 'text' -%}{{ part.text }}"
     "{%- elif part.type.startswith('image') -%}{{ image_token }}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
-    "{%- if message.role == 'user' -%}{{ ' ' }}{%- elif not loop.last -%}{{ '</s>' }}{%- endif -%}"
+    "{%- if message.role == 'user' -%}{{ ' ' }}{%- else -%}{{ '</s>' }}{%- endif -%}"
     "{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'ASSISTANT:' }}{%- endif -%}"

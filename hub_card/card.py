@@ -74,9 +74,9 @@ def metadata(facts: Facts) -> dict[str, Any]:
         model_name=facts.name if evaluated else None,
         pipeline_tag="any-to-any",
         tags=[
-            "fromage" if facts.retrieves_only else "gill",
+            "fromage" if facts.retrieves_only else "dreamllm" if facts.generates_only else "gill",
             "multimodal",
-            "image-retrieval",
+            *([] if facts.generates_only else ["image-retrieval"]),
             *([] if facts.retrieves_only else ["text-to-image"]),
         ],
     )

@@ -80,6 +80,8 @@ class Facts:
         languages (`list[str]`): Codes, such as `"en"`.
         datasets (`list[str]`): Hub ids of the training data.
         retrieves_only (`bool`): Whether it cannot generate images (FROMAGe).
+        generates_only (`bool`): Whether it cannot retrieve images (DreamLLM).
+        holds_language_model (`bool`): Whether its language model is in the repository though other models are not.
         decides (`bool`): Whether it has a decision head.
         decision (`dict`, *optional*): The record of the decision head's training, `results/decision.json`.
     """
@@ -99,6 +101,8 @@ class Facts:
     languages: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
     retrieves_only: bool = False
+    generates_only: bool = False
+    holds_language_model: bool = False
     decides: bool = True
     decision: dict[str, Any] | None = None
 

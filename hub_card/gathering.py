@@ -153,6 +153,8 @@ def gather(
         languages=list(languages),
         datasets=list(dict.fromkeys(datasets)),
         retrieves_only=config.get("mapper_type") is None,
+        generates_only=config.get("mapper_type") is not None and config.get("retrieval_dim", 0) is None,
+        holds_language_model=config.get("language_model_id") is None,
         decides=bool(config.get("use_decision_head")),
         decision=_decision(folder),
     )
@@ -207,8 +209,9 @@ def _adapters(folder: Path, config: dict[str, Any]) -> Adapters:
                     dtypes.add(str(tensor.dtype).removeprefix("torch."))
     text = config["text_config"]
     width = text.get("word_embed_proj_dim") or text.get("hidden_size") or text.get("n_embd")
+    runs = "[IMG] tokens" if config.get("predict_image_output_tokens", True) else "queries of an image"
     sizes = {
-        "[IMG] tokens": len(config.get("image_output_token_ids") or config["img_token_ids"]),
+        runs: len(config.get("image_output_token_ids") or config["img_token_ids"]),
         "embeddings an image": config["num_visual_tokens"],
         "language model's width": width,
         "retrieval's width": config["retrieval_dim"],

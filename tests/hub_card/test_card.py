@@ -97,6 +97,15 @@ def test_a_model_that_only_retrieves_is_not_said_to_generate() -> None:
     assert "text-to-image" not in parse(text).metadata["tags"]
 
 
+def test_a_model_without_retrieval_is_called_dreamllm_and_says_nothing_of_retrieval() -> None:
+    bases = [BaseModel("image encoder", "openai/clip-vit-large-patch14")]
+    text = make_card(Facts("dream", base_models=bases, generates_only=True, holds_language_model=True, decides=False))
+    assert "DreamLLM" in text
+    assert "holds the language model" in text
+    assert "retriev" not in text.lower()
+    assert "dong2024dreamllm" in text
+
+
 def test_only_a_model_with_frozen_base_models_is_said_to_inherit_their_faults() -> None:
     card = make_card(replace(FACTS, base_models=[]))
     assert "errors and biases of its frozen models" in make_card(FACTS) and "faults of its frozen models" not in card
