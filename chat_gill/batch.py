@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from pipeline_gill import GillPipeline
 
-from .answer_request import Answer, Failure, PartialAnswer, Request, group_pieces
+from .answer_request import Answer, AnswerSettings, Failure, PartialAnswer, Request, group_pieces
+from .limits import RequestRefused
 
 # Typed text and uploads alone: no text of a visitor is a file or an address of the server's network.
 ALLOWED_IMAGE_SOURCES = ("memory",)
@@ -74,6 +76,49 @@ class StoppedRequests(StoppingCriteria):
         return torch.tensor([request.is_over for request in self.requests], device=input_ids.device)
 
 
+def fit_dialogue(pipe: GillPipeline, messages: list[Any], settings: AnswerSettings) -> list[Any]:
+    """The end of a dialogue that leaves room for an answer among the positions that the language model has.
+
+    Args:
+        messages (`list[dict]`): Chat messages whose images are PIL images; the oldest are left out first.
+        settings ([`AnswerSettings`]): Say how long an answer can get.
+
+    Raises:
+        RequestRefused: the last message alone is too long.
+    """
+    positions = pipe.model.config.max_position_embeddings
+    if positions is None:
+        return messages
+    answer = (settings.max_new_tokens or 0) + settings.max_images * len(pipe.processor.image_output_token_ids)
+    while True:
+        length = num_tokens(pipe, messages)
+        if length + answer <= positions:
+            return messages
+        if len(messages) == 1:
+            raise RequestRefused(
+                f"That is {length} tokens with its images, and this model reads {max(positions - answer, 0)} at most. "
+                "Please write less."
+            )
+        messages = messages[2:] if len(messages) > 2 else messages[1:]
+
+
+def num_tokens(pipe: GillPipeline, messages: Sequence[Any]) -> int:
+    """Tokens of a dialogue as the model reads it. Every image takes as many, so the smallest one stands for all."""
+    smallest = Image.new("RGB", (1, 1))
+    dialogue = [
+        {
+            **message,
+            "content": [
+                {"type": "image", "image": smallest} if part["type"] == "image" else part for part in message["content"]
+            ],
+        }
+        if not isinstance(message["content"], str)
+        else message
+        for message in messages
+    ]
+    return int(pipe.processor([dialogue], allowed_image_sources=ALLOWED_IMAGE_SOURCES)["input_ids"].shape[1])
+
+
 def call_pipeline(
     pipe: GillPipeline, messages: list[Any], seeds: list[int], arguments: dict[str, Any], **watching: Any
 ) -> list[Any]:
@@ -96,9 +141,9 @@ def run_batch(pipe: GillPipeline, requests: Sequence[Request], call: Callable[..
     """
     settings = requests[0].settings
     arguments = settings.for_pipeline(can_choose=pipe.retrieval_set is not None and pipe.has_image_generator)
-    messages = [request.messages for request in requests]
     seeds = [request.seed for request in requests]
     try:
+        messages = [fit_dialogue(pipe, request.messages, settings) for request in requests]
         if call is not None:
             answers = call(messages, seeds, arguments)
         else:
@@ -128,4 +173,12 @@ def run_batch(pipe: GillPipeline, requests: Sequence[Request], call: Callable[..
             request.report(Answer(group_pieces(pieces, arguments["decision"] == "both"), request.seed))
 
 
-__all__ = ["ALLOWED_IMAGE_SOURCES", "TOO_LATE", "AnswersSoFar", "StoppedRequests", "call_pipeline", "run_batch"]
+__all__ = [
+    "ALLOWED_IMAGE_SOURCES",
+    "TOO_LATE",
+    "AnswersSoFar",
+    "StoppedRequests",
+    "call_pipeline",
+    "fit_dialogue",
+    "run_batch",
+]

@@ -15,17 +15,22 @@ from .limits import ChatLimits, RequestRefused
 STYLE = Path(__file__).with_name("page.css")
 
 
-def messages_of(history: Sequence[Mapping[str, Any]], message: Mapping[str, Any], limits: ChatLimits) -> list[Any]:
+def messages_of(
+    history: Sequence[Mapping[str, Any]], message: Mapping[str, Any] | str, limits: ChatLimits
+) -> list[Any]:
     """The chat messages that the model reads.
 
     Args:
         history: Messages of [`gradio.Chatbot`]. Its notes and placeholders are left out.
-        message: `{"text": ..., "files": [...]}` of [`gradio.MultimodalTextbox`]; files are uploads.
+        message: `{"text": ..., "files": [...]}` of [`gradio.MultimodalTextbox`]; files are uploads. A message that
+            was edited is its text alone: its files are the end of the history.
         limits ([`ChatLimits`]): The oldest messages are left out where a dialogue is longer.
 
     Raises:
         RequestRefused: nothing was typed, or too much, or a file is no image.
     """
+    if isinstance(message, str):
+        message = {"text": message}
     text, files = (message.get("text") or "").strip(), message.get("files") or []
     if not text and not files:
         raise RequestRefused("Type something or add an image first.")

@@ -51,10 +51,16 @@ def figure_html(image: AnswerImage, text: str, chosen_by_model: bool, seed: int 
     )
 
 
-def placeholder_html(answer: PartialAnswer) -> str:
-    """Stands where an image will be; with the progress of the image generator once it runs."""
+def placeholder_html(answer: PartialAnswer, is_candidate: bool = False) -> str:
+    """Stands where an image will be; with the progress of the image generator once it runs.
+
+    Args:
+        answer ([`PartialAnswer`]): So far.
+        is_candidate (`bool`): Whether the image that is drawn may be the one that the model decides against.
+    """
     if answer.steps:
-        label = f"Drawing, step {answer.step} of {answer.steps}"
+        what = "Drawing a candidate" if is_candidate else "Drawing"
+        label = f"{what}, step {answer.step} of {answer.steps}"
         bar = f'<progress max="{answer.steps}" value="{answer.step}" aria-label="Drawing"></progress>'
     else:
         label, bar = "Choosing an image", '<progress aria-label="Choosing an image"></progress>'

@@ -25,6 +25,9 @@ _DOWNLOAD = """(page) => {
   link.click();
   URL.revokeObjectURL(link.href);
 }"""
+_NAME_THE_FIELD = """() => {
+  document.querySelector("#gill-message textarea").setAttribute("aria-label", "Your message");
+}"""
 _DECISIONS = [("The model decides", "auto"), ("Always retrieve", "retrieve"), ("Always generate", "generate")]
 
 
@@ -49,7 +52,8 @@ def build_page(engine: AnswerEngine, name: str, examples: Sequence[str]) -> gr.B
             min_height=320,
             layout="bubble",
             feedback_options=None,
-            placeholder="Ask for an image, tell a story sentence by sentence, or add an image and ask about it.",
+            placeholder="Ask for an image, tell a story sentence by sentence, or add an image and ask about it.\n\n"
+            "A dialogue is read as a whole; Clear begins another one.",
         )
         only_from_this_page(chatbot)
         textbox = gr.MultimodalTextbox(
@@ -96,6 +100,8 @@ def build_page(engine: AnswerEngine, name: str, examples: Sequence[str]) -> gr.B
             show_progress="hidden",
             concurrency_limit=None,
         )
+        # Gradio's own label of the field is not tied to it.
+        page.load(None, None, None, js=_NAME_THE_FIELD, api_visibility="undocumented")
         add_tools(engine)
     page.queue(max_size=4 * limits.max_waiting, default_concurrency_limit=limits.max_waiting)
     page.chat_interface = chat
@@ -152,7 +158,7 @@ class Conversation:
 
     async def respond(
         self,
-        message: dict[str, Any],
+        message: dict[str, Any] | str,
         history: list[Any],
         decision: str,
         show_other: bool,
@@ -224,7 +230,8 @@ def _contents(event: Event, settings: AnswerSettings) -> list[Any]:
     if isinstance(event, Failure):
         return [gr.HTML(note_html(event.message))]
     if isinstance(event, PartialAnswer):
-        shown = [gr.HTML(placeholder_html(event)) if piece is None else piece for piece in event.pieces]
+        placeholder = placeholder_html(event, settings.decision == "auto" and settings.show_other)
+        shown = [gr.HTML(placeholder) if piece is None else piece for piece in event.pieces]
         return shown or [gr.HTML(waiting_html(Waiting(False, 0)))]
     text = " ".join(piece for piece in event.pieces if isinstance(piece, str))
     contents = [

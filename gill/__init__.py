@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gill.imports import lazy_names
 
 if TYPE_CHECKING:
+    from chat_gill import ChatArguments, chat
     from conversion import convert
     from evaluation_gill import evaluate
     from hub_card import push, write_card
@@ -33,6 +34,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "modeling_gill": ["GillConfig", "GillForConditionalGeneration", "GillProcessor"],
         "pipeline_gill": ["GillImage", "GillPipeline", "GillPipelineOutput", "RetrievalSet", "build_retrieval_set"],
+        "chat_gill": ["ChatArguments", "chat"],
         "conversion": ["convert"],
         "evaluation_gill": ["evaluate"],
         "hub_card": ["push", "write_card"],
@@ -49,6 +51,7 @@ __getattr__, __dir__ = lazy_names(
 )
 
 __all__ = [
+    "ChatArguments",
     "DecisionHeadOptions",
     "GillConfig",
     "GillForConditionalGeneration",
@@ -60,6 +63,7 @@ __all__ = [
     "RetrievalSet",
     "__version__",
     "build_retrieval_set",
+    "chat",
     "convert",
     "demo",
     "evaluate",

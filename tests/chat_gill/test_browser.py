@@ -15,7 +15,11 @@ pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="THE CHAT PAGE IS NOT TESTED: no Chromium here; install it with: apt-get install chromium"
 )
 # Colours below the contrast of 4.5 that people need to read, by text and background as they are drawn.
-_CONTRAST = """selector => [...document.querySelectorAll(selector)].map(element => {
+_CONTRAST = """selector => [...document.querySelectorAll(selector)].filter(element =>
+  element.checkVisibility({checkOpacity: true, checkVisibilityCSS: true}) &&
+  element.getBoundingClientRect().width > 2 &&
+  [...element.childNodes].some(node => node.nodeType == 3 && node.textContent.trim())
+).map(element => {
   const parse = text => { const [r, g, b, a] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a ?? 1]; };
   let behind = element, back = [0, 0, 0, 0];
   while (behind && back[3] < 1) {
@@ -26,8 +30,16 @@ _CONTRAST = """selector => [...document.querySelectorAll(selector)].map(element 
     .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const [one, two] = [light(parse(getComputedStyle(element).color)), light(back)].sort((a, b) => b - a);
-  return (one + 0.05) / (two + 0.05);
+  return [(one + 0.05) / (two + 0.05), element.textContent.trim()];
 })"""
+
+# The element that the keyboard is at, and what a screen reader calls it.
+_NAME_OF_FOCUS = """() => {
+  const element = document.activeElement;
+  const labels = [...(element.labels ?? [])].map(label => label.innerText);
+  const named = [element.getAttribute("aria-label"), ...labels, element.innerText, element.title, element.placeholder];
+  return [element.tagName, (named.find(text => text && text.trim()) ?? "").trim()];
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +94,9 @@ def test_a_message_is_answered_and_a_click_shows_where_the_image_comes_from(page
     for words in ("retrieved", "generated"):
         assert figure.get_by_text(words, exact=True).count() == 1
     assert figure.locator("img").first.get_attribute("alt").endswith("image: a red house on the left at night")
-    for selector in (
-        ".gill-badge",
-        ".gill-decision",
-        ".gill-more",
-        ".gill-details dt",
-        ".gill-details p",
-        "#gill-header p",
-    ):
-        assert min(page.evaluate(_CONTRAST, selector)) >= 4.5, selector
+    page.locator("#gill-settings button").first.click()
+    page.get_by_label("Drawing steps").wait_for()
+    assert [text for contrast, text in page.evaluate(_CONTRAST, "body *") if contrast < 4.5] == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than the screen"
 
 
@@ -132,6 +138,62 @@ def test_a_drawing_is_stopped_and_the_next_message_is_answered(page: Any) -> Non
     page.locator("figure.gill-figure summary").click()
     assert re.search(r"Seed\s+7", page.locator("figure.gill-figure").inner_text())
     assert "as set in the settings" in page.locator("figure.gill-figure").inner_text()
+
+
+@pytest.mark.slow
+def test_a_message_is_edited_and_an_answer_is_made_anew(page: Any) -> None:
+    set_steps(page, "2")
+    say(page, "Draw a red house on the left.")
+    page.get_by_text("a red house on the left", exact=True).first.wait_for()
+    page.locator("figure.gill-figure").wait_for()
+    page.get_by_role("button", name="Edit").click()
+    page.locator("textarea.edit-textarea").fill("Draw a blue house on the left.")
+    page.get_by_role("button", name="Submit").first.click()
+    page.get_by_text("a blue house on the left", exact=True).first.wait_for()
+    sync_api.expect(page.locator("figure.gill-figure")).to_have_count(1)
+    sync_api.expect(page.get_by_role("button", name="Retry")).to_be_enabled()
+    drawn = page.locator("figure.gill-figure img").first.get_attribute("src")
+    page.get_by_role("button", name="Retry").click()
+    page.wait_for_function(
+        """drawn => {
+          const image = document.querySelector("figure.gill-figure img");
+          return image && image.src != drawn;
+        }""",
+        arg=drawn,
+    )
+    sync_api.expect(page.locator("figure.gill-figure")).to_have_count(1)
+
+
+@pytest.mark.slow
+def test_the_words_of_an_answer_are_copied(page: Any) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    say(page, "Show me a red house on the left at night.")
+    page.locator("figure.gill-figure").wait_for()
+    page.get_by_role("button", name="Copy message").last.click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert "house" in copied
+
+
+@pytest.mark.slow
+def test_everything_is_reached_and_named_without_a_mouse(page: Any) -> None:
+    reached: list[list[str]] = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(_NAME_OF_FOCUS))
+        if reached[-1] == ["TEXTAREA", "Your message"]:
+            break
+    assert reached[-1] == ["TEXTAREA", "Your message"]
+    page.keyboard.type("Show me a cat")
+    page.keyboard.press("Enter")
+    page.locator("figure.gill-figure").wait_for()
+    for _ in range(60):
+        page.keyboard.press("Shift+Tab")
+        reached.append(page.evaluate(_NAME_OF_FOCUS))
+        if reached[-1][0] == "SUMMARY":
+            break
+    page.keyboard.press("Enter")
+    page.get_by_text("Similarity to the text").first.wait_for()
+    assert [tag for tag, name in reached if tag != "BODY" and not name] == []
 
 
 def test_unknown_words_are_named_kindly(page: Any) -> None:

@@ -59,6 +59,13 @@ def test_the_history_holds_the_texts_and_the_images_that_were_shown_and_no_notes
     assert [part["text"] for part in messages[2]["content"]] == ["again", "Then it turns blue."]
 
 
+def test_an_edited_message_keeps_the_image_that_came_with_it(tmp_path: Path) -> None:
+    RED.save(tmp_path / "red.png")
+    history = [{"role": "user", "content": [{"type": "file", "file": {"path": str(tmp_path / "red.png")}}]}]
+    [message] = messages_of(history, "what is it?", ChatLimits())
+    assert [part["type"] for part in message["content"]] == ["image", "text"]
+
+
 def test_uploads_are_read_and_made_small(tmp_path: Path) -> None:
     Image.new("RGB", (3000, 1000), "green").save(tmp_path / "large.png")
     [message] = messages_of([], {"text": "", "files": [str(tmp_path / "large.png")]}, ChatLimits(image_size=512))

@@ -9,6 +9,7 @@ from PIL import Image
 
 from chat_gill import AnswerEngine, AnswerSettings, ChatLimits
 from chat_gill.answer_request import Answer, AnswerImage, Event, Failure, PartialAnswer, Waiting
+from chat_gill.batch import fit_dialogue, num_tokens
 from chat_gill.limits import RequestRefused
 
 # Quick to answer.
@@ -208,3 +209,20 @@ def test_without_streaming_the_answer_is_the_same(pipe: Any) -> None:
     image = engine.answer(said("a red house"), settings, seed=5).pieces[-1].chosen.image
     engine.close()
     assert len(calls) == 1 and isinstance(image, Image.Image)
+
+
+def test_of_a_long_dialogue_the_model_reads_the_end_that_leaves_room_for_an_answer(pipe: Any) -> None:
+    said = "a red house on the left . " * 8
+    dialogue = [{"role": role, "content": [{"type": "text", "text": said}]} for role in ("user", "assistant") * 5]
+    dialogue.append({"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (32, 32))}]})
+    assert num_tokens(pipe, dialogue) > pipe.model.config.max_position_embeddings
+    read = fit_dialogue(pipe, dialogue, AnswerSettings())
+    assert read and read == dialogue[-len(read) :] and read[0]["role"] == "user"
+    assert num_tokens(pipe, read) + 32 + 8 <= pipe.model.config.max_position_embeddings
+    assert num_tokens(pipe, dialogue[-len(read) - 2 :]) + 32 + 8 > pipe.model.config.max_position_embeddings
+
+
+def test_a_message_that_is_too_long_alone_is_refused_with_both_lengths(pipe: Any, engine: AnswerEngine) -> None:
+    said = [{"role": "user", "content": [{"type": "text", "text": "a red house on the left . " * 60}]}]
+    with pytest.raises(RequestRefused, match=r"That is \d{3} tokens .* reads 280 at most"):
+        engine.answer(said)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -26,9 +27,21 @@ def test_its_front_matter_names_the_model_and_the_machine(tmp_path: Path) -> Non
     assert (card["sdk"], card["app_file"]) == ("gradio", "app.py")
     pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     assert f"gradio=={card['sdk_version']}\n" in pins
-    for line in (tmp_path / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        Requirement(line)
     ast.parse((tmp_path / "app.py").read_text(encoding="utf-8"))
+
+
+def test_it_requires_the_ranges_that_this_package_was_tested_with() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["retrieval"], *extras["training"], *extras["chat"]]
+    tested = {found.name: found.specifier for found in map(Requirement, lines)}
+    for line in space_files("org/gill")["requirements.txt"].decode().splitlines():
+        required = Requirement(line)
+        if required.name == "gradio":  # the version that the front matter names, with the package for MCP
+            assert required.extras == {"mcp"}
+            assert tested["gradio"].contains(str(required.specifier).removeprefix("=="))
+        else:
+            assert required.specifier == tested[required.name]
 
 
 def test_it_carries_no_more_than_the_page_needs() -> None:

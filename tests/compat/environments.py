@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".compat"
 NOT_COPIED = shutil.ignore_patterns(".*", "build", "runs", "site", "*.egg-info", "__pycache__")
-EXTRAS = ("all", "picturebook")
+EXTRAS = ("all", "chat", "picturebook")
 
 
 def main() -> int:

@@ -31,6 +31,7 @@ def main() -> int:
         beams,
         batch,
         chat,
+        chat_page,
         model_alone,
         auto_classes,
         save_and_reload,
@@ -91,6 +92,27 @@ def chat(pipe: GillPipeline) -> None:
     content = [{"type": "image", "image": image}, {"type": "text", "text": "what is there ?"}]
     [answer] = pipe([{"role": "user", "content": content}], max_new_tokens=8, num_inference_steps=STEPS).answers
     assert answer
+
+
+def chat_page(pipe: GillPipeline) -> None:
+    """The page of `gill chat` is served, and its engine answers."""
+    from urllib.request import urlopen
+
+    from chat_gill import AnswerEngine, AnswerSettings, ChatArguments
+    from chat_gill.serving import open_page
+
+    engine = AnswerEngine(lambda: pipe)
+    page = open_page(engine, str(CHECKPOINT), ChatArguments(host="127.0.0.1"))
+    try:
+        with urlopen(page.local_url, timeout=60) as response:
+            assert b"picture book" in response.read()
+        answer = engine.answer(
+            [{"role": "user", "content": "Show me a red car."}], AnswerSettings(num_inference_steps=STEPS)
+        )
+        assert answer.pieces
+    finally:
+        page.close()
+        engine.close()
 
 
 def model_alone(pipe: GillPipeline) -> None:

@@ -94,6 +94,41 @@ def test_the_retrieval_set_gets_a_repository_of_its_own_linked_both_ways(
     assert "For the model [org/gill]" in (tmp_path / "set/README.md").read_text()
 
 
+def test_the_chat_page_is_pushed_as_a_space_of_its_own_and_the_next_push_replaces_it(
+    small_repository: Path,
+    hub_in_this_process: TestHub,
+    api: HfApi,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("chat_gill")
+    hub = hub_in_this_process
+    arguments = [
+        str(small_repository),
+        "org/gill",
+        "--yes",
+        "--space",
+        "org/gill-demo",
+        "--space-hardware",
+        "cpu-basic",
+    ]
+    assert run_push([*arguments, "--dry-run"], api) == 0
+    assert "to spaces/org/gill-demo: the chat page of org/gill, on cpu-basic" in capsys.readouterr().out
+    assert hub.requests == []
+    assert run_push(arguments, api) == 0
+    assert commits(hub, "spaces", "org/gill-demo") == ["Chat page of org/gill", "initial commit"]
+    assert {"app.py", "requirements.txt", "README.md", "chat_gill/page.py"} <= files_on(hub, "spaces", "org/gill-demo")
+    folder = snapshot_download("org/gill-demo", repo_type="space", local_dir=tmp_path, endpoint=hub.url)
+    card = Path(folder, "README.md").read_text(encoding="utf-8")
+    assert "sdk: gradio" in card and "suggested_hardware: cpu-basic" in card and "- org/gill\n" in card
+    # What an older version of this package left goes, what somebody else added stays.
+    api.upload_file(path_or_fileobj=b"", path_in_repo="chat_gill/old.py", repo_id="org/gill-demo", repo_type="space")
+    api.upload_file(path_or_fileobj=b"", path_in_repo="notes.md", repo_id="org/gill-demo", repo_type="space")
+    assert run_push(arguments, api) == 0
+    left = files_on(hub, "spaces", "org/gill-demo")
+    assert "chat_gill/old.py" not in left and "notes.md" in left
+
+
 def test_what_an_earlier_push_left_goes_in_the_same_commit_and_what_others_added_stays(
     small_repository: Path, hub_in_this_process: TestHub, api: HfApi
 ) -> None:
