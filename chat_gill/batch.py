@@ -89,7 +89,10 @@ def fit_dialogue(pipe: GillPipeline, messages: list[Any], settings: AnswerSettin
     positions = pipe.model.config.max_position_embeddings
     if positions is None:
         return messages
-    answer = (settings.max_new_tokens or 0) + settings.max_images * len(pipe.processor.image_output_token_ids)
+    # The pipeline cuts its own default to what is left, so a quarter of the positions is enough for that.
+    by_default = min(pipe.model.generation_config.max_new_tokens or 32, positions // 4)
+    answer = settings.max_new_tokens or by_default
+    answer += settings.max_images * len(pipe.processor.image_output_token_ids)
     while True:
         length = num_tokens(pipe, messages)
         if length + answer <= positions:
