@@ -28,6 +28,7 @@ IMAGE_COLUMNS = (
     "url",
     "image_url",
 )
+TARGET_CAPTION_COLUMN = "target_caption"
 # What tells the name of a file from a caption where there is no header.
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -45,11 +46,14 @@ class CaptionRow:
         caption (`str`): Exactly as it stands in the file; may be empty.
         image (`str`): A URL or the path of a file, without white space around it; may be empty.
         line (`int`): Number of the line in the file, from 1.
+        target_caption (`str`, *optional*): What the image generator's text encoder is asked for in place of the
+            caption, where the file has a column for it; may be empty.
     """
 
     caption: str
     image: str
     line: int
+    target_caption: str | None = None
 
 
 def read_captions(
@@ -58,6 +62,7 @@ def read_captions(
     image_column: str | None = None,
     caption_column: str | None = None,
     image_root: str | os.PathLike[str] | None = None,
+    target_caption_column: str | None = None,
 ) -> Iterator[CaptionRow]:
     """
     Read a TSV of captions and images, row by row.
@@ -70,6 +75,7 @@ def read_captions(
         image_column, caption_column (`str`, *optional*): Names of the columns; the file must then have a header. By
             default the first of the usual names that the header has.
         image_root (*optional*): A folder. Names of files are then looked up in it with [`find_image`].
+        target_caption_column (`str`, *optional*): By default `target_caption`, where the header has it.
 
     Raises:
         OSError: the file cannot be read.
@@ -81,13 +87,16 @@ def read_captions(
         >>> from pipeline_gill.caption_files import read_captions
         >>> _ = open("captions.tsv", "w").write("caption\\timage\\na red car\\tcar.png\\n")
         >>> list(read_captions("captions.tsv"))
-        [CaptionRow(caption='a red car', image='car.png', line=2)]
+        [CaptionRow(caption='a red car', image='car.png', line=2, target_caption=None)]
     """
     lines = read_lines(path)
     line, text = next(lines, (0, ""))
     first = _header(text)
     columns = _caption_columns(first, image_column, caption_column, path) if line else None
+    target_at = _target_column(first, target_caption_column, path) if columns is not None else None
     if columns is None:
+        if target_caption_column is not None:
+            raise CaptionFileError(f"{path} has no header; expected one with the column {target_caption_column!r}.")
         header, (caption_at, image_at) = ["caption", "image"], (0, 1)
         rows = _table_rows(_chain((line, text), lines) if line else lines, header, path)
     else:
@@ -102,7 +111,8 @@ def read_captions(
                 image = find_image(image_root, image)
             except CaptionFileError as error:
                 raise CaptionFileError(f"{path}, line {row.line}: {error}") from error
-        yield CaptionRow(row.fields[caption_at], image, row.line)
+        target = None if target_at is None else row.fields[target_at]
+        yield CaptionRow(row.fields[caption_at], image, row.line, target)
     if is_empty:
         raise CaptionFileError(f"{path} holds no captions{', only a header' if columns else ''}.")
 
@@ -262,6 +272,15 @@ def _caption_columns(
     return None
 
 
+def _target_column(names: list[str], chosen: str | None, path: str | os.PathLike[str]) -> int | None:
+    if chosen is None:
+        lower = [name.lower() for name in names]
+        return lower.index(TARGET_CAPTION_COLUMN) if TARGET_CAPTION_COLUMN in lower else None
+    if chosen not in names:
+        raise CaptionFileError(f"{path} has the columns {names}, expected {chosen!r} among them.")
+    return names.index(chosen)
+
+
 def _may_be_image(text: str) -> bool:
     return "://" in text or "/" in text or text.lower().endswith(_IMAGE_SUFFIXES)
 
@@ -299,6 +318,7 @@ def _refuse_repeated(names: Sequence[str], path: str | os.PathLike[str]) -> None
 __all__ = [
     "CAPTION_COLUMNS",
     "IMAGE_COLUMNS",
+    "TARGET_CAPTION_COLUMN",
     "CaptionFileError",
     "CaptionRow",
     "TableRow",

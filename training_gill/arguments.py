@@ -31,6 +31,12 @@ class ModelArguments:
     initializer_token: str | None = _option(
         None, "Token of the language model whose embedding all [IMG] rows start from, e.g. image; random by default."
     )
+    initializer_text: str | None = _option(
+        None, "Text of as many tokens as there are [IMG] rows, each of which starts from one of them: how it is asked."
+    )
+    train_img_embeddings: bool = _option(
+        True, "Train the [IMG] rows; false keeps them, so that `gill precompute --language-states` serves."
+    )
     img_logit_scaling: str = _option("absolute", "What a scale on the logit of [IMG0] does: absolute, or signed.")
     num_visual_tokens: int | None = _option(
         4, "Embeddings per image read (k); with vision_pooling patches, null takes all patches."
@@ -66,6 +72,9 @@ class DataArguments:
     validation_image_folder: str | None = _option(None, "As train_image_folder.")
     image_column: str | None = _option(None, "Column of the images; by default image, jpg, png, ...")
     caption_column: str | None = _option(None, "Column of the captions; by default caption, text or txt.")
+    target_caption_column: str | None = _option(
+        None, "Column of what the image generator is asked for; by default target_caption where there is one."
+    )
     streaming: bool = _option(False, "Read the training data as a stream.")
     shuffle_buffer: int = _option(10_000, "Examples of a stream that are shuffled among each other.")
     cache: str | None = _option(None, "Folder that `gill precompute` wrote.")
@@ -113,7 +122,8 @@ class TrainCommand:
 @dataclass
 class PrecomputeArguments:
     """
-    What to compute once: text-encoder targets of all captions and, on demand, features of all images.
+    What to compute once: text-encoder targets of all captions and, on demand, features of all images, and states of the
+    language model.
 
     Example:
 
@@ -141,12 +151,18 @@ class PrecomputeArguments:
     vision_pooling: str = _option("pooler", "Feature to write, as in the recipe of the training.")
     vision_feature_layer: int = _option(-1, "As in the recipe.")
     num_visual_tokens: int | None = _option(None, "As in the recipe, with vision_pooling patches; by default all.")
+    language_states: str | None = _option(
+        None,
+        "Recipe with `train_img_embeddings: false`: write its language model's states at [IMG], too.",
+        metavar="RECIPE",
+    )
     split: str = _option("train", "Split of a dataset.")
     image_folder: list[str] = field(
         default_factory=list, metadata={"help": "Folder of the images of a .tsv, one for each --dataset."}
     )
     image_column: str | None = _option(None, "Column of the images; by default image, jpg, png, ...")
     caption_column: str | None = _option(None, "Column of the captions; by default caption, text or txt.")
+    target_caption_column: str | None = _option(None, "Column of what the generator is asked for, as in the recipe.")
     streaming: bool = _option(False, "Read as a stream.")
     batch_size: int = _option(64, "Captions or images at once.", min=1)
     dtype: str = _option("float16", "Dtype to store: float16 or float32.")

@@ -1,5 +1,6 @@
-"""What training reads instead of running frozen models: targets of captions, features of images."""
+"""What training reads instead of running frozen models: targets and states of captions, features of images."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from modeling_gill import conditioning_gill
+from modeling_gill import GillForConditionalGeneration, conditioning_gill
 from modeling_gill.atomic_write_gill import replace_file
 from modeling_gill.conditioning_gill import (
     NEGATIVES_FILE,
@@ -16,6 +17,7 @@ from modeling_gill.conditioning_gill import (
     conditioning_fields,
     conditioning_of,
 )
+from modeling_gill.fingerprint_gill import fingerprint_weights
 from modeling_gill.image_encoder_gill import ImagePooling
 from pipeline_gill.frozen_models import full_path
 
@@ -116,6 +118,58 @@ class ImageFeatureCache(ArrayCache):
                 f"The cache {self.folder} has no image {key!r:.80}: it was made for other data, or another cut of "
                 "them; run `gill precompute --image-features` over these."
             ) from None
+
+
+class LanguageStatesCache(ArrayCache):
+    """
+    Hidden states of the language model at the `[IMG]` tokens that follow a caption, float32 of shape
+    `(num_image_output_tokens, embedding_dim)`.
+
+    Args:
+        cache (`Path`): Folder that `gill precompute --language-states` wrote.
+        expected (`dict`, *optional*): [`states_info`] of the model that is trained.
+
+    Raises:
+        CacheError: there is none, or it is incomplete, damaged or made for something else.
+    """
+
+    FOLDER = "language_states"
+
+    def __init__(self, cache: Path, expected: Mapping[str, Any] | None = None) -> None:
+        folder = Path(cache) / self.FOLDER
+        shape = read_info(folder).get("shape")
+        if not isinstance(shape, list) or not shape or any(type(size) is not int or size < 1 for size in shape):
+            raise CacheError(
+                f"{folder / INFO_FILE} is damaged: `shape` is {shape!r}, expected a list of numbers; {AGAIN}."
+            )
+        super().__init__(folder, [Column(tuple(shape))], expected)
+
+    def __getitem__(self, caption: str) -> torch.Tensor:
+        try:
+            return self.read(caption)["values"].float()
+        except KeyError:
+            raise CacheError(
+                f"The cache {self.folder} has no states for the caption {caption!r:.80}: it was made for other data, "
+                "or another cut of them; run `gill precompute --language-states` over these."
+            ) from None
+
+
+def states_info(gill: GillForConditionalGeneration, max_length: int) -> dict[str, Any]:
+    """What a cache of states says about itself; every part must be that of the model that is trained."""
+    config = gill.config
+    # Equal for rows that were loaded in float32 and in bfloat16.
+    rows = gill.img_embeddings.weight.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy()
+    name = config.language_model_id and full_path(config.language_model_id)
+    if name is None:
+        weights = [weight for _, weight in sorted(gill.language_model.named_parameters())]
+        name = f"weights {fingerprint_weights({'language_model': weights})['digest']}"
+    return {
+        "language_model": name,
+        "language_model_revision": config.language_model_revision or "main",
+        "img_rows": hashlib.sha256(rows.tobytes()).hexdigest()[:16],
+        "shape": [config.num_image_output_tokens, config.embedding_dim],
+        "max_length": max_length,
+    }
 
 
 def target_info(
@@ -246,12 +300,14 @@ def write_unreadable(folder: Path, unreadable: Mapping[str, str]) -> None:
 __all__ = [
     "CacheError",
     "ImageFeatureCache",
+    "LanguageStatesCache",
     "TextTargetsCache",
     "begun_conditioning",
     "feature_info",
     "read_cached_conditioning",
     "read_negatives",
     "read_unreadable",
+    "states_info",
     "target_columns",
     "target_info",
     "without_scales",

@@ -27,7 +27,8 @@ def mean_frozen_norm(model: GillForConditionalGeneration, used_ids: list[int]) -
 
 class ImgRowScale(TrainerCallback):
     """
-    Brings every `[IMG]` row to the same norm after each step of the optimizer (the authors' `main.py`).
+    Brings every `[IMG]` row to the same norm after each step of the optimizer (the authors' `main.py`), unless the rows
+    are not trained.
 
     Args:
         model ([`GillForConditionalGeneration`]): The one that is trained.
@@ -41,7 +42,8 @@ class ImgRowScale(TrainerCallback):
     @torch.no_grad()
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         weight = self.model.img_embeddings.weight
-        weight.mul_(self.norm / weight.norm(dim=1, keepdim=True))
+        if weight.requires_grad:
+            weight.mul_(self.norm / weight.norm(dim=1, keepdim=True))
 
 
 class SeededOrder(Sampler):

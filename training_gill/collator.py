@@ -11,7 +11,7 @@ from modeling_gill import GillProcessor
 from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import ImageError
 
-from .caches import ImageFeatureCache, TextTargetsCache
+from .caches import ImageFeatureCache, LanguageStatesCache, TextTargetsCache
 from .training_data import load_example_image
 
 _REQUEST_PROBABILITY = 0.5
@@ -41,6 +41,8 @@ class CaptionedImageCollator:
     prompts. With `request`, half of the captions are followed by the request and repeated after it, as the model's
     answer.
 
+    With `language_states` there are no text rows: the states at the `[IMG]` tokens after each caption alone are read.
+
     An example that cannot be read is left out of the batch; its name and the reason go into `skipped`.
 
     Args:
@@ -54,10 +56,11 @@ class CaptionedImageCollator:
         context_separator (`str`, defaults to a newline): Text after each of them.
         context_images (`float`, defaults to 0): Probability that the image of such a caption follows it.
         request (`str`, *optional*): Text that asks for an image.
+        language_states ([`LanguageStatesCache`], *optional*): Source of `img_states`.
 
     Raises:
-        ValueError: a `max_length` that leaves no room for a caption, a probability outside of [0, 1], or a negative
-            `context`.
+        ValueError: `language_states` with something before a caption; a `max_length` that leaves no room for a caption,
+            a probability outside of [0, 1], or a negative `context`.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class CaptionedImageCollator:
         context_separator: str = "\n",
         context_images: float = 0.0,
         request: str = "",
+        language_states: LanguageStatesCache | None = None,
     ) -> None:
         if context < 0:
             raise ValueError(f"`context` is a number of captions, got {context}.")
@@ -84,6 +88,12 @@ class CaptionedImageCollator:
         for name, value in (("packing", packing), ("context_images", context_images)):
             if not 0 <= value <= 1:
                 raise ValueError(f"`{name}` is a probability, got {value}.")
+        if language_states is not None and (context or request):
+            raise ValueError(
+                f"The states of captions are those of a caption alone, but `context` is {context} and `request` "
+                f"{request!r}; expected neither, or no cache of states."
+            )
+        self.language_states = language_states
         self.processor = processor
         self.max_length = max_length
         self.packing = packing
@@ -101,13 +111,15 @@ class CaptionedImageCollator:
         """
         Args:
             examples: Mappings with `index` (`int`), `name` (`str`, for messages), `key` (`str`, of the caches),
-                `image` (anything that `load_image` takes) and `caption` (`str`); one may bring its own
+                `image` (anything that `load_image` takes), `caption` (`str`) and optionally `target_caption` (`str`,
+                of the cache of targets, by default the caption); one may bring its own
                 `image_features` or `target_conditioning`, a `dict` of arrays in the form of
                 [`GillOutput.conditioning`] without the first dimension.
 
         Returns:
             `dict`: `index` of shape `(num_images,)`; `input_ids`, `attention_mask`, `labels` of shape `(batch_size,
             sequence_length)`; `pixel_values` and whatever else the image processor makes, or `image_features`;
+            `img_states` of shape `(num_images, num_image_output_tokens, embedding_dim)` where states are cached;
             `target_conditioning` where there are targets, a `dict` of tensors that are padded to the longest of the
             batch; `skipped`, a list of messages; and with `context_images` the indices `(num_context_images,)` of the
             images in text rows among those of the batch, in reading order. Of a batch of which nothing can be read,
@@ -121,9 +133,10 @@ class CaptionedImageCollator:
                 skipped.append(str(error))
         captioning = self._pack([self._captioning_row(ids) for ids, _ in read], read, "captioning")
         contexts = [self._context(number, read) for number in range(len(read))]
-        text = self._pack(
-            [self._text_row(ids, before) for (ids, _), (before, _) in zip(read, contexts, strict=True)], read, "text"
-        )
+        text: list[tuple[list[int], list[int]]] = []
+        if self.language_states is None:
+            rows_of_text = [self._text_row(ids, before) for (ids, _), (before, _) in zip(read, contexts, strict=True)]
+            text = self._pack(rows_of_text, read, "text")
         rows = captioning + text
         pad = self.processor.tokenizer.pad_token_id
         batch: dict[str, Any] = {
@@ -178,7 +191,9 @@ class CaptionedImageCollator:
             own = {name: torch.as_tensor(value) for name, value in example["target_conditioning"].items()}
             fields["target_conditioning"] = own
         elif self.text_targets is not None:
-            fields["target_conditioning"] = self.text_targets[caption]
+            fields["target_conditioning"] = self.text_targets[example.get("target_caption") or caption]
+        if self.language_states is not None:
+            fields["img_states"] = self.language_states[caption]
         return ids, fields
 
     def _captioning_row(self, ids: list[int]) -> tuple[list[int], list[int]]:

@@ -111,26 +111,34 @@ def generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] | 
 
 
 @torch.no_grad()
-def begin_img_rows_as(model: GillForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, token: str) -> None:
-    """Initialize every `[IMG]` row with the row of a known token, as textual inversion does.
+def begin_img_rows_as(
+    model: GillForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, text: str, option: str
+) -> None:
+    """Initialize the `[IMG]` rows with rows of known tokens, as textual inversion does.
 
     Args:
         model ([`GillForConditionalGeneration`]): With its language model.
         tokenizer: Of the language model.
-        token (`str`): Text of one token.
+        text (`str`): One token for all rows, or as many tokens as there are rows.
+        option (`str`): `"initializer_token"` or `"initializer_text"`.
 
     Raises:
-        RecipeError: the text is not one token.
+        RecipeError: another number of tokens, or tokens that the language model does not know.
     """
-    ids = tokenizer(token, add_special_tokens=False).input_ids
-    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids[0] in model.config.image_output_token_ids:
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    weight = model.img_embeddings.weight
+    if option == "initializer_token":
+        expected, wanted = 1, "one token of the language model"
+    else:
+        expected = len(weight)
+        wanted = f"{expected} tokens of the language model, one for each of the {expected} `[IMG]` rows"
+    unknown = {tokenizer.unk_token_id, model.config.image_token_id, *model.config.image_output_token_ids}
+    if len(ids) != expected or unknown.intersection(ids):
         raise RecipeError(
-            f"`initializer_token` must be one token of the language model, got {token!r}, which is "
-            f"{tokenizer.convert_ids_to_tokens(ids)}."
+            f"`{option}` must be {wanted}, got {text!r}, which is {len(ids)}: {tokenizer.convert_ids_to_tokens(ids)}."
         )
-    assert model.language_model is not None
-    row = model.language_model.get_input_embeddings().weight[ids[0]]
-    model.img_embeddings.weight.copy_(row.expand_as(model.img_embeddings.weight))
+    table = model.language_model.get_input_embeddings().weight
+    weight.copy_(table[torch.tensor(ids, device=table.device)].expand_as(weight))
 
 
 def add_lora(model: GillForConditionalGeneration, fields: dict[str, Any], seed: int) -> None:
@@ -200,8 +208,9 @@ def _new(
     torch.manual_seed(seed)
     model = GillForConditionalGeneration(config, defer_backbones=True)
     model.attach_backbones(*load_backbones(config, dtype))
-    if arguments.initializer_token is not None:
-        begin_img_rows_as(model, tokenizer, arguments.initializer_token)
+    for option in ("initializer_token", "initializer_text"):
+        if getattr(arguments, option) is not None:
+            begin_img_rows_as(model, tokenizer, getattr(arguments, option), option)
     model.generation_config = generation_config(language, text_config, tokenizer)
     return model, GillProcessor(image_processor, tokenizer, config.num_visual_tokens, img_tokens)
 

@@ -1,4 +1,5 @@
-"""Compute once what never changes: the image generator's conditioning for captions, and features of images."""
+"""Compute once what never changes: the image generator's conditioning for captions, features of images, and states of
+the language model at fixed `[IMG]` tokens."""
 
 import json
 import os
@@ -30,6 +31,7 @@ from .array_cache import ArrayCacheWriter
 from .array_shards import DTYPES, Column
 from .caches import (
     ImageFeatureCache,
+    LanguageStatesCache,
     TextTargetsCache,
     begun_conditioning,
     feature_info,
@@ -40,6 +42,8 @@ from .caches import (
     write_unreadable,
 )
 from .callbacks import hide_loading_bars
+from .language_states import LanguageStateEncoder
+from .recipe import read_recipe
 from .target_encoder import TargetEncoder, with_measured_scales
 from .training_data import CaptionedImages, CaptionedImageStream, DataError, load_example_image, open_data
 
@@ -54,18 +58,20 @@ class Precomputed:
     What [`precompute`] did.
 
     Attributes:
-        targets, features (`int`, *optional*): How many were computed now; `None` where none were asked for.
+        targets, features, states (`int`, *optional*): How many were computed now; `None` where none were asked for.
         unreadable (`dict[str, str]`): Why images have no feature, by their examples' keys.
     """
 
     targets: int | None = None
     features: int | None = None
+    states: int | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def precompute(arguments: PrecomputeArguments, say: Callable[[str], None] | None = None) -> Precomputed:
     """
-    Compute the image generator's conditioning for all captions of a dataset and, on demand, features of all images.
+    Compute the image generator's conditioning for all captions of a dataset and, on demand, features of all images and
+    states of the language model.
 
     Run again after an interruption, or over more data, it continues where it was. Processes that share the work are
     started with `shard` and `num_shards`, or together by torchrun or `accelerate launch`; each writes a part of the
@@ -91,8 +97,8 @@ def precompute(arguments: PrecomputeArguments, say: Callable[[str], None] | None
     lengths = [len(data) for data in datasets if isinstance(data, CaptionedImages)]
     total = sum(lengths) if len(lengths) == len(datasets) else None
     out, result = Path(arguments.out), Precomputed()
-    # Both encoders first: a mistake in the second is not found after hours of the first.
-    text = image = None
+    # All encoders first: a mistake in the second is not found after hours of the first.
+    text = image = states = None
     if arguments.image_generator is not None:
         options = _generator_options(arguments.image_generator_kwargs)
         dtype = _DTYPES[arguments.generator_dtype]
@@ -100,8 +106,10 @@ def precompute(arguments: PrecomputeArguments, say: Callable[[str], None] | None
     if arguments.image_features:
         pooling = ImagePooling(arguments.vision_pooling, arguments.vision_feature_layer, arguments.num_visual_tokens)
         image = ImageEncoder(str(arguments.vision_model), arguments.vision_model_revision, device, pooling)
+    if arguments.language_states is not None:
+        states = LanguageStateEncoder(read_recipe(arguments.language_states, use_cpu=True), device)
     if text is not None:
-        sample = text(list(islice(_usable(datasets), _SAMPLED)) or [""])
+        sample = text(list(islice(_target_captions(datasets), _SAMPLED)) or [""])
         tensors = begun_conditioning(out, text.tensors, part) or with_measured_scales(text.tensors, sample)
         info = target_info(arguments.image_generator, arguments.image_generator_revision, tensors)
         if options:
@@ -112,7 +120,16 @@ def precompute(arguments: PrecomputeArguments, say: Callable[[str], None] | None
         with ArrayCacheWriter(out / TextTargetsCache.FOLDER, info, columns, arguments.dtype, part=part) as writer:
             if part[0] == 0:
                 write_negatives(out, text.negatives())
-            result.targets = _write_targets(writer, text, _usable(datasets), arguments.batch_size, total)
+            captions = _target_captions(datasets)
+            result.targets = _write_by_caption(writer, text, captions, arguments.batch_size, total, "text targets")
+    if states is not None:
+        if say is not None:
+            each = int(np.prod(states.shape)) * np.dtype(DTYPES[arguments.dtype]).itemsize
+            say(_size_line("language states", "captions", each, total, out, part))
+        folder, columns = out / LanguageStatesCache.FOLDER, [Column(states.shape)]
+        with ArrayCacheWriter(folder, states.info(), columns, arguments.dtype, part=part) as writer:
+            captions = _captions(datasets)
+            result.states = _write_by_caption(writer, states, captions, arguments.batch_size, total, "language states")
     if image is not None:
         info = feature_info(arguments.vision_model, arguments.vision_model_revision, image.shape, image.pooling)
         examples = (example for data in datasets for example in _examples(data))
@@ -131,6 +148,8 @@ def run_precompute(arguments: PrecomputeArguments) -> None:
     result, out = precompute(arguments, say=print), Path(arguments.out)
     if result.targets is not None:
         print(f"wrote {result.targets} text targets to {out / TextTargetsCache.FOLDER}")
+    if result.states is not None:
+        print(f"wrote {result.states} language states to {out / LanguageStatesCache.FOLDER}")
     for reason in result.unreadable.values():
         print(f"left out: {reason}", file=sys.stderr)
     if result.features is not None:
@@ -189,8 +208,11 @@ def _open(arguments: PrecomputeArguments) -> list[CaptionedImages | CaptionedIma
         raise DataError(f"`generator_dtype` must be one of {[*_DTYPES]}, got {arguments.generator_dtype!r}.")
     if arguments.batch_size < 1:
         raise DataError(f"`batch_size` must be at least 1, got {arguments.batch_size}.")
-    if arguments.image_generator is None and not arguments.image_features:
-        raise DataError("Nothing to do: name `image_generator`, or set `image_features` and name `vision_model`.")
+    if arguments.image_generator is None and not arguments.image_features and arguments.language_states is None:
+        raise DataError(
+            "Nothing to do: name `image_generator`, set `image_features` and name `vision_model`, or name a recipe by "
+            "`language_states`."
+        )
     if arguments.image_features and arguments.vision_model is None:
         raise DataError("`image_features` needs `vision_model`, the image encoder.")
     folders: list[str | None] = [*arguments.image_folder] or [None] * len(arguments.dataset)
@@ -198,20 +220,32 @@ def _open(arguments: PrecomputeArguments) -> list[CaptionedImages | CaptionedIma
         raise DataError(f"{len(folders)} `image_folder` for {len(arguments.dataset)} `dataset`; expected one each.")
     columns = (arguments.image_column, arguments.caption_column)
     return [
-        open_data(source, arguments.split, folder, *columns, arguments.streaming)
+        open_data(
+            source,
+            arguments.split,
+            folder,
+            *columns,
+            arguments.streaming,
+            target_caption_column=arguments.target_caption_column,
+        )
         for source, folder in zip(arguments.dataset, folders, strict=True)
     ]
 
 
-def _write_targets(
-    writer: ArrayCacheWriter, encoder: TargetEncoder, captions: Iterable[str], batch_size: int, total: int | None
+def _write_by_caption(
+    writer: ArrayCacheWriter,
+    encoder: Callable[[list[str]], Sequence[dict[str, np.ndarray]]],
+    captions: Iterable[str],
+    batch_size: int,
+    total: int | None,
+    what: str,
 ) -> int:
-    """Write targets of all captions that are not written yet; returns how many."""
+    """Write targets or states of all captions that are not written yet; returns how many."""
     written = 0
-    with tqdm(total=total, desc="text targets", unit="caption", mininterval=1, disable=None) as bar:
+    with tqdm(total=total, desc=what, unit="caption", mininterval=1, disable=None) as bar:
         for batch in _batches(writer.missing(_counted(captions, bar)), batch_size):
             for caption, target in zip(batch, encoder(batch), strict=True):
-                # One plain tensor is stored as the only column.
+                # One plain array is stored as the only column.
                 writer.add(caption, target if len(target) > 1 else target.popitem()[1])
             written += len(batch)
     return written
@@ -292,10 +326,20 @@ def _bytes_each(targets: Sequence[Mapping[str, np.ndarray]], dtype: str) -> int:
     return round(sum(sizes) / len(sizes) * np.dtype(DTYPES[dtype]).itemsize)
 
 
-def _usable(datasets: Iterable[CaptionedImages | CaptionedImageStream]) -> Iterator[str]:
+def _captions(datasets: Iterable[CaptionedImages | CaptionedImageStream]) -> Iterator[str]:
     """All captions that are text."""
     for data in datasets:
         captions = data.captions() if isinstance(data, CaptionedImages) else (example["caption"] for example in data)
+        yield from (caption for caption in captions if isinstance(caption, str) and caption.strip())
+
+
+def _target_captions(datasets: Iterable[CaptionedImages | CaptionedImageStream]) -> Iterator[str]:
+    """What the image generator is asked for, where that is text."""
+    for data in datasets:
+        if isinstance(data, CaptionedImages):
+            captions = data.target_captions()
+        else:
+            captions = (example["target_caption"] for example in data)
         yield from (caption for caption in captions if isinstance(caption, str) and caption.strip())
 
 

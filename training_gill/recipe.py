@@ -293,6 +293,11 @@ def _check(model: ModelArguments, data: DataArguments) -> None:
             f"`img_tokens` names {model.img_tokens!r}; expected `num_image_output_tokens`, "
             f"{model.num_image_output_tokens}."
         )
+    if model.initializer_token is not None and model.initializer_text is not None:
+        raise RecipeError(
+            f"`initializer_token` is {model.initializer_token!r} and `initializer_text` {model.initializer_text!r}; "
+            "expected one of them."
+        )
     if model.backbone_dtype not in BACKBONE_DTYPES:
         raise RecipeError(f"`backbone_dtype` must be one of {BACKBONE_DTYPES}, got {model.backbone_dtype!r}.")
     if data.train_data is None:

@@ -127,7 +127,7 @@ def _build(recipe: Recipe, config: GillConfig, dtype: torch.dtype) -> AdapterTra
         for weight in backbone.parameters():
             if not weight.requires_grad:
                 weight.data = weight.data.to(dtype)
-    return AdapterTrainingStep(gill, recipe.loss_weights())
+    return AdapterTrainingStep(gill, recipe.loss_weights(), recipe.model.train_img_embeddings)
 
 
 def _config(recipe: Recipe) -> GillConfig:

@@ -12,12 +12,22 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, set_seed
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 from modeling_gill.fingerprint_gill import library_versions
+from modeling_gill.language_model_lora_gill import has_lora
 from pipeline_gill.hub_push_gill import OneCommit, clear_hub_errors, files_of
 from pipeline_gill.repository_writer_gill import REPOSITORY_FILES
 from pipeline_gill.repository_writer_gill import write_repository as write_gill_repository
 
 from .arguments import TrainCommand
-from .caches import CacheError, ImageFeatureCache, TextTargetsCache, feature_info, read_negatives, target_info
+from .caches import (
+    CacheError,
+    ImageFeatureCache,
+    LanguageStatesCache,
+    TextTargetsCache,
+    feature_info,
+    read_negatives,
+    states_info,
+    target_info,
+)
 from .callbacks import hide_loading_bars
 from .checkpoints import last_checkpoint, only_writer
 from .collator import CaptionedImageCollator
@@ -98,6 +108,7 @@ def open_training_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStream
         data.streaming,
         shuffle_seed=seed,
         shuffle_buffer=data.shuffle_buffer,
+        target_caption_column=data.target_caption_column,
     )
 
 
@@ -112,6 +123,7 @@ def open_validation_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStre
         data.validation_image_folder,
         data.image_column,
         data.caption_column,
+        target_caption_column=data.target_caption_column,
     )
 
 
@@ -124,7 +136,7 @@ def build_collator(
         CacheError: a cache that is missing, incomplete, damaged, or made for something else.
     """
     config, data = gill.config, recipe.data
-    targets = features = None
+    targets = features = states = None
     if recipe.losses.conditioning_weight or recipe.losses.reconstruction_weight:
         if data.cache is None:
             raise RecipeError(
@@ -138,6 +150,11 @@ def build_collator(
             config.vision_model_id, config.vision_model_revision, config.image_feature_shape, config.image_pooling
         )
         features = ImageFeatureCache(Path(data.cache), info)
+    is_fixed = not recipe.model.train_img_embeddings
+    if data.cache is not None and is_fixed and LanguageStatesCache.exists(Path(data.cache)):
+        states = LanguageStatesCache(Path(data.cache), states_info(gill, data.max_length))
+        if has_lora(gill.language_model):
+            raise RecipeError("`lora` changes the states that the cache holds; use a cache without states.")
     return CaptionedImageCollator(
         processor,
         max_length=data.max_length,
@@ -149,25 +166,31 @@ def build_collator(
         context_separator=data.context_separator,
         context_images=data.context_images,
         request=data.request,
+        language_states=states,
     )
 
 
 def check_cache_covers(collator: CaptionedImageCollator, data: CaptionedImages | CaptionedImageStream | None) -> None:
     """
     Raises:
-        CacheError: captions of the data, if their number is known, that the cache has no target for.
+        CacheError: captions of the data, if their number is known, that the cache has no target or no states for.
     """
-    if not isinstance(data, CaptionedImages) or collator.text_targets is None:
+    if not isinstance(data, CaptionedImages):
         return
-    targets = collator.text_targets
-    captions = [caption for caption in data.captions() if isinstance(caption, str) and caption.strip()]
-    missing = [caption for caption in captions if caption not in targets]
-    if missing:
-        raise CacheError(
-            f"The cache has no target for {len(missing)} of the {len(captions)} captions of {data.name!r}, "
-            f"{missing[0]!r:.80} for one: it was made for other data, or another cut of them; run `gill precompute` "
-            "over these."
-        )
+    for what, cache, captions in (
+        ("target", collator.text_targets, data.target_captions),
+        ("states", collator.language_states, data.captions),
+    ):
+        if cache is None:
+            continue
+        usable = [caption for caption in captions() if isinstance(caption, str) and caption.strip()]
+        missing = [caption for caption in usable if caption not in cache]
+        if missing:
+            raise CacheError(
+                f"The cache has no {what} for {len(missing)} of the {len(usable)} captions of {data.name!r}, "
+                f"{missing[0]!r:.80} for one: it was made for other data, or another cut of them; run `gill "
+                "precompute` over these."
+            )
 
 
 def start_report(recipe: Recipe, step: AdapterTrainingStep, data: Any, resume: str | None, trainer: GillTrainer) -> str:
@@ -260,7 +283,7 @@ def _train(recipe: Recipe) -> dict[str, float]:
     train_data, validation_data = open_training_data(recipe), open_validation_data(recipe)
     gill, processor = build_model(recipe.model, recipe.backbone_dtype(), args.seed, recipe.data.cache)
     try:
-        step = AdapterTrainingStep(gill, recipe.loss_weights())
+        step = AdapterTrainingStep(gill, recipe.loss_weights(), recipe.model.train_img_embeddings)
         collator = build_collator(recipe, gill, processor)
         # Metrics are of single examples, whatever training packs and puts before them.
         alone = replace(recipe.data, packing=0.0, context=0, context_images=0.0, request="")

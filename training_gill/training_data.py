@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from modeling_gill.image_loading_gill import ImageError, load_image
-from pipeline_gill.caption_files import CaptionFileError, find_image, read_captions
+from pipeline_gill.caption_files import TARGET_CAPTION_COLUMN, CaptionFileError, find_image, read_captions
 
 _ROWS_A_CHUNK = 100_000
 
@@ -35,24 +35,41 @@ class CaptionedImages(Dataset):
         name (`str`): What to call the data in messages.
         image_column, caption_column (`str`): Of a row.
         image_folder (`str`, *optional*): That relative paths start from.
+        target_caption_column (`str`, *optional*): Of a row.
     """
 
     def __init__(
-        self, rows: Any, name: str, image_column: str, caption_column: str, image_folder: str | None = None
+        self,
+        rows: Any,
+        name: str,
+        image_column: str,
+        caption_column: str,
+        image_folder: str | None = None,
+        target_caption_column: str | None = None,
     ) -> None:
         self.rows, self.name = rows, name
         self.image_column, self.caption_column, self.image_folder = image_column, caption_column, image_folder
+        self.target_caption_column = target_caption_column
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`index`, `name`, `key`, `image`, `caption` of an example, see the collator."""
+        """`index`, `name`, `key`, `image`, `caption`, `target_caption` of an example, see the collator."""
         return _example(self, self.rows[int(index)], int(index))
 
     def captions(self) -> Any:
         """All captions in order, without the images."""
         return self.rows[self.caption_column]
+
+    def target_captions(self) -> Any:
+        """For each caption what the image generator is asked for: the caption itself, where nothing else is said."""
+        if self.target_caption_column is None:
+            return self.captions()
+        return (
+            target or caption
+            for target, caption in zip(self.rows[self.target_caption_column], self.captions(), strict=True)
+        )
 
 
 class CaptionedImageStream(IterableDataset):
@@ -61,14 +78,21 @@ class CaptionedImageStream(IterableDataset):
 
     Args:
         rows (`datasets.IterableDataset`): Of mappings.
-        name, image_column, caption_column, image_folder: As for [`CaptionedImages`].
+        name, image_column, caption_column, image_folder, target_caption_column: As for [`CaptionedImages`].
     """
 
     def __init__(
-        self, rows: Any, name: str, image_column: str, caption_column: str, image_folder: str | None = None
+        self,
+        rows: Any,
+        name: str,
+        image_column: str,
+        caption_column: str,
+        image_folder: str | None = None,
+        target_caption_column: str | None = None,
     ) -> None:
         self.rows, self.name = rows, name
         self.image_column, self.caption_column, self.image_folder = image_column, caption_column, image_folder
+        self.target_caption_column = target_caption_column
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index, row in enumerate(self.rows):
@@ -88,6 +112,7 @@ def open_data(
     streaming: bool = False,
     shuffle_seed: int | None = None,
     shuffle_buffer: int = 10_000,
+    target_caption_column: str | None = None,
 ) -> CaptionedImages | CaptionedImageStream:
     """
     Open data, by what `source` is.
@@ -102,12 +127,18 @@ def open_data(
         streaming (`bool`): Read as a stream; webdataset always is.
         shuffle_seed (`int`, *optional*): Shuffles a stream; data with a known number are shuffled by the Trainer.
         shuffle_buffer (`int`): Examples of a stream that are shuffled among each other.
+        target_caption_column (`str`, *optional*): Of captions for the image generator, by default `target_caption`
+            where there is one.
 
     Raises:
         DataError: nothing there, no columns of the kind, a wrong header.
     """
     if source.endswith(".tsv"):
-        columns = {"image_column": image_column, "caption_column": caption_column}
+        columns = {
+            "image_column": image_column,
+            "caption_column": caption_column,
+            "target_caption_column": target_caption_column,
+        }
         return _open_tsv(Path(source), image_folder, columns, streaming, (shuffle_seed, shuffle_buffer))
     try:
         rows, name = _load(source, split, streaming)
@@ -117,10 +148,15 @@ def open_data(
         raise DataError(f"The data {source!r} (split {split!r}) could not be opened: {_first_line(error)}") from error
     image_column = _column("image", image_column, rows.column_names, ("image", "jpg", "png", "jpeg", "webp"), name)
     caption_column = _column("caption", caption_column, rows.column_names, ("caption", "text", "txt"), name)
+    if target_caption_column is not None or TARGET_CAPTION_COLUMN in (rows.column_names or ()):
+        usual = (TARGET_CAPTION_COLUMN,)
+        target_caption_column = _column("target caption", target_caption_column, rows.column_names, usual, name)
     feature = (rows.features or {}).get(image_column)
     if isinstance(feature, datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    return _wrap(rows, name, image_column, caption_column, image_folder, shuffle_seed, shuffle_buffer)
+    columns = {"image_column": image_column, "caption_column": caption_column}
+    columns |= {"target_caption_column": target_caption_column}
+    return _wrap(rows, name, columns, image_folder, shuffle_seed, shuffle_buffer)
 
 
 def load_example_image(example: Mapping[str, Any]) -> Image.Image:
@@ -168,21 +204,25 @@ def _open_tsv(
         raise DataError(f"The image folder {folder!r} of {str(path)!r} is not there.")
     try:
         if streaming:
-            next(_caption_columns(path, **columns))  # raises for a wrong header before training starts
-            features = datasets.Features({name: datasets.Value("string") for name in ("caption", "image")})
+            first = next(_caption_columns(path, **columns))  # raises for a wrong header before training starts
+            names, features = [*first], datasets.Features({name: datasets.Value("string") for name in first})
             rows: Any = datasets.IterableDataset.from_generator(
                 _caption_columns, features=features, gen_kwargs={"path": path, **columns}
             )
         else:
             rows = _caption_table(_caption_columns(path, **columns))
+            names = rows.column_names
     except (OSError, CaptionFileError) as error:
         raise DataError(f"{str(path)!r} cannot be read: {_first_line(error)}") from error
-    return _wrap(rows, str(path), "image", "caption", folder, *shuffle)
+    columns = {"image_column": "image", "caption_column": "caption"}
+    columns |= {"target_caption_column": TARGET_CAPTION_COLUMN if TARGET_CAPTION_COLUMN in names else None}
+    return _wrap(rows, str(path), columns, folder, *shuffle)
 
 
-def _caption_columns(path: Path, image_column: str | None, caption_column: str | None) -> Iterator[dict[str, str]]:
-    for row in read_captions(path, image_column=image_column, caption_column=caption_column):
-        yield {"caption": row.caption, "image": row.image}
+def _caption_columns(path: Path, **columns: str | None) -> Iterator[dict[str, str]]:
+    for row in read_captions(path, **columns):
+        own = {"caption": row.caption, "image": row.image}
+        yield own if row.target_caption is None else {**own, TARGET_CAPTION_COLUMN: row.target_caption}
 
 
 def _caption_table(rows: Iterator[dict[str, str]]) -> datasets.Dataset:
@@ -196,8 +236,7 @@ def _caption_table(rows: Iterator[dict[str, str]]) -> datasets.Dataset:
 def _wrap(
     rows: Any,
     name: str,
-    image_column: str,
-    caption_column: str,
+    columns: dict[str, Any],
     image_folder: str | None,
     shuffle_seed: int | None,
     shuffle_buffer: int,
@@ -205,16 +244,17 @@ def _wrap(
     if isinstance(rows, datasets.IterableDataset):
         if shuffle_seed is not None:
             rows = rows.shuffle(seed=shuffle_seed, buffer_size=shuffle_buffer)
-        return CaptionedImageStream(rows, name, image_column, caption_column, image_folder)
+        return CaptionedImageStream(rows, name, **columns, image_folder=image_folder)
     if not len(rows):
         raise DataError(f"{name!r} holds no examples.")
-    return CaptionedImages(rows, name, image_column, caption_column, image_folder)
+    return CaptionedImages(rows, name, **columns, image_folder=image_folder)
 
 
 def _example(data: CaptionedImages | CaptionedImageStream, row: dict[str, Any], index: int) -> dict[str, Any]:
     image, caption = row[data.image_column], row[data.caption_column]
     if isinstance(caption, bytes):
         caption = caption.decode("utf-8", errors="replace")
+    target = None if data.target_caption_column is None else row[data.target_caption_column]
     place = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
     place = place or row.get("__key__") or str(index)
     problem = {}
@@ -230,6 +270,7 @@ def _example(data: CaptionedImages | CaptionedImageStream, row: dict[str, Any], 
         "key": f"{os.path.basename(str(place)) if isinstance(row[data.image_column], dict) else place}\n{caption}",
         "image": image,
         "caption": caption,
+        "target_caption": target or caption,
         **problem,
     }
 

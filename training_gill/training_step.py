@@ -64,12 +64,18 @@ class AdapterTrainingStep(nn.Module):
     Args:
         gill ([`GillForConditionalGeneration`]): With its backbones.
         weights (`LossWeights`): Of the losses.
+        train_img_embeddings (`bool`, defaults to `True`): Whether the rows of the `[IMG]` tokens learn.
 
     Raises:
         ValueError: weights that train nothing, or a conditioning loss for a model without a mapper.
     """
 
-    def __init__(self, gill: GillForConditionalGeneration, weights: LossWeights | None = None) -> None:
+    def __init__(
+        self,
+        gill: GillForConditionalGeneration,
+        weights: LossWeights | None = None,
+        train_img_embeddings: bool = True,
+    ) -> None:
         super().__init__()
         self.gill = gill
         self.weights = weights or LossWeights()
@@ -83,6 +89,12 @@ class AdapterTrainingStep(nn.Module):
                     "expected 0."
                 )
         self.has_lora = any("lora_" in name for name, _ in gill.language_model.named_parameters())
+        self.train_img_embeddings = train_img_embeddings
+        if self.weights.language and not (train_img_embeddings or self.has_lora):
+            raise ValueError(
+                f"The weight of the language loss is {self.weights.language}, but the `[IMG]` rows, which are all that "
+                "it trains, stay fixed (`train_img_embeddings` is False); expected 0."
+            )
         self._freeze_what_no_loss_reaches()
         # FSDP wraps these layers of the frozen model one by one.
         self._no_split_modules = list(getattr(gill.language_model, "_no_split_modules", None) or [])
@@ -106,6 +118,7 @@ class AdapterTrainingStep(nn.Module):
         image_features: torch.Tensor | None = None,
         target_conditioning: dict[str, torch.Tensor] | None = None,
         context_images: torch.Tensor | None = None,
+        img_states: torch.Tensor | None = None,
         totals: BatchTotals | None = None,
         **others: Any,
     ) -> dict[str, torch.Tensor]:
@@ -125,6 +138,8 @@ class AdapterTrainingStep(nn.Module):
                 text of each `[IMG]` run, in the form of [`GillOutput.conditioning`].
             context_images (`torch.LongTensor` of shape `(num_context_images,)`, *optional*): Indices of the images in
                 text rows, in reading order. They are read without a graph, as all that precedes `[IMG]`.
+            img_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`,
+                *optional*): States at the `[IMG]` tokens, computed before; there are no text rows then.
             totals (`BatchTotals`, *optional*): By default this batch's own counts.
 
         Returns:
@@ -146,7 +161,9 @@ class AdapterTrainingStep(nn.Module):
         if self.weights.captioning:
             rows = _Rows(input_ids[reads], attention_mask[reads], labels[reads])
             self._captioning(rows, image_features, measured)
-        if self.weights.language or self.weights.contrastive or self.weights.conditioning:
+        if img_states is not None:
+            self._images(img_states, image_features, target_conditioning, measured)
+        elif self.weights.language or self.weights.contrastive or self.weights.conditioning:
             rows = _Rows(input_ids[~reads], attention_mask[~reads], labels[~reads])
             shown = None if context_images is None else self.gill.embed_images(image_features[context_images])
             states = self._text(rows, shown, measured)
@@ -387,7 +404,7 @@ class AdapterTrainingStep(nn.Module):
     def _freeze_what_no_loss_reaches(self) -> None:
         gill, weights = self.gill, self.weights
         reached = {
-            "img_embeddings": True,
+            "img_embeddings": self.train_img_embeddings,
             "visual_projection": bool(weights.captioning or weights.reconstruction),
             "text_retrieval_head": bool(weights.contrastive),
             "image_retrieval_head": bool(weights.contrastive),
