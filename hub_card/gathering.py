@@ -231,6 +231,10 @@ def _training(folder: Path) -> Training | None:
         return None
     record = _read_json(path)
     data = (record.get("data") or {}).get("train_data")
+    if isinstance(data, list):
+        # Sets of records, each with the names of its files.
+        files = [entry["files"] if isinstance(entry["files"], list) else [entry["files"]] for entry in data]
+        data = ", ".join(Path(name).name for names in files for name in names)
     on_hub = data is not None and _is_hub_id(data) and "/" in data
     settings = {
         name: record[part][name]
@@ -244,7 +248,7 @@ def _training(folder: Path) -> Training | None:
             "steps": record["steps"],
             **{name: value for name, value in settings.items() if name != "max_steps"},
         }
-    shown = data if on_hub or data is None else Path(data).name
+    shown = data if on_hub or data is None or "," in data else Path(data).name
     return Training(shown, on_hub, settings, dict(record.get("versions") or {}))
 
 

@@ -5,6 +5,9 @@ from typing import Any
 
 MAPPERS = ("gill_mapper", "linear", "mlp", "encoder")
 VISION_POOLINGS = ("pooler", "cls", "mean", "image_embeds", "patches")
+RECORD_KINDS = ("pairs", "documents", "instructed_documents", "conversations")
+RECORD_DIRECTIONS = ("both", "text_to_image", "image_to_text")
+SHARD_ORDERS = ("shuffled", "in_order", "with_replacement")
 BACKBONE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -61,13 +64,48 @@ class ModelArguments:
 
 
 @dataclass
+class RecordSetArguments:
+    """A set of records: an entry of `train_data` where that is a list."""
+
+    kind: str = field(metadata={"help": f"One of {', '.join(RECORD_KINDS)}."})
+    files: str | list[str] = field(
+        metadata={
+            "help": "Tar shards ('shards/*.tar', 'shards/{000..999}.tar'), a JSON list of them, or JSON lists of "
+            "records; of pairs also a .tsv, a folder or a dataset of the Hub."
+        }
+    )
+    size: int | None = _option(
+        None, "Examples an epoch; more than the set has repeat it. By default all, which opens every shard to count."
+    )
+    direction: str = _option(
+        "both",
+        f"One of {', '.join(RECORD_DIRECTIONS)}. Of pairs, both is one or the other by a fair coin, each time; of "
+        "documents, an image is drawn and then read.",
+    )
+    image_folder: str | None = _option(None, "Folder of the images of a JSON list or .tsv; by default beside it.")
+    image_column: str | None = _option(None, "Field or column of the image of pairs; by default image.")
+    caption_column: str | None = _option(None, "Field or column of their caption; by default caption.")
+    min_image_side: int = _option(1, "Pixels that the shorter side of the image of a pair must have.")
+    shard_order: str = _option("shuffled", f"Order of tar shards: one of {', '.join(SHARD_ORDERS)}.")
+    split: str = _option("train", "Split of a dataset.")
+
+
+@dataclass
 class DataArguments:
     """What is trained on."""
 
-    train_data: str | None = _option(None, "A .tsv, a folder, .tar shards or a dataset of the Hub, see open_data.")
+    train_data: str | list[dict[str, Any]] | None = field(
+        default=None,
+        metadata={
+            "help": "A .tsv, a folder, .tar shards or a dataset of the Hub, see open_data; or a list of sets of "
+            "records, each with kind, files and size, see RecordSetArguments."
+        },
+    )
     train_split: str = _option("train", "Split of the training data.")
     train_image_folder: str | None = _option(None, "Folder of the images of a .tsv; by default the folder it is in.")
-    validation_data: str | None = _option(None, "As train_data, to evaluate on.")
+    validation_data: str | list[dict[str, Any]] | None = field(
+        default=None, metadata={"help": "As train_data, to evaluate on."}
+    )
     validation_split: str = _option("validation", "Split of the validation data.")
     validation_image_folder: str | None = _option(None, "As train_image_folder.")
     image_column: str | None = _option(None, "Column of the images; by default image, jpg, png, ...")
@@ -78,7 +116,10 @@ class DataArguments:
     streaming: bool = _option(False, "Read the training data as a stream.")
     shuffle_buffer: int = _option(10_000, "Examples of a stream that are shuffled among each other.")
     cache: str | None = _option(None, "Folder that `gill precompute` wrote.")
-    max_length: int = _option(32, "Tokens of a caption with its [IMG] tokens.")
+    max_length: int = _option(32, "Tokens of a caption with its [IMG] tokens, or of a record.")
+    random_flip: bool = _option(
+        False, "Mirror half of the images that a generator is to draw from records, whatever captions say of sides."
+    )
     packing: float = _option(0.5, "Probability that two examples share a row.")
     context: int = _option(0, "Maximum number of other examples' captions before a caption that [IMG] follows.")
     context_separator: str = _option("\n", "Text after each of these captions.")
@@ -215,12 +256,16 @@ class SmallDataArguments:
 __all__ = [
     "BACKBONE_DTYPES",
     "MAPPERS",
+    "RECORD_DIRECTIONS",
+    "RECORD_KINDS",
+    "SHARD_ORDERS",
     "DataArguments",
     "DecisionCommand",
     "DecisionHeadOptions",
     "LossArguments",
     "ModelArguments",
     "PrecomputeArguments",
+    "RecordSetArguments",
     "SmallDataArguments",
     "TrainCommand",
 ]

@@ -1,6 +1,5 @@
 """Images and captions to batches: tokens of both passes, examples packed in pairs."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import ImageError
 
 from .caches import ImageFeatureCache, LanguageStatesCache, TextTargetsCache
+from .seeded_random import random_fraction
 from .training_data import load_example_image
 
 _REQUEST_PROBABILITY = 0.5
@@ -260,12 +260,6 @@ class CaptionedImageCollator:
         return random_fraction(self.seed, indices, which)
 
 
-def random_fraction(seed: int, indices: Sequence[int], which: str) -> float:
-    """A number in [0, 1) that depends on the seed, the indices and the purpose `which` alone."""
-    text = f"{seed} {which} {' '.join(map(str, indices))}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
-
-
 def pad_rows(rows: Sequence[Sequence[int]], padding: int, side: str = "right") -> torch.Tensor:
     """Rows as one tensor, `(num_rows, longest)`, padded on one side."""
     longest = max((len(row) for row in rows), default=1)
@@ -274,4 +268,4 @@ def pad_rows(rows: Sequence[Sequence[int]], padding: int, side: str = "right") -
     return torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
 
 
-__all__ = ["CaptionedImageCollator", "UnreadableExample", "pad_rows", "random_fraction"]
+__all__ = ["CaptionedImageCollator", "UnreadableExample", "pad_rows"]

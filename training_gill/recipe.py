@@ -5,7 +5,7 @@ import difflib
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,7 +16,17 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
-from .arguments import BACKBONE_DTYPES, MAPPERS, DataArguments, LossArguments, ModelArguments
+from .arguments import (
+    BACKBONE_DTYPES,
+    MAPPERS,
+    RECORD_DIRECTIONS,
+    RECORD_KINDS,
+    SHARD_ORDERS,
+    DataArguments,
+    LossArguments,
+    ModelArguments,
+    RecordSetArguments,
+)
 from .training_step import LossWeights
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -141,7 +151,7 @@ def parse_overrides(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
         if has_value:
             overrides[name] = value
         elif name not in _entries():
-            _refuse_unknown([name], "The command line")
+            _refuse_unknown([name], "The command line", _entries())
         elif bool in kinds and (not rest or rest[0].lower() not in _BOOLEANS):
             overrides[name] = True
         elif not rest or rest[0].startswith("--"):
@@ -157,11 +167,61 @@ def parse_overrides(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
 def describe_entries() -> str:
     """What a recipe can hold, a line for each entry."""
     lines = []
-    for group in (ModelArguments, DataArguments, LossArguments):
+    for group in (ModelArguments, DataArguments, RecordSetArguments, LossArguments):
         lines.append(f"# {(group.__doc__ or '').strip()}")
-        lines += [f"{field.name}: {field.default!r}  # {field.metadata['help']}" for field in dataclasses.fields(group)]
+        for field in dataclasses.fields(group):
+            default = "" if field.default is dataclasses.MISSING else f" {field.default!r}"
+            lines.append(f"{field.name}:{default}  # {field.metadata['help']}")
     lines.append("# All fields of transformers' TrainingArguments, e.g. output_dir, max_steps, learning_rate.")
     return "\n".join(lines)
+
+
+def record_sets(entries: Sequence[Any], what: str) -> list[RecordSetArguments]:
+    """
+    The sets of records that `train_data` or `validation_data` lists.
+
+    Args:
+        entries: A mapping for each set.
+        what (`str`): What to call them in an error.
+
+    Raises:
+        RecipeError: an entry that does not exist, is missing or has another type or value.
+
+    Example:
+
+        >>> from training_gill.recipe import record_sets
+        >>> record_sets([{"kind": "documents", "files": "mmc4/*.tar", "size": 7_000_000}], "train_data")[0].size
+        7000000
+    """
+    hints = _fields_of(RecordSetArguments)
+    sets = []
+    for number, entry in enumerate(entries):
+        where = f"`{what}[{number}]`"
+        if not isinstance(entry, Mapping):
+            raise RecipeError(f"{where} is {entry!r}; expected a set as {{kind: documents, files: ..., size: ...}}.")
+        fields = _checked(entry, where, hints)
+        missing = [name for name in ("kind", "files") if not fields.get(name)]
+        if missing:
+            raise RecipeError(f"{where} has no `{missing[0]}`; expected at least `kind` and `files`.")
+        found = RecordSetArguments(**fields)
+        names = [found.files] if isinstance(found.files, str) else found.files
+        if not all(isinstance(name, str) for name in names):
+            raise RecipeError(f"{where}: `files` is {found.files!r}; expected the name of a file, or a list of names.")
+        for name, value, known in (
+            ("kind", found.kind, RECORD_KINDS),
+            ("direction", found.direction, RECORD_DIRECTIONS),
+            ("shard_order", found.shard_order, SHARD_ORDERS),
+        ):
+            if value not in known:
+                raise RecipeError(f"{where}: `{name}` is {value!r}; expected one of {', '.join(known)}.")
+        if (found.size is not None and found.size < 1) or found.min_image_side < 1:
+            raise RecipeError(f"{where}: `size` and `min_image_side` are numbers from 1 on, got {entry!r}.")
+        if found.min_image_side > 1 and found.kind != "pairs":
+            raise RecipeError(f"{where}: `min_image_side` is of pairs only, not of {found.kind}.")
+        sets.append(found)
+    if not sets:
+        raise RecipeError(f"`{what}` is an empty list; expected sets of records.")
+    return sets
 
 
 def lora_fields(lora: str | None) -> dict[str, Any] | None:
@@ -207,15 +267,15 @@ def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {**_read_yaml(base_path, (*including, path.resolve())), **entries}
 
 
-def _checked(entries: Mapping[str, Any], where: str) -> dict[str, Any]:
-    hints = _entries()
-    _refuse_unknown([name for name in entries if name not in hints], where)
+def _checked(entries: Mapping[str, Any], where: str, hints: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    hints = _entries() if hints is None else hints
+    _refuse_unknown([name for name in entries if name not in hints], where, hints)
     return {name: _converted(value, hints[name], f"{where}: `{name}`") for name, value in entries.items()}
 
 
-def _refuse_unknown(names: Sequence[str], where: str) -> None:
+def _refuse_unknown(names: Sequence[str], where: str, known: Iterable[str]) -> None:
     for name in names:
-        close = difflib.get_close_matches(str(name), _entries(), n=1)
+        close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise RecipeError(f"{where}: no entry is named {name!r}{hint}")
 
@@ -302,8 +362,20 @@ def _check(model: ModelArguments, data: DataArguments) -> None:
         raise RecipeError(f"`backbone_dtype` must be one of {BACKBONE_DTYPES}, got {model.backbone_dtype!r}.")
     if data.train_data is None:
         raise RecipeError("`train_data` is not set: what to train on.")
+    for name in ("train_data", "validation_data"):
+        if isinstance(sets := getattr(data, name), list):
+            record_sets(sets, name)
 
 
 _GROUPS = (ModelArguments, DataArguments, LossArguments, TrainingArguments)
 
-__all__ = ["RECIPES", "Recipe", "RecipeError", "describe_entries", "lora_fields", "parse_overrides", "read_recipe"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "RecipeError",
+    "describe_entries",
+    "lora_fields",
+    "parse_overrides",
+    "read_recipe",
+    "record_sets",
+]

@@ -10,9 +10,10 @@ from modeling_gill import GillProcessor
 from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import MAX_PIXELS, ImageError, load_image
 
-from .collator import UnreadableExample, pad_rows, random_fraction
+from .collator import UnreadableExample, pad_rows
 from .record_encoding import IGNORED, EncodedRecord, RecordEncoder
 from .records import Direction, PairRecord, Record, RecordImage
+from .seeded_random import random_fraction
 from .tar_shards import TarMember
 
 

@@ -108,6 +108,27 @@ class ConversationRecord:
 Record = PairRecord | DocumentRecord | ConversationRecord
 
 
+def read_pair(
+    fields: Any,
+    find_image: FindImage,
+    image_column: str = "image",
+    caption_column: str = "caption",
+    min_image_side: int = 1,
+) -> PairRecord:
+    """
+    A pair as a JSON object, `{"image": path, "caption": text}`.
+
+    Raises:
+        RecordError: another form.
+    """
+    fields = _object(fields, "the record")
+    name = _string(fields, image_column)
+    caption = fields.get(caption_column)
+    if not isinstance(caption, str):
+        raise RecordError(f"`{caption_column}` is {shown(caption)}; expected text.")
+    return PairRecord(RecordImage(find_image(name), name), caption, min_image_side)
+
+
 def read_document(fields: Any, find_image: FindImage, instructed: bool = False) -> DocumentRecord:
     """
     A document in MMC4's form, `{"text_list": [...], "image_info": [{"image_name", "matched_text_index"}, ...]}`.
@@ -192,16 +213,16 @@ def read_conversation(fields: Any, find_image: FindImage) -> ConversationRecord:
 
 def inside_folder(name: str) -> str:
     """
-    The name of an image as a relative path.
+    The name of an image as a relative path, without detours.
 
     Raises:
         RecordError: it is a URL, an absolute path or one that leaves its folder.
     """
-    plain = posixpath.normpath(name.strip().replace("\\", "/"))
-    is_absolute = plain.startswith("/") or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", plain) is not None
-    if is_absolute or plain.split("/")[0] in ("..", "~") or "\0" in name:
+    path = posixpath.normpath(name.strip())
+    first = path.replace("\\", "/").split("/")[0]
+    if first in ("", "..") or re.match(r"~|[A-Za-z][A-Za-z0-9+.-]*:", first) or "\0" in name:
         raise RecordError(f"the image is {shown(name)}; expected a relative path inside of the image folder.")
-    return name.strip()
+    return path
 
 
 def shown(value: Any) -> str:
@@ -258,5 +279,6 @@ __all__ = [
     "inside_folder",
     "read_conversation",
     "read_document",
+    "read_pair",
     "shown",
 ]

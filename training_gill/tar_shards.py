@@ -11,6 +11,7 @@ MAX_TEXT_BYTES = 16 * 1024 * 1024
 # Extended headers hold long names and little else.
 _MAX_HEADER_BYTES = 1024 * 1024
 _MAX_MEMBERS = 1_000_000
+_NO_ARCHIVE = "{path} cannot be read as an uncompressed tar archive ({error}); expected one, as `tar -cf` writes it."
 _PRIVATE = ("__MACOSX", "PaxHeader")
 
 
@@ -126,9 +127,7 @@ def index_tar(path: str | os.PathLike[str]) -> TarIndex:
         if isinstance(error, ShardError):
             raise
         if not index.samples:
-            raise ShardError(
-                f"{path} cannot be read as an uncompressed tar archive ({error}); expected one, as `tar -cf` writes it."
-            ) from error
+            raise ShardError(_NO_ARCHIVE.format(path=path, error=error)) from error
         last = next(reversed(index.samples))
         index.problem = f"the archive is cut off or damaged after {last!r} ({error})"
     return index
@@ -139,12 +138,35 @@ def split_name(name: str) -> tuple[str, str]:
 
     Example:
 
+        >>> from training_gill.tar_shards import split_name
         >>> split_name("part/0001.seg.PNG")
         ('part/0001', 'seg.png')
     """
     folder, slash, last = name.rpartition("/")
     stem, _, extension = last.partition(".")
-    return folder + slash + stem, extension.lower()
+    before, dot, suffix = extension.rpartition(".")
+    return folder + slash + stem, before + dot + suffix.lower()
+
+
+def check_tar(path: str | os.PathLike[str]) -> None:
+    """
+    Look at the beginning of a file.
+
+    Raises:
+        ShardError: no such file, or no uncompressed tar archive.
+    """
+    path = os.fspath(path)
+    try:
+        if not os.path.isfile(path):
+            raise ShardError(f"{path} is no file; expected a tar archive.")
+        with open(path, "rb") as file:
+            header = file.read(tarfile.BLOCKSIZE)
+        if len(header) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"{len(header)} bytes")
+        if header.strip(b"\0"):  # two empty blocks are an archive without files
+            tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape")
+    except (tarfile.TarError, OSError) as error:
+        raise ShardError(_NO_ARCHIVE.format(path=path, error=error)) from error
 
 
 def _is_data(info: tarfile.TarInfo) -> bool:
@@ -185,4 +207,4 @@ class _Headers:
         return getattr(self._file, name)
 
 
-__all__ = ["MAX_TEXT_BYTES", "ShardError", "TarIndex", "TarMember", "TarSample", "index_tar", "split_name"]
+__all__ = ["MAX_TEXT_BYTES", "ShardError", "TarIndex", "TarMember", "TarSample", "check_tar", "index_tar", "split_name"]

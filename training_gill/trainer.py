@@ -22,6 +22,7 @@ from modeling_gill import GillForConditionalGeneration, GillProcessor
 from .callbacks import ImgRowScale, SeededOrder, SetEpoch, SingleProgressBar, mean_frozen_norm
 from .checkpoints import STAGING, clear_staging, load_adapters, put_in_place, read_state, staging_folder
 from .losses import retrieval_accuracy
+from .record_mixture import MixtureOrder, RecordMixture
 from .step_measurements import StepMeasurements
 from .training_step import AdapterTrainingStep, BatchTotals, captioning_rows
 
@@ -117,7 +118,10 @@ class GillTrainer(Trainer):
         data = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "random" or not hasattr(data, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        order = SeededOrder(data, self.args.data_seed if self.args.data_seed is not None else self.args.seed)
+        if isinstance(data, RecordMixture):
+            order: SeededOrder = MixtureOrder(data)
+        else:
+            order = SeededOrder(data, self.args.data_seed if self.args.data_seed is not None else self.args.seed)
         self.pop_callback(SetEpoch)
         self.add_callback(SetEpoch(order))
         return order

@@ -33,7 +33,8 @@ from .checkpoints import last_checkpoint, only_writer
 from .collator import CaptionedImageCollator
 from .image_panel import ImagePanel
 from .model_building import build_model
-from .recipe import Recipe, RecipeError, describe_entries, parse_overrides, read_recipe
+from .recipe import Recipe, RecipeError, describe_entries, parse_overrides, read_recipe, record_sets
+from .record_mixture import RecordMixture, open_mixture
 from .sizes import recipe_sizes
 from .trainer import GillTrainer
 from .training_data import CaptionedImages, CaptionedImageStream, open_data
@@ -94,11 +95,13 @@ def run_train(command: TrainCommand) -> None:
     train(recipe, **overrides)
 
 
-def open_training_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStream:
+def open_training_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStream | RecordMixture:
     """The data that `train_data` names."""
     data = recipe.data
     assert data.train_data is not None
     seed = recipe.training.data_seed if recipe.training.data_seed is not None else recipe.training.seed
+    if isinstance(data.train_data, list):
+        return open_mixture(record_sets(data.train_data, "train_data"), seed, data.shuffle_buffer)
     return open_data(
         data.train_data,
         data.train_split,
@@ -112,11 +115,13 @@ def open_training_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStream
     )
 
 
-def open_validation_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStream | None:
+def open_validation_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStream | RecordMixture | None:
     """The data that `validation_data` names, or `None`."""
     data = recipe.data
     if data.validation_data is None:
         return None
+    if isinstance(data.validation_data, list):
+        return open_mixture(record_sets(data.validation_data, "validation_data"), seed=None)
     return open_data(
         data.validation_data,
         data.validation_split,
@@ -170,7 +175,7 @@ def build_collator(
     )
 
 
-def check_cache_covers(collator: CaptionedImageCollator, data: CaptionedImages | CaptionedImageStream | None) -> None:
+def check_cache_covers(collator: CaptionedImageCollator, data: Any) -> None:
     """
     Raises:
         CacheError: captions of the data, if their number is known, that the cache has no target or no states for.
