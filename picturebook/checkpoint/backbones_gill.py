@@ -1,4 +1,4 @@
-"""The frozen language model and image encoder: building, loading and checking them against the configuration."""
+"""The language model and the image encoder: building, loading and checking them against the configuration."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -68,10 +68,9 @@ def language_model_class(config: PretrainedConfig) -> Any:
     return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
 
 
-def build_backbones(config: GillConfig) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Both backbones with fresh weights, for a self-contained checkpoint to fill."""
-    language_model = language_model_class(config.text_config).from_config(config.text_config)
-    return language_model, build_image_encoder(config.vision_config, config.image_pooling)
+def build_language_model(config: GillConfig) -> PreTrainedModel:
+    """The language model with fresh weights, for a checkpoint that holds them to fill."""
+    return language_model_class(config.text_config).from_config(config.text_config)
 
 
 def load_backbones(
@@ -129,8 +128,11 @@ def load_backbones(
     return language_model, vision_model
 
 
-def check_backbones(config: GillConfig, language_model: PreTrainedModel, vision_model: PreTrainedModel) -> None:
+def check_backbones(config: GillConfig, language_model: PreTrainedModel, vision_model: PreTrainedModel | None) -> None:
     """Compare what the configuration says of the backbones with what they are.
+
+    Args:
+        vision_model (`PreTrainedModel`, *optional*): `None` where the image encoder is still to come.
 
     Raises:
         ValueError: naming every size that differs, with both numbers.
@@ -139,15 +141,14 @@ def check_backbones(config: GillConfig, language_model: PreTrainedModel, vision_
     head = language_model.get_output_embeddings()
     if head is None:
         raise ValueError(f"The language model {type(language_model).__name__} has no output embeddings.")
-    sizes = {
+    sizes: dict[str, tuple[Any, Any]] = {
         "width of the language model's embedding (d)": (config.embedding_dim, width),
         "rows of the language model's embedding": (config.num_language_model_rows, rows),
         "width that the language model's head reads (d)": (config.embedding_dim, getattr(head, "in_features", width)),
-        "shape of the image encoder's feature": (
-            config.image_feature_shape,
-            feature_shape_of(vision_model, config.image_pooling),
-        ),
     }
+    if vision_model is not None:
+        found = feature_shape_of(vision_model, config.image_pooling)
+        sizes["shape of the image encoder's feature"] = (config.image_feature_shape, found)
     differences = [
         f"{size}: {expected} in the configuration, {actual} in the model"
         for size, (expected, actual) in sizes.items()
@@ -192,7 +193,8 @@ def _load(load: Any, role: str, name: str | None, revision: str | None, **option
 __all__ = [
     "LANGUAGE_MODEL_OPTIONS",
     "LanguageModelTraits",
-    "build_backbones",
+    "build_image_encoder",
+    "build_language_model",
     "check_backbones",
     "find_language_model_traits",
     "language_model_class",

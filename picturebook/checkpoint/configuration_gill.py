@@ -1,4 +1,4 @@
-"""Configuration of a GILL model: two frozen backbones by reference, and the sizes of the adapters between them."""
+"""Configuration of a GILL model: two backbones, and the kinds and sizes of the adapters between them."""
 
 from functools import lru_cache
 from typing import Any
@@ -16,11 +16,27 @@ AUTO_MAP = {
     "AutoModelForMultimodalLM": "modeling_gill.GillForConditionalGeneration",
     "AutoProcessor": "processing_gill.GillProcessor",
 }
-MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder")
+MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder", "projection")
 IMG_LOGIT_SCALINGS = ("absolute", "signed")
 
-# Fields that are not written where they are `None`.
-_OMITTED = ("conditioning", "conditioning_length", "conditioning_dim")
+# Tokens around the placeholders of an image that is read, and around the run of an image in the answer.
+_AROUND_IMAGES = (
+    "image_start_token_id",
+    "image_end_token_id",
+    "image_output_start_token_id",
+    "image_output_end_token_id",
+)
+# Fields that are not written where they have these values, as older versions do not know them.
+_OMITTED = {
+    "conditioning": None,
+    "conditioning_length": None,
+    "conditioning_dim": None,
+    **dict.fromkeys(_AROUND_IMAGES),
+    "predict_image_output_tokens": True,
+    "added_token_ids": None,
+    "visual_projection_depth": 1,
+    "visual_projection_norm": False,
+}
 
 # Models whose embedding width differs from `hidden_size` (OPT-350m) store it under another name, looked up first.
 _EMBEDDING_DIM_NAMES = ("word_embed_proj_dim", "embedding_size", "hidden_size", "n_embd", "d_model")
@@ -30,6 +46,9 @@ class GillConfig(PretrainedConfig):
     r"""
     Configuration of a [`GillForConditionalGeneration`]. The paper's notation is in brackets.
 
+    The defaults are GILL's. DreamLLM (Dong et al., 2024) is the same model with `vision_pooling="patches"`, tokens
+    around images, `predict_image_output_tokens=False`, `mapper_type="projection"` and `retrieval_dim=None`.
+
     Args:
         text_config (`PretrainedConfig` or `dict`, *optional*, defaults to OPT-125m's):
             Configuration of the causal language model; gives the embedding width `d`.
@@ -38,15 +57,28 @@ class GillConfig(PretrainedConfig):
         language_model_id, language_model_revision (`str`, *optional*):
             Hub repository or folder of the frozen language model, and its revision.
         vision_model_id, vision_model_revision (`str`, *optional*):
-            The same for the frozen image encoder, which may be part of a whole CLIP repository. A checkpoint with
-            neither id is self-contained: it holds the weights of the backbones.
+            The same for the frozen image encoder, which may be part of a whole CLIP repository. A checkpoint holds the
+            weights of what has no id: of both backbones (it is self-contained), or of the language model alone, which
+            may then have been trained.
         image_generator_id, image_generator_revision (`str`, *optional*):
             The same for the frozen text-to-image generator, a diffusers repository. Only the pipeline reads it.
         vocab_size (`int`, *optional*): Number of token ids, the image placeholder and the `[IMG]` tokens included.
         image_token_id (`int`, *optional*): Id of the placeholder for one embedding of an image in the prompt.
         image_output_token_ids (`list[int]`, *optional*):
-            Ids of `[IMG0]`..`[IMG r-1]` (FROMAGe: of `[RET]`), which stand for an image in the answer. They may be
-            any ids, also those of unused rows of a padded vocabulary.
+            Ids of `[IMG0]`..`[IMG r-1]` (FROMAGe: of `[RET]`; DreamLLM: of its dream queries), which stand for an
+            image in the answer. They may be any ids, also those of unused rows of a padded vocabulary.
+        image_start_token_id, image_end_token_id (`int`, *optional*):
+            Tokens of the language model around the placeholders of an image in the prompt (DreamLLM: `<im_start>`,
+            `<im_end>`).
+        image_output_start_token_id, image_output_end_token_id (`int`, *optional*):
+            Tokens of the language model around the `[IMG]` tokens (DreamLLM: `<dream_start>`, `<dream_end>`). The
+            first is an ordinary token, which opens the image; without it `[IMG0]` does so itself.
+        predict_image_output_tokens (`bool`, defaults to `True`):
+            Whether the rows of the `[IMG]` tokens are columns of the head as well. With `False` they are embeddings
+            alone, which are never predicted; `image_output_start_token_id` then opens an image.
+        added_token_ids (`list[int]`, *optional*):
+            Ids of tokens that the language model lacks, whose rows of its embedding and of its head are saved with the
+            adapters, and frozen unless somebody trains them.
         num_visual_tokens (`int`, defaults to 4): Number of embeddings of an image in the prompt [`k`]. With
             `vision_pooling="patches"` neighbouring patches are averaged to so many; `None` takes all patches.
         vision_pooling (`str`, defaults to `"pooler"`):
@@ -57,10 +89,15 @@ class GillConfig(PretrainedConfig):
         vision_feature_layer (`int`, defaults to -1):
             Where `"cls"`, `"mean"` and `"patches"` are read: -1 for the encoder's `last_hidden_state`, otherwise an
             index into its `hidden_states`, such as -2.
-        retrieval_dim (`int`, defaults to 256): Width of the retrieval space [`p`].
+        visual_projection_depth (`int`, defaults to 1):
+            Linear layers between the feature of an image and its embeddings, with GELU between them.
+        visual_projection_norm (`bool`, defaults to `False`): Whether a layer norm follows on each embedding.
+        retrieval_dim (`int` or `None`, defaults to 256):
+            Width of the retrieval space [`p`]; `None` for a model that only generates its images.
         mapper_type (`str` or `None`, defaults to `"gill_mapper"`):
             Kind of the module from `[IMG]` states to the generator's conditioning: one of `"gill_mapper"`,
-            `"linear"`, `"mlp"`, `"encoder"`; `None` for a model that only retrieves (FROMAGe).
+            `"linear"`, `"mlp"`, `"encoder"`, and `"projection"`: one linear layer without bias on each state
+            (DreamLLM). `None` for a model that only retrieves (FROMAGe).
         mapper_hidden_size, mapper_num_layers, mapper_num_heads, mapper_ffn_dim (`int`):
             Sizes inside the mapper (512, 4, 4, 2048 in the paper).
         mapper_tokens_per_img_token (`int`, *optional*):
@@ -68,15 +105,16 @@ class GillConfig(PretrainedConfig):
             many as it takes to fill `conditioning_length`.
         conditioning_length, conditioning_dim (`int`, *optional*, default to 77 and 768):
             Shape of the generator's conditioning [`L x c`], where it is one tensor `prompt_embeds` without a mask.
+            With `mapper_type="projection"` it has as many positions as there are `[IMG]` tokens.
         conditioning (`list` of `dict` or [`ConditioningTensor`], *optional*):
             All other conditionings: the fields of a [`ConditioningTensor`] for each tensor. `conditioning_length` and
             `conditioning_dim` are then `None`. One plain tensor is stored as these two numbers.
-        use_decision_head (`bool`, defaults to `True`): Whether the model has a head that decides between retrieving
-            and generating an image.
+        use_decision_head (`bool`, *optional*): Whether the model has a head that decides between retrieving and
+            generating an image; by default where it has a retrieval space.
         decision_dropout (`float`, defaults to 0.5): Dropout probability before the decision head.
         img_logit_scaling (`str`, defaults to `"absolute"`):
-            How a factor `f` is applied to the logit `l` of `[IMG0]`: `"absolute"` gives `|l| f` where `f > 1` (GILL),
-            `"signed"` gives `l f` (FROMAGe).
+            How a factor `f` is applied to the logit `l` of the token that opens an image: `"absolute"` gives `|l| f`
+            where `f > 1` (GILL), `"signed"` gives `l f` (FROMAGe).
         language_model_lora (`str`, *optional*):
             Folder of the repository with LoRA weights for the language model in peft's format, if there are any.
 
@@ -111,10 +149,18 @@ class GillConfig(PretrainedConfig):
         vocab_size: int | None = None,
         image_token_id: int | None = None,
         image_output_token_ids: list[int] | None = None,
+        image_start_token_id: int | None = None,
+        image_end_token_id: int | None = None,
+        image_output_start_token_id: int | None = None,
+        image_output_end_token_id: int | None = None,
+        predict_image_output_tokens: bool = True,
+        added_token_ids: list[int] | None = None,
         num_visual_tokens: int | None = 4,
         vision_pooling: str = "pooler",
         vision_feature_layer: int = -1,
-        retrieval_dim: int = 256,
+        visual_projection_depth: int = 1,
+        visual_projection_norm: bool = False,
+        retrieval_dim: int | None = 256,
         mapper_type: str | None = "gill_mapper",
         mapper_hidden_size: int = 512,
         mapper_num_layers: int = 4,
@@ -124,7 +170,7 @@ class GillConfig(PretrainedConfig):
         conditioning_length: int | None = None,
         conditioning_dim: int | None = None,
         conditioning: list[dict[str, Any]] | None = None,
-        use_decision_head: bool = True,
+        use_decision_head: bool | None = None,
         decision_dropout: float = 0.5,
         img_logit_scaling: str = "absolute",
         language_model_lora: str | None = None,
@@ -147,7 +193,13 @@ class GillConfig(PretrainedConfig):
         self.image_output_token_ids = (
             list(range(rows + 1, rows + 9)) if image_output_token_ids is None else list(image_output_token_ids)
         )
-        largest = max([self.image_token_id, *self.image_output_token_ids])
+        self.image_start_token_id = image_start_token_id
+        self.image_end_token_id = image_end_token_id
+        self.image_output_start_token_id = image_output_start_token_id
+        self.image_output_end_token_id = image_output_end_token_id
+        self.predict_image_output_tokens = predict_image_output_tokens
+        self.added_token_ids = None if added_token_ids is None else list(added_token_ids)
+        largest = max([self.image_token_id, *self.image_output_token_ids, *(self.added_token_ids or ())])
         self.vocab_size = max(rows, largest + 1) if vocab_size is None else vocab_size
 
         self.vision_pooling = vision_pooling
@@ -157,6 +209,8 @@ class GillConfig(PretrainedConfig):
                 raise ValueError(f"`num_visual_tokens` must be an integer with `vision_pooling` {vision_pooling!r}.")
             num_visual_tokens = feature_shape(self.vision_config, ImagePooling("patches", vision_feature_layer))[0]
         self.num_visual_tokens = num_visual_tokens
+        self.visual_projection_depth = visual_projection_depth
+        self.visual_projection_norm = visual_projection_norm
         self.retrieval_dim = retrieval_dim
         self.mapper_type = mapper_type
         self.mapper_hidden_size = mapper_hidden_size
@@ -168,7 +222,7 @@ class GillConfig(PretrainedConfig):
             positions = self.conditioning_length or 1
             mapper_tokens_per_img_token = -(-positions // max(self.num_image_output_tokens, 1))
         self.mapper_tokens_per_img_token = mapper_tokens_per_img_token
-        self.use_decision_head = use_decision_head
+        self.use_decision_head = retrieval_dim is not None if use_decision_head is None else use_decision_head
         self.decision_dropout = decision_dropout
         self.img_logit_scaling = img_logit_scaling
         self.language_model_lora = language_model_lora
@@ -179,6 +233,23 @@ class GillConfig(PretrainedConfig):
     def num_image_output_tokens(self) -> int:
         """Number of `[IMG]` tokens of an image in the answer [`r`]."""
         return len(self.image_output_token_ids)
+
+    @property
+    def image_output_run_ids(self) -> list[int]:
+        """Ids of an image in the answer: the `[IMG]` tokens with the tokens around them, where there are any."""
+        around = (self.image_output_start_token_id, self.image_output_end_token_id)
+        return _surround(self.image_output_token_ids, around)
+
+    @property
+    def image_input_run_ids(self) -> list[int]:
+        """Ids of an image that is read: its placeholders with the tokens around them, where there are any."""
+        around = (self.image_start_token_id, self.image_end_token_id)
+        return _surround([self.image_token_id] * self.num_visual_tokens, around)
+
+    @property
+    def opening_token_id(self) -> int:
+        """Id of the token that the language model writes to open an image: the start token or else `[IMG0]`."""
+        return self.image_output_run_ids[0]
 
     @property
     def embedding_dim(self) -> int:
@@ -221,12 +292,18 @@ class GillConfig(PretrainedConfig):
 
     @property
     def is_self_contained(self) -> bool:
-        """Whether the checkpoint holds the weights of the backbones."""
+        """Whether the checkpoint holds the weights of both backbones."""
         return self.language_model_id is None and self.vision_model_id is None
+
+    @property
+    def referenced_backbones(self) -> tuple[str, ...]:
+        """Which of `"language_model"` and `"vision_model"` have repositories of their own."""
+        return tuple(name for name in ("language_model", "vision_model") if getattr(self, f"{name}_id") is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; fields that do not apply are left out, as older versions do not know them."""
-        return {name: value for name, value in super().to_dict().items() if name not in _OMITTED or value is not None}
+        fields = super().to_dict()
+        return {name: value for name, value in fields.items() if name not in _OMITTED or value != _OMITTED[name]}
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
         """The language model's configuration, with `vocab_size` as wide as the logits are.
@@ -244,7 +321,8 @@ class GillConfig(PretrainedConfig):
 
     def _set_conditioning(self, conditioning: Any, length: int | None, dim: int | None) -> None:
         if conditioning is None:
-            sizes = {"conditioning_length": 77 if length is None else length}
+            default = self.num_image_output_tokens if self.mapper_type == "projection" else 77
+            sizes = {"conditioning_length": default if length is None else length}
             tensors = conditioning_of({**sizes, "conditioning_dim": 768 if dim is None else dim})
         else:
             tensors = read_conditioning(conditioning)
@@ -261,7 +339,8 @@ class GillConfig(PretrainedConfig):
     def _check(self) -> None:
         for name in (
             "num_visual_tokens",
-            "retrieval_dim",
+            "visual_projection_depth",
+            *(() if self.retrieval_dim is None else ("retrieval_dim",)),
             "mapper_hidden_size",
             "mapper_num_layers",
             "mapper_num_heads",
@@ -281,26 +360,28 @@ class GillConfig(PretrainedConfig):
                 f"`vision_feature_layer` is {self.vision_feature_layer}, but `vision_pooling` {self.vision_pooling!r} "
                 'follows the last layer; expected -1, or "cls", "mean" or "patches".'
             )
-        if not self.image_output_token_ids or len(set(self.image_output_token_ids)) != len(self.image_output_token_ids):
-            raise ValueError(
-                f"`image_output_token_ids` must be one or more different ids, got {self.image_output_token_ids}."
-            )
-        for name, ids in (
-            ("image_output_token_ids", self.image_output_token_ids),
-            ("image_token_id", [self.image_token_id]),
-        ):
-            outside = [i for i in ids if not isinstance(i, int) or not 0 <= i < self.vocab_size]
-            if outside:
-                raise ValueError(f"`{name}` holds {outside}, outside of the {self.vocab_size} ids of `vocab_size`.")
-        if self.image_token_id in self.image_output_token_ids:
-            raise ValueError(f"`image_token_id` {self.image_token_id} is also one of `image_output_token_ids`.")
+        self._check_tokens()
         if self.mapper_type is not None and self.mapper_type not in MAPPER_TYPES:
             raise ValueError(f"`mapper_type` must be one of {MAPPER_TYPES} or None, got {self.mapper_type!r}.")
-        if self.conditioning is not None and self.mapper_type not in (None, "gill_mapper"):
+        if self.conditioning is not None and self.mapper_type in ("linear", "mlp", "encoder"):
             names = [tensor.name for tensor in self.conditioning_tensors]
             raise ValueError(
                 f"`mapper_type` {self.mapper_type!r} makes `prompt_embeds` of a fixed length alone, not {names}; "
-                "expected 'gill_mapper'."
+                "expected 'gill_mapper' or 'projection'."
+            )
+        if self.mapper_type == "projection":
+            for tensor in self.conditioning_tensors:
+                if tensor.length not in (None, self.num_image_output_tokens):
+                    raise ValueError(
+                        f"`mapper_type` 'projection' makes one position of each of the {self.num_image_output_tokens} "
+                        f"`image_output_token_ids`, but `{tensor.name}` has a length of {tensor.length}; expected "
+                        "equal numbers."
+                    )
+        if self.retrieval_dim is None and (self.use_decision_head or self.mapper_type is None):
+            name = "use_decision_head" if self.use_decision_head else "mapper_type"
+            raise ValueError(
+                f"`retrieval_dim` is None and `{name}` is {getattr(self, name)!r}; expected a model that retrieves "
+                "images, or one that generates them without deciding."
             )
         if self.mapper_hidden_size % self.mapper_num_heads:
             raise ValueError(
@@ -313,10 +394,56 @@ class GillConfig(PretrainedConfig):
             )
         if not 0 <= self.decision_dropout < 1:
             raise ValueError(f"`decision_dropout` must lie in [0, 1), got {self.decision_dropout}.")
-        if (self.language_model_id is None) != (self.vision_model_id is None):
+        if self.language_model_id is not None and self.vision_model_id is None:
             raise ValueError(
-                "Either both backbones are named or neither is: `language_model_id` is "
-                f"{self.language_model_id!r}, `vision_model_id` is {self.vision_model_id!r}."
+                "A checkpoint holds the image encoder only with the language model: `language_model_id` is "
+                f"{self.language_model_id!r}, `vision_model_id` is None; expected both names, that of the image "
+                "encoder, or neither."
+            )
+
+        if self.language_model_lora is not None and self.language_model_id is None:
+            raise ValueError(
+                f"`language_model_lora` is {self.language_model_lora!r}, but `language_model_id` is None; expected the "
+                "name of the language model that it belongs to."
+            )
+
+    def _check_tokens(self) -> None:
+        for name in ("image_output_token_ids", "added_token_ids"):
+            ids = getattr(self, name)
+            if ids is not None and (not ids or len(set(ids)) != len(ids)):
+                raise ValueError(f"`{name}` must be one or more different ids, got {ids}.")
+        run, added = self.image_output_token_ids, self.added_token_ids or []
+        around = {name: getattr(self, name) for name in _AROUND_IMAGES if getattr(self, name) is not None}
+        single = {"image_token_id": self.image_token_id, **around}
+        lists = {"image_output_token_ids": run, "added_token_ids": added}
+        for name, ids in {**lists, **{name: [i] for name, i in single.items()}}.items():
+            outside = [i for i in ids if not isinstance(i, int) or not 0 <= i < self.vocab_size]
+            if outside:
+                raise ValueError(f"`{name}` holds {outside}, outside of the {self.vocab_size} ids of `vocab_size`.")
+        for name, i in single.items():
+            others = {"image_output_token_ids": run, **{key: [value] for key, value in single.items() if key != name}}
+            for other, ids in others.items():
+                if i in ids:
+                    raise ValueError(f"`{name}` {i} is also {'one of ' if other.endswith('ids') else ''}`{other}`.")
+        if set(added) & set(run):
+            raise ValueError(f"`added_token_ids` {added} and `image_output_token_ids` {run} have ids in common.")
+        for name, i in around.items():
+            if i >= self.num_language_model_rows and i not in added:
+                raise ValueError(
+                    f"`{name}` is {i}, but the language model's embedding has {self.num_language_model_rows} rows; "
+                    "expected the id of one, or one of `added_token_ids`."
+                )
+        # An image in the prompt has both tokens or neither; one in the answer may do without an end.
+        has_start, has_end, has_output_start, has_output_end = (name in around for name in _AROUND_IMAGES)
+        if has_start != has_end or (has_output_end and not has_output_start):
+            start, end = _AROUND_IMAGES[:2] if has_start != has_end else _AROUND_IMAGES[2:]
+            raise ValueError(
+                f"`{start}` is {getattr(self, start)}, `{end}` is {getattr(self, end)}; expected both ids or none."
+            )
+        if not self.predict_image_output_tokens and self.image_output_start_token_id is None:
+            raise ValueError(
+                "`predict_image_output_tokens` is False and `image_output_start_token_id` is None, so that nothing "
+                "could open an image; expected the id of the token that does."
             )
 
 
@@ -353,6 +480,11 @@ def _sub_config(name: str, value: PretrainedConfig | dict[str, Any] | None, defa
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"`{name}` has model_type {model_type!r}, which the installed transformers does not know.")
     return CONFIG_MAPPING[model_type](**fields)
+
+
+def _surround(ids: list[int], around: tuple[int | None, int | None]) -> list[int]:
+    start, end = ([] if i is None else [i] for i in around)
+    return [*start, *ids, *end]
 
 
 def _first_int(config: PretrainedConfig, names: tuple[str, ...], where: str) -> int:

@@ -14,11 +14,53 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+from torch import nn
 
 _SKETCH_SIZE = 32
 _TOLERANCE = 0.008
 # Enough of each tensor to distinguish two encoders without reading gigabytes.
 _VALUES_PER_TENSOR = 4096
+
+
+# The largest relative change of a weight that is stored in bfloat16 in between.
+_ROUNDING = 2**-8
+
+
+def sample_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A few values of each weight by its name, for [`find_changed_weight`]. Weights that are not in memory as a whole
+    (offloaded, sharded) are left out."""
+    samples = {}
+    for name, weight in module.named_parameters():
+        if not weight.is_meta and not hasattr(weight, "full_tensor") and weight.numel():
+            samples[_plain_name(name)] = _sample(weight).to("cpu", copy=True)
+    return samples
+
+
+def find_changed_weight(module: nn.Module, samples: Mapping[str, torch.Tensor]) -> str | None:
+    """Name of a weight that is to be trained, or whose values are no longer those of a sample up to rounding; LoRA
+    weights are not asked."""
+    for name, weight in module.named_parameters():
+        if "lora_" in name:
+            continue
+        if weight.requires_grad:
+            return name
+        sample = samples.get(_plain_name(name))
+        if sample is None or weight.is_meta or hasattr(weight, "full_tensor"):
+            continue
+        now = _sample(weight).to("cpu", torch.float32)
+        if len(now) != len(sample) or not torch.allclose(
+            now, sample.float(), rtol=_ROUNDING, atol=1e-6, equal_nan=True
+        ):
+            return name
+    return None
+
+
+def _sample(weight: torch.Tensor) -> torch.Tensor:
+    return weight.detach().flatten()[:: max(1, weight.numel() // 16)]
+
+
+def _plain_name(name: str) -> str:
+    return name.replace(".base_layer.", ".")  # of peft
 
 
 def library_versions(*packages: str) -> dict[str, str]:
@@ -88,4 +130,12 @@ def _close(first: list[float] | None, second: list[float] | None) -> bool:
     return all(abs(a - b) <= _TOLERANCE for a, b in zip(first, second, strict=True))
 
 
-__all__ = ["differing_parts", "fingerprint_name", "fingerprint_weights", "fingerprints_match", "library_versions"]
+__all__ = [
+    "differing_parts",
+    "find_changed_weight",
+    "fingerprint_name",
+    "fingerprint_weights",
+    "fingerprints_match",
+    "library_versions",
+    "sample_weights",
+]

@@ -20,6 +20,7 @@ class MapperOutput:
             for one vector per image.
         length_logits (`dict[str, torch.FloatTensor]`):
             Logits of shape `(num_images, length)` of the lengths 1, 2, ..., for the tensors that can be shorter.
+            A tensor without them always has all of its positions.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -30,7 +31,10 @@ class MapperOutput:
         found = dict(self.tensors)
         for tensor in config.conditioning_tensors:
             if tensor.mask_key is not None:
-                lengths = self.length_logits[tensor.name].argmax(-1) + 1
+                values = self.tensors[tensor.name]
+                lengths = torch.full(values.shape[:1], tensor.num_positions, device=values.device)
+                if tensor.name in self.length_logits:
+                    lengths = self.length_logits[tensor.name].argmax(-1) + 1
                 mask = mask_of_lengths(lengths, tensor.num_positions)
                 if not tensor.reads_padding:
                     found[tensor.name] = found[tensor.name].masked_fill(~mask[..., None], 0)
@@ -115,11 +119,34 @@ class TokenwiseMapper(nn.Module):
         return MapperOutput({tensor.name: positions})
 
 
+class ProjectionMapper(nn.Module):
+    """DreamLLM's creation projector: a linear layer without bias turns each `[IMG]` state into one position.
+
+    A tensor that is one vector per image is made of the mean of the states.
+    """
+
+    def __init__(self, config: GillConfig) -> None:
+        super().__init__()
+        self.specification = config.conditioning_tensors
+        heads = {t.name: nn.Linear(config.embedding_dim, t.dim, bias=False) for t in self.specification}
+        self.output_projection = nn.ModuleDict(heads) if len(heads) > 1 else heads.popitem()[1]
+
+    def forward(self, img_states: torch.Tensor, img_embeddings: torch.Tensor) -> MapperOutput:
+        """As [`GillMapper.forward`]; the embeddings are not read."""
+        heads, output = self.output_projection, MapperOutput({})
+        for tensor in self.specification:
+            head = heads[tensor.name] if isinstance(heads, nn.ModuleDict) else heads
+            values = head(img_states if tensor.length is not None else img_states.mean(1))
+            output.tensors[tensor.name] = values if tensor.scale is None else values * tensor.scale
+        return output
+
+
 def build_mapper(config: GillConfig) -> nn.Module | None:
     """The mapper that `config.mapper_type` names, or `None` for a model that only retrieves."""
     if config.mapper_type is None:
         return None
-    return GillMapper(config) if config.mapper_type == "gill_mapper" else TokenwiseMapper(config)
+    classes = {"gill_mapper": GillMapper, "projection": ProjectionMapper}
+    return classes.get(config.mapper_type, TokenwiseMapper)(config)
 
 
 def _pre_norm_encoder(config: GillConfig) -> nn.TransformerEncoder:
@@ -148,4 +175,4 @@ def _pre_norm_transformer(config: GillConfig) -> nn.Transformer:
     )
 
 
-__all__ = ["GillMapper", "MapperOutput", "TokenwiseMapper", "build_mapper"]
+__all__ = ["GillMapper", "MapperOutput", "ProjectionMapper", "TokenwiseMapper", "build_mapper"]

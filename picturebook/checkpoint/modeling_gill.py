@@ -1,4 +1,4 @@
-"""GILL: a frozen language model that reads images and answers with text and images (Koh et al., 2023)."""
+"""GILL: a language model that reads images and answers with text and images (Koh et al., 2023; Dong et al., 2024)."""
 
 import math
 from typing import Any
@@ -9,27 +9,36 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .backbones_gill import LanguageModelTraits, build_backbones, check_backbones, find_language_model_traits
+from .backbones_gill import (
+    LanguageModelTraits,
+    build_image_encoder,
+    build_language_model,
+    check_backbones,
+    find_language_model_traits,
+)
 from .configuration_gill import GillConfig
 from .decoder_traits_gill import cache_of, run_decoder
-from .fingerprint_gill import fingerprint_weights
 from .generation_gill import GillGenerationMixin, find_images
-from .image_encoder_gill import ImagePooling, encode_images, take_image_inputs
+from .image_encoder_gill import encode_images, take_image_inputs
 from .language_model_head_gill import decoder_of, describe
 from .mapper_gill import build_mapper
 from .outputs_gill import CACHE_NAME, GillOutput
 from .pretrained_gill import GillPreTrainedModel
+from .retrieval_heads_gill import GillRetrievalMixin
+from .token_rows_gill import GillTokenMixin, build_visual_projection
 
 
-class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
+class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetrievalMixin, GillGenerationMixin):
     """
-    A frozen causal language model and a frozen image encoder with GILL's adapters between them.
+    A causal language model and an image encoder with GILL's adapters between them. Both backbones are frozen; see
+    [`~GillPreTrainedModel.unfreeze_language_model`] to train the language model too, as DreamLLM does.
 
     Args:
         config ([`GillConfig`]): The configuration. The weights are initialized, see
             [`~GillPreTrainedModel.from_pretrained`] to load them.
         defer_backbones (`bool`, defaults to `False`): Build the adapters alone; the backbones are joined later by
             [`~GillPreTrainedModel.attach_backbones`].
+        defer_vision_model (`bool`, defaults to `False`): The same for the image encoder alone.
 
     Example:
 
@@ -43,28 +52,37 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
     ```
     """
 
-    def __init__(self, config: GillConfig, defer_backbones: bool = False) -> None:
+    def __init__(self, config: GillConfig, defer_backbones: bool = False, defer_vision_model: bool = False) -> None:
         super().__init__(config)
         # The adapters come first, as transformers stores the dtype of the first parameter in the configuration.
-        # Of a pooled feature all embeddings are made at once, of patches one each.
-        per_feature = 1 if config.vision_pooling == "patches" else config.num_visual_tokens
-        self.visual_projection = nn.Linear(config.vision_dim, per_feature * config.embedding_dim)
-        self.img_embeddings = nn.Embedding(config.num_image_output_tokens, config.embedding_dim)
-        self.text_retrieval_head = nn.Linear(config.embedding_dim, config.retrieval_dim)
-        self.image_retrieval_head = nn.Linear(config.vision_dim, config.retrieval_dim)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        width = config.embedding_dim
+        self.visual_projection: Any = build_visual_projection(config)
+        self.img_embeddings = nn.Embedding(config.num_image_output_tokens, width)
+        self.text_retrieval_head: Any = None
+        self.image_retrieval_head: Any = None
+        self.logit_scale: Any = None
+        if config.retrieval_dim is not None:
+            self.text_retrieval_head = nn.Linear(width, config.retrieval_dim)
+            self.image_retrieval_head = nn.Linear(config.vision_dim, config.retrieval_dim)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.mapper = build_mapper(config)
-        self.decision_head = nn.Linear(config.embedding_dim, 2) if config.use_decision_head else None
+        self.decision_head = nn.Linear(width, 2) if config.use_decision_head else None
         self.decision_dropout = nn.Dropout(config.decision_dropout)
+        norm_eps = getattr(config.vision_config, "layer_norm_eps", 1e-5)
+        self.visual_norm = nn.LayerNorm(width, eps=norm_eps) if config.visual_projection_norm else None
+        num_added = len(config.added_token_ids or ())
+        self.added_embeddings = nn.Embedding(num_added, width).requires_grad_(False) if num_added else None
+        self.added_head = nn.Linear(width, num_added, bias=False).requires_grad_(False) if num_added else None
         self.language_model: Any = None
         self.vision_model: Any = None
         self._traits: LanguageModelTraits | None = None
         self._token_id_tensors: dict[Any, torch.Tensor] = {}
         if not defer_backbones:
-            self.language_model, self.vision_model = build_backbones(config)
+            self.language_model = build_language_model(config).requires_grad_(False)
+            if not defer_vision_model:
+                self.vision_model = build_image_encoder(config.vision_config, config.image_pooling)
+                self.vision_model.requires_grad_(False)
             check_backbones(config, self.language_model, self.vision_model)
-            self.language_model.requires_grad_(False)
-            self.vision_model.requires_grad_(False)
         self.post_init()
         if not defer_backbones:
             self._leave_backbones_out()
@@ -112,7 +130,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         num_rows = embeddings.weight.shape[0]
         if new_num_tokens not in (None, num_rows):
             raise ValueError(
-                f"The frozen language model's embedding has {num_rows} rows and cannot be resized to "
+                f"The language model's embedding has {num_rows} rows and cannot be resized to "
                 f"{new_num_tokens}: the image placeholder and the `[IMG]` tokens have rows of their own. Resize the "
                 "language model before the adapters are joined to it."
             )
@@ -164,212 +182,6 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         """Remove from keyword arguments, and return, the outputs of the image processor beside `pixel_values`."""
         return take_image_inputs(self.vision_model, kwargs) if self.vision_model is not None else {}
 
-    def get_image_retrieval_embeddings(
-        self, pixel_values: torch.Tensor | None = None, image_features: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        """
-        Embeddings of images in the retrieval space, for [`~GillForConditionalGeneration.retrieval_scores`].
-
-        Args:
-            pixel_values, kwargs (*optional*): As in [`~GillForConditionalGeneration.get_image_features`].
-            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)` or `(num_images,
-                num_visual_tokens, vision_dim)`, *optional*): In place of `pixel_values`. Of patches, the mean is read.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_images, retrieval_dim)`, not normalized.
-        """
-        if image_features is None:
-            if pixel_values is None:
-                raise ValueError("Either `pixel_values` or `image_features` must be given; both are None.")
-            image_features = self.get_image_features(pixel_values, **kwargs).pooler_output
-        image_features = image_features.to(self.image_retrieval_head.weight)
-        return self.image_retrieval_head(image_features.mean(1) if image_features.dim() == 3 else image_features)
-
-    def get_text_retrieval_embeddings(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """
-        Embeddings of prompts in the retrieval space, where they are close to the images that answer them.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-                Prompts of text and images. The `[IMG]` tokens are appended to prompts that do not end with them.
-            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 at padding, which
-                may stand on either side.
-            pixel_values, image_features, kwargs (*optional*): As in [`~GillForConditionalGeneration.forward`].
-
-        Returns:
-            `torch.FloatTensor` of shape `(batch_size, retrieval_dim)`, not normalized.
-
-        Example:
-
-        ```python
-        >>> batch = processor(["a cat in the snow"])
-        >>> texts = model.get_text_retrieval_embeddings(**batch)
-        >>> images = model.get_image_retrieval_embeddings(pixel_values)
-        >>> scores = model.retrieval_scores(texts, images)
-        ```
-        """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        img_ids = torch.tensor(self.config.image_output_token_ids, device=input_ids.device)
-        num_img = len(img_ids)
-        # Padding on the right goes to the left, so that no row has a hole.
-        padding = attention_mask.flip(1).argmax(1, keepdim=True)
-        length = input_ids.shape[1]
-        columns = (torch.arange(length, device=input_ids.device) - padding.to(input_ids.device)) % length
-        input_ids, attention_mask = input_ids.gather(1, columns), attention_mask.gather(1, columns)
-        ends = input_ids[:, -num_img:]
-        is_complete = (
-            (ends == img_ids).all(1) if length >= num_img else torch.zeros_like(columns[:, 0], dtype=torch.bool)
-        )
-        # The states of `[IMG]` tokens that are appended to a prompt that has them already are not used.
-        starts = torch.where(is_complete, length - num_img, length)
-        ids = torch.cat([input_ids, img_ids.expand(len(input_ids), -1)], dim=1)
-        mask = torch.cat([attention_mask, attention_mask.new_ones(len(input_ids), num_img)], dim=1)
-        embeds = self.embed_prompt(ids, pixel_values, image_features, **kwargs)
-        self._check_length(embeds.shape[1])
-        hidden_states = self.run_language_model(embeds, mask, use_cache=False).last_hidden_state
-        rows = torch.arange(len(ids), device=hidden_states.device)
-        first = hidden_states[rows, starts.to(hidden_states.device)]
-        return self.text_retrieval_head(first.to(self.text_retrieval_head.weight))
-
-    def retrieval_scores(self, retrieval_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        """
-        Scores `exp(logit_scale) * cosine` of texts and images.
-
-        Args:
-            retrieval_embeds (`torch.FloatTensor` of shape `(num_texts, retrieval_dim)`).
-            image_embeds (`torch.FloatTensor` of shape `(num_images, retrieval_dim)`).
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_texts, num_images)`, in float32.
-        """
-        texts = nn.functional.normalize(retrieval_embeds.float(), dim=-1)
-        images = nn.functional.normalize(image_embeds.to(texts.device).float(), dim=-1)
-        return self.logit_scale.float().exp() * texts @ images.T
-
-    @torch.no_grad()
-    def retrieval_fingerprint(self) -> dict[str, Any]:
-        """Fingerprint of the weights that the retrieval embeddings of images depend on."""
-        parts = {
-            "image_retrieval_head": self.image_retrieval_head.parameters(),
-            "vision_model": (weight for _, weight in sorted(self.vision_model.named_parameters())),
-        }
-        pooling = self.config.image_pooling
-        if pooling != ImagePooling():
-            parts[f"vision_pooling {pooling}"] = iter(())
-        return fingerprint_weights(parts)
-
-    # --- tokens in and out -------------------------------------------------------------------------------------------
-
-    def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """
-        Input embeddings of tokens: trained rows for `[IMG]` tokens, frozen rows of the language model otherwise.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
-
-        Returns:
-            `torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`.
-        """
-        table = self.language_model.get_input_embeddings()
-        if table.weight.device.type != "meta":  # the weights of an offloaded module are
-            input_ids = input_ids.to(table.weight.device)
-        matches = input_ids[..., None] == self._image_output_token_ids(input_ids.device)
-        is_img = matches.any(-1)
-        has_row = ~is_img & (input_ids < table.num_embeddings)
-        embeds = table(input_ids.where(has_row, 0))
-        numbers = matches.int().argmax(-1).to(self.img_embeddings.weight.device)
-        rows = self.img_embeddings(numbers).to(embeds)
-        scale = self.language_model_traits.embedding_scale
-        return torch.where(is_img[..., None].to(embeds.device), rows if scale == 1.0 else rows * scale, embeds)
-
-    def embed_images(self, image_features: torch.Tensor) -> torch.Tensor:
-        """
-        Input embeddings that stand for images.
-
-        Args:
-            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, or of patches `(num_images,
-                num_visual_tokens, vision_dim)`).
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_images, num_visual_tokens, embedding_dim)`.
-        """
-        visual = self.visual_projection(image_features.to(self.visual_projection.weight))
-        return visual.reshape(-1, self.config.num_visual_tokens, self.config.embedding_dim)
-
-    def embed_prompt(
-        self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """
-        Input embeddings of prompts, with those of the images at their placeholders.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
-            pixel_values, kwargs (*optional*): As in [`~GillForConditionalGeneration.get_image_features`].
-            image_features (*optional*): In place of `pixel_values`, as in
-                [`~GillForConditionalGeneration.embed_images`].
-
-        Returns:
-            `torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_dim)`.
-
-        Raises:
-            ValueError: ids that do not exist, or placeholders that do not match the number of images.
-        """
-        is_placeholder = input_ids == self.config.image_token_id
-        if not torch.compiler.is_compiling():
-            self.check_input_ids(input_ids)
-            images = image_features if image_features is not None else pixel_values
-            self.check_number_of_images(int(is_placeholder.sum()), 0 if images is None else images.shape[0])
-        embeds = self.embed_tokens(input_ids)
-        if image_features is None and pixel_values is not None:
-            image_features = self.get_image_features(pixel_values, **kwargs).pooler_output
-        if image_features is None:
-            return embeds
-        visual = self.embed_images(image_features).to(embeds)
-        return embeds.masked_scatter(is_placeholder[..., None].to(embeds.device), visual)
-
-    def compute_logits(self, hidden_states: torch.Tensor, image_token_scale: float = 1.0) -> torch.Tensor:
-        """
-        Logits of tokens. Those of `[IMG]` tokens are tied to their input embeddings.
-
-        Args:
-            hidden_states (`torch.FloatTensor` of shape `(..., embedding_dim)`): The language model's last ones.
-            image_token_scale (`float`, defaults to 1.0): As in [`~GillForConditionalGeneration.forward`].
-
-        Returns:
-            `torch.FloatTensor` of shape `(..., vocab_size)`; `-inf` for ids that have no embedding.
-        """
-        transform = self.language_model_traits.logits
-        hidden_states = transform.scale_states(hidden_states)
-        logits = self.language_model.get_output_embeddings()(hidden_states)
-        logits = transform(logits[..., : self.config.vocab_size])
-        num_missing = self.config.vocab_size - logits.shape[-1]
-        if num_missing:
-            logits = nn.functional.pad(logits, (0, num_missing), value=-torch.inf)
-        img_logits = nn.functional.linear(hidden_states, self.img_embeddings.weight.to(hidden_states))
-        img_logits = transform(img_logits).to(logits)
-        if image_token_scale != 1.0:
-            # In float32, as a large factor is beyond the range of float16.
-            logits, img_logits = logits.float(), img_logits.float()
-            first, later = img_logits[..., :1], img_logits[..., 1:]
-            if self.config.img_logit_scaling == "signed":
-                first = first * image_token_scale
-            elif image_token_scale > 1:
-                first = first.abs() * image_token_scale
-            img_logits = torch.cat([first, later], dim=-1)
-        return logits.index_copy(-1, self._image_output_token_ids(logits.device), img_logits)
-
     def image_outputs(self, img_hidden_states: torch.Tensor) -> dict[str, Any]:
         """
         Run the heads at images that the model has written.
@@ -380,12 +192,12 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         Returns:
             `dict`: `img_hidden_states`, `retrieval_embeds`, `conditioning` and `decision_logits` of [`GillOutput`].
         """
-        states = img_hidden_states.to(self.text_retrieval_head.weight)
+        states = img_hidden_states.to(self.img_embeddings.weight)
         first = states[:, 0]
         mapped = self.mapper(states, self.img_embeddings.weight) if self.mapper is not None else None
         return {
             "img_hidden_states": img_hidden_states,
-            "retrieval_embeds": self.text_retrieval_head(first),
+            "retrieval_embeds": self.text_retrieval_head(first) if self.text_retrieval_head is not None else None,
             "conditioning": mapped.conditioning(self.config) if mapped is not None else None,
             "decision_logits": (
                 self.decision_head(self.decision_dropout(first)) if self.decision_head is not None else None
@@ -415,7 +227,8 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-                Token ids, with `config.num_visual_tokens` placeholders where an image is read.
+                Token ids, with `config.image_input_run_ids` where an image is read, and `config.image_output_run_ids`
+                where one is written.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 at padding.
             past_key_values (`Cache`, *optional*): Tokens read before. Placeholders after them are tokens that the
                 model has written, unless images are given.
@@ -427,11 +240,11 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
                 In place of `pixel_values`, see [`~GillForConditionalGeneration.get_image_features`].
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Targets of the language modelling loss, -100 where nothing is to be predicted. Placeholders of images
-                never are.
+                never are, nor are `[IMG]` tokens that the head has no columns for. Without any target the loss is 0.
             use_cache (`bool`, *optional*): As in transformers.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0): As in transformers; ignored with `labels`.
             image_token_scale (`float`, defaults to 1.0):
-                Factor on the logit of `[IMG0]`, see `img_logit_scaling` in [`GillConfig`].
+                Factor on the logit of the token that opens an image, see `img_logit_scaling` in [`GillConfig`].
             output_images (`bool`, *optional*):
                 Whether to run the heads at the `[IMG]` tokens. By default where no cache is passed in, except while
                 compiling or exporting, since the number of images depends on the data.
@@ -461,8 +274,10 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
         logits = self.compute_logits(hidden_states if labels is not None else hidden_states[:, kept], image_token_scale)
         loss = None
         if labels is not None:
-            labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+            labels = self._predictable(labels)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            if not torch.compiler.is_compiling() and not (labels[:, 1:] != -100).any():
+                loss = hidden_states.sum() * 0.0  # the mean over no tokens is not a number
         images: dict[str, Any] = {}
         if output_images is None:
             output_images = past_key_values is None and not torch.compiler.is_compiling()
@@ -551,25 +366,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
             outputs.hidden_states = tuple(torch.cat(states, dim=1) for states in layers)
         return outputs
 
-    # --- checks and helpers ------------------------------------------------------------------------------------------
-
-    def check_input_ids(self, input_ids: torch.Tensor) -> None:
-        """Refuse ids that the model does not know."""
-        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
-            raise ValueError(
-                f"`input_ids` must lie in [0, {self.config.vocab_size}), the ids that this model knows; found "
-                f"{int(input_ids.min())} to {int(input_ids.max())}."
-            )
-
-    def check_number_of_images(self, num_placeholders: int, num_images: int) -> None:
-        """Refuse prompts whose placeholders do not match the number of their images."""
-        expected = num_images * self.config.num_visual_tokens
-        if num_placeholders != expected:
-            raise ValueError(
-                f"Image features and image tokens do not match, tokens: {num_placeholders}, features: {expected}. The "
-                f"prompts hold {num_placeholders} image placeholders, but {num_images} images of "
-                f"{self.config.num_visual_tokens} tokens each take {expected}."
-            )
+    # --- helpers -----------------------------------------------------------------------------------------------------
 
     def _check_length(self, num_tokens: int) -> None:
         longest = self.config.max_position_embeddings
@@ -578,21 +375,18 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillGenerationMixin):
                 f"{num_tokens} tokens (prompt and answer) are more than the {longest} that the language model reads."
             )
 
+    def _predictable(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels without the tokens that the head never predicts."""
+        labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+        if self.config.predict_image_output_tokens:
+            return labels
+        return labels.masked_fill(torch.isin(labels, self._image_output_token_ids(labels.device)), -100)
+
     def _images_at(self, hidden_states: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> dict[str, Any]:
         columns = starts[:, None] + torch.arange(self.config.num_image_output_tokens, device=starts.device)
         rows, starts, columns = (index.to(hidden_states.device) for index in (rows, starts, columns))
         images = self.image_outputs(hidden_states[rows[:, None], columns])
         return {"img_batch_indices": rows, "img_start_positions": starts, **images}
-
-    def _image_output_token_ids(self, device: torch.device) -> torch.Tensor:
-        ids = tuple(self.config.image_output_token_ids)
-        if torch.compiler.is_compiling():
-            return torch.tensor(ids, device=device)
-        # Copying the ids to an accelerator at every step would wait for it.
-        if (ids, device) not in self._token_id_tensors:
-            with torch.inference_mode(False):
-                self._token_id_tensors[ids, device] = torch.tensor(ids, device=device)
-        return self._token_id_tensors[ids, device]
 
 
 def _continues(input_ids: torch.Tensor, past_key_values: Any | None) -> bool:

@@ -22,15 +22,16 @@ class GillOutput(CausalLMOutputWithPast):
         past_key_values (`Cache`, *optional*), hidden_states, attentions:
             Those of the language model. The cache is called `cache` since transformers 5.24.
         img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(num_images,)`):
-            Row and column of each `[IMG0]`, in reading order.
+            Row and column of each `[IMG0]`, in reading order; a start token precedes it where the model has one.
         img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`):
             Last hidden states at the `[IMG]` tokens.
-        retrieval_embeds (`torch.FloatTensor` of shape `(num_images, retrieval_dim)`):
-            Embeddings in the retrieval space, not normalized.
+        retrieval_embeds (`torch.FloatTensor` of shape `(num_images, retrieval_dim)`, *optional*):
+            Embeddings in the retrieval space, not normalized; `None` for a model without one.
         conditioning (`dict[str, torch.Tensor]`, *optional*):
             What the image generator draws, by the names in `config.conditioning_tensors`: `"prompt_embeds"` of shape
             `(num_images, length, dim)` and whatever else it takes. Where images can be shorter than `length`, the
-            tensor is padded with zeros, and a `torch.BoolTensor` of shape `(num_images, length)` is its mask.
+            tensor is padded with zeros, and a `torch.BoolTensor` of shape `(num_images, length)` is its mask. They
+            carry gradients.
         decision_logits (`torch.FloatTensor` of shape `(num_images, 2)`, *optional*): Generate, retrieve.
     """
 

@@ -31,6 +31,8 @@ from .outputs_gill import GillGenerateOutput
 from .pretrained_gill import GillPreTrainedModel  # noqa: F401
 from .processing_gill import GillProcessor
 from .prompt_gill import list_prompts
+from .retrieval_heads_gill import GillRetrievalMixin  # noqa: F401
+from .token_rows_gill import GillTokenMixin  # noqa: F401
 from .url_fetching_gill import fetch_url  # noqa: F401
 
 from .answer_gill import DECISIONS, AnswerEnd, ImageSlot

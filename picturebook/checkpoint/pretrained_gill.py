@@ -17,6 +17,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from .atomic_write_gill import replace_folder
 from .backbones_gill import LANGUAGE_MODEL_OPTIONS, check_backbones, load_backbones
 from .configuration_gill import AUTO_MAP, GillConfig
+from .fingerprint_gill import find_changed_weight, sample_weights
 from .language_model_lora_gill import LORA_FOLDER, has_lora, load_lora, save_lora
 from .mapper_gill import GillMapper
 
@@ -31,6 +32,7 @@ ADAPTERS = (
     "mapper",
     "decision_head",
 )
+_OPTIONAL_ADAPTERS = ("visual_norm", "added_embeddings", "added_head")
 
 
 class GillPreTrainedModel(PreTrainedModel):
@@ -62,7 +64,10 @@ class GillPreTrainedModel(PreTrainedModel):
         elif isinstance(module, GillMapper):
             nn.init.normal_(module.queries)
         elif isinstance(module, GillPreTrainedModel):
-            nn.init.constant_(module.logit_scale, math.log(1 / 0.07))
+            if module.logit_scale is not None:
+                nn.init.constant_(module.logit_scale, math.log(1 / 0.07))
+            if module.added_head is not None:  # rows of a head, as those of an embedding
+                nn.init.normal_(module.added_head.weight, std=getattr(self.config.text_config, "init_std", 0.02))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -85,7 +90,8 @@ class GillPreTrainedModel(PreTrainedModel):
             kwargs: Those of [`PreTrainedModel.from_pretrained`]. `dtype` holds for adapters and backbones;
                 `attn_implementation` is for both backbones, `quantization_config` for the language model. `device_map`,
                 `max_memory` and the options of offloading place the language model, and in a self-contained repository
-                the image encoder; the adapters are never offloaded.
+                the image encoder; the adapters are never offloaded. Backbones are frozen wherever they come from, see
+                [`~GillPreTrainedModel.unfreeze_language_model`].
 
         Raises:
             ValueError: a configuration that contradicts its backbones, with both numbers.
@@ -116,43 +122,44 @@ class GillPreTrainedModel(PreTrainedModel):
         assert config is not None
         # Pickles are for repositories that must be trusted; adapters are never saved as such.
         kwargs.setdefault("use_safetensors", True)
-        given = (language_model, vision_model)
-        if config.is_self_contained and given == (None, None):
+        holds_language_model = config.language_model_id is None and language_model is None
+        if holds_language_model and (vision_model is None or not config.is_self_contained):
             if isinstance(kwargs.get("device_map"), dict):
                 kwargs["device_map"] = _keep_adapters_in_memory(kwargs["device_map"])
             if kwargs.get("quantization_config") is not None:
                 kwargs["quantization_config"] = _quantize_language_model_only(
                     kwargs["quantization_config"], cls, config
                 )
-            with _readable_weights(pretrained_model_name_or_path):
-                model, info = super().from_pretrained(
-                    pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
-                )
-            model.language_model.requires_grad_(False)
-            model.vision_model.requires_grad_(False)
-            _check_adapters(model, info, pretrained_model_name_or_path)
-            model.find_traits()
-            return (model, info) if output_loading_info else model
-        backbone_options = dict(kwargs)
-        for name in LANGUAGE_MODEL_OPTIONS:
-            kwargs.pop(name, None)
+            deferred = {} if config.is_self_contained else {"defer_vision_model": True}
+            options = kwargs
+        else:
+            deferred = {"defer_backbones": True}
+            options = {name: value for name, value in kwargs.items() if name not in LANGUAGE_MODEL_OPTIONS}
         with _readable_weights(pretrained_model_name_or_path):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path,
                 *model_args,
                 config=config,
                 output_loading_info=True,
-                defer_backbones=True,
-                **kwargs,
+                **deferred,
+                **options,
             )
-        _check_adapters(model, info, pretrained_model_name_or_path)
-        # transformers stores every unknown argument as an option of generation as well.
-        vars(model.generation_config).pop("defer_backbones", None)
-        dtype = backbone_options.pop("dtype", None) or backbone_options.pop("torch_dtype", None)
+        _check_weights(model, info, pretrained_model_name_or_path)
+        for name in deferred:
+            # transformers stores every unknown argument as an option of generation as well.
+            vars(model.generation_config).pop(name, None)
+        if not deferred:
+            model.language_model.requires_grad_(False)
+            model.vision_model.requires_grad_(False)
+            model.find_traits()
+            return (model, info) if output_loading_info else model
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
         dtype = dtype if isinstance(dtype, torch.dtype) else model.dtype
-        backbones = load_backbones(config, dtype, *given, **backbone_options)
+        if holds_language_model:
+            language_model = model.language_model
+        backbones = load_backbones(config, dtype, language_model, vision_model, **kwargs)
         if config.language_model_lora is not None:
-            load_lora(backbones[0], pretrained_model_name_or_path, config.language_model_lora, **backbone_options)
+            load_lora(backbones[0], pretrained_model_name_or_path, config.language_model_lora, **kwargs)
         model.attach_backbones(*backbones)
         return (model, info) if output_loading_info else model
 
@@ -167,7 +174,7 @@ class GillPreTrainedModel(PreTrainedModel):
         **kwargs: Any,
     ) -> None:
         """
-        Write configuration, adapters and code; the backbones too where the configuration names none.
+        Write configuration, adapters and code, and the backbones that the configuration does not name.
 
         A reader finds the old model or the new one, whole, at every instant. All else in the folder is kept.
 
@@ -182,7 +189,8 @@ class GillPreTrainedModel(PreTrainedModel):
             args, kwargs: Those of [`PreTrainedModel.save_pretrained`].
 
         Raises:
-            ValueError: `self_contained` for a language model that carries LoRA.
+            ValueError: `self_contained` for a language model that carries LoRA, or a backbone that the configuration
+                names but that was trained or replaced, and would come back as it was.
             OSError: the folder cannot be written; it stays as it was.
         """
         lora = has_lora(self.language_model)
@@ -191,6 +199,8 @@ class GillPreTrainedModel(PreTrainedModel):
                 "A language model that carries LoRA cannot be saved with `self_contained=True`; expected a plain one, "
                 "or `self_contained=False`."
             )
+        if not self_contained:
+            self._check_referenced_backbones()
         # A model that was loaded from the Hub refers to the code there; the saved one has its own code.
         self.config.auto_map = dict(AUTO_MAP)
         lora_folder = self.config.language_model_lora or LORA_FOLDER
@@ -221,16 +231,19 @@ class GillPreTrainedModel(PreTrainedModel):
             ValueError: backbones that contradict the configuration, with both numbers.
         """
         check_backbones(self.config, language_model, vision_model)
+        is_new = language_model is not getattr(self, "language_model", None)
         self.language_model = language_model.requires_grad_(False)
         self.find_traits()
         self.vision_model = vision_model.requires_grad_(False)
         device = language_model.get_input_embeddings().weight.device
-        # Offloaded weights are on the meta device, which is no place for the adapters.
-        if device.type != "meta":
+        # Offloaded weights are on the meta device, which is no place for the adapters. Those that were loaded with the
+        # language model have their place.
+        if is_new and device.type != "meta":
             for name, child in self.named_children():
                 if f"{name}." not in BACKBONE_PREFIXES:
                     child.to(device)
-            self.logit_scale.data = self.logit_scale.data.to(device)
+            if self.logit_scale is not None:
+                self.logit_scale.data = self.logit_scale.data.to(device)
         # Masks are made by `text_config`.
         self.config._attn_implementation = language_model.config._attn_implementation
         for part, backbone in ((self.config.text_config, language_model), (self.config.vision_config, vision_model)):
@@ -239,8 +252,38 @@ class GillPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]
         self.post_init()
+        self._backbone_samples = {
+            name: sample_weights(getattr(self, name)) for name in self.config.referenced_backbones
+        }
         self._leave_backbones_out()
         self.eval()
+
+    def unfreeze_language_model(self) -> None:
+        """
+        Let the language model learn, with its embedding, its head and the rows of tokens that were added to it.
+
+        From now on its weights are saved with the adapters, and the configuration no longer names where they came from.
+
+        Raises:
+            ValueError: a language model that carries LoRA.
+
+        Example:
+
+        ```python
+        >>> model.unfreeze_language_model()
+        >>> model.config.language_model_id is None
+        True
+        ```
+        """
+        if has_lora(self.language_model):
+            raise ValueError("The language model carries LoRA, which learns in its place; expected a plain one.")
+        self.language_model.requires_grad_(True)
+        for rows in (self.added_embeddings, self.added_head):
+            if rows is not None:
+                rows.requires_grad_(True)
+        self.config.language_model_id = self.config.language_model_revision = None
+        self.config.text_config.name_or_path = ""
+        self._leave_backbones_out()
 
     def add_language_model_lora(self, lora_config: Any) -> None:
         """Add new LoRA weights to the language model, to be trained, saved and loaded with the adapters.
@@ -249,12 +292,12 @@ class GillPreTrainedModel(PreTrainedModel):
             lora_config (`peft.LoraConfig`): Which modules, and of what rank.
 
         Raises:
-            ValueError: a self-contained model, or a configuration that does not fit the language model.
+            ValueError: a model that holds its language model, or a configuration that does not fit it.
         """
-        if self.config.is_self_contained:
+        if self.config.language_model_id is None:
             raise ValueError(
                 "LoRA needs a language model with a repository of its own (`language_model_id`); this model is "
-                "self-contained."
+                "self-contained, or holds it."
             )
         self.language_model.add_adapter(lora_config)
         self.config.language_model_lora = LORA_FOLDER
@@ -262,8 +305,22 @@ class GillPreTrainedModel(PreTrainedModel):
 
     def _leave_backbones_out(self) -> None:
         # transformers leaves these names out when it saves, also in checkpoints of the Trainer.
-        if not self.config.is_self_contained:
-            self._keys_to_ignore_on_save = {key for key in self.state_dict() if key.startswith(BACKBONE_PREFIXES)}
+        prefixes = tuple(f"{name}." for name in self.config.referenced_backbones)
+        self._keys_to_ignore_on_save = {key for key in self.state_dict() if prefixes and key.startswith(prefixes)}
+
+    def _check_referenced_backbones(self) -> None:
+        """Refuse to save a reference to a backbone that is no longer what it names."""
+        for part in self.config.referenced_backbones:
+            backbone = getattr(self, part)
+            changed = None
+            if backbone is not None:
+                changed = find_changed_weight(backbone, getattr(self, "_backbone_samples", {}).get(part, {}))
+            if changed is not None:
+                raise ValueError(
+                    f"`{part}_id` of the configuration is {getattr(self.config, f'{part}_id')!r}, but {changed!r} of "
+                    f"the {part.replace('_', ' ')} was trained or replaced, and would not be saved. Expected a "
+                    "frozen one; call `unfreeze_language_model()` before training, or save with `self_contained=True`."
+                )
 
 
 def _is_model_file(name: str, variant: str | None, lora_folder: str) -> bool:
@@ -293,14 +350,17 @@ def _writable_weights(folder: Any) -> Iterator[None]:
         raise OSError(f"The weights cannot be written to {str(folder)!r}: {error}") from error
 
 
-def _check_adapters(model: PreTrainedModel, info: dict[str, Any], name: Any) -> None:
-    """Refuse weights that would be wrong in silence: adapters that are missing or not finite."""
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith(BACKBONE_PREFIXES))
-    if missing:
-        raise OSError(
-            f"The weights in {str(name)!r} lack {len(missing)} adapter tensors that its configuration asks for: "
-            f"{', '.join(missing)}."
-        )
+def _check_weights(model: PreTrainedModel, info: dict[str, Any], name: Any) -> None:
+    """Refuse weights that would be wrong in silence: those that are missing, and adapters that are not finite."""
+    missing = sorted(info["missing_keys"])
+    adapters = [key for key in missing if not key.startswith(BACKBONE_PREFIXES)]
+    for kind, keys in (("adapter", adapters), ("backbone", missing)):
+        if keys:
+            more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
+            raise OSError(
+                f"The weights in {str(name)!r} lack {len(keys)} {kind} tensors that its configuration asks for: "
+                f"{', '.join(keys[:10])}{more}."
+            )
     bad = [
         key
         for key, weight in model.named_parameters()
@@ -318,7 +378,7 @@ def _keep_adapters_in_memory(device_map: dict[str, Any]) -> dict[str, Any]:
     for prefix in BACKBONE_PREFIXES:
         if "" in device_map and not any(f"{name}.".startswith(prefix) for name in backbones):
             backbones[prefix.removesuffix(".")] = device_map[""]
-    return {**dict.fromkeys(ADAPTERS, main), **backbones} if backbones else device_map
+    return {**dict.fromkeys((*ADAPTERS, *_OPTIONAL_ADAPTERS), main), **backbones} if backbones else device_map
 
 
 def _quantize_language_model_only(quantization_config: Any, model_class: Any, config: GillConfig) -> Any:
@@ -330,7 +390,7 @@ def _quantize_language_model_only(quantization_config: Any, model_class: Any, co
             if skipped is None:
                 with torch.device("meta"):
                     skipped = get_keys_to_not_convert(model_class(copy.deepcopy(config)))
-            setattr(quantization_config, field, [*skipped, *ADAPTERS, "vision_model"])
+            setattr(quantization_config, field, [*skipped, *ADAPTERS, *_OPTIONAL_ADAPTERS, "vision_model"])
             return quantization_config
     raise ValueError(
         f"{type(quantization_config).__name__} has no list of modules to leave alone, so it would quantize the "
