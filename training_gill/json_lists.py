@@ -1,6 +1,8 @@
 """JSON files that are one list of records, read record by record without holding them in memory."""
 
+import codecs
 import json
+import mmap
 import os
 import re
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_CHUNK = 1 << 24
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -42,15 +45,10 @@ class JsonList:
     def __init__(self, path: str | os.PathLike[str], check: Callable[[Any], object]) -> None:
         self.path = os.fspath(path)
         with open(self.path, "rb") as file:
-            content = file.read()
-        # One character a byte, so that places in the text are places in the file.
-        text = content.decode("latin-1")
-        begin = len(_BYTE_ORDER_MARK) if content.startswith(_BYTE_ORDER_MARK) else 0
-        try:
-            content[begin:].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise JsonListError(f"{self.path} is no UTF-8 (byte {error.start}: {error.reason}).") from error
-        self._begins, self._ends = self._find(content, text, begin, check)
+            if not os.fstat(file.fileno()).st_size:
+                raise JsonListError(f"{self.path} is empty; expected a JSON list, [...].")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                self._begins, self._ends = self._find(content, check)
         if not len(self):
             raise JsonListError(f"{self.path} is an empty list; expected records.")
 
@@ -68,9 +66,11 @@ class JsonList:
             file.seek(begin)
             return json.loads(file.read(end - begin))
 
-    def _find(
-        self, content: bytes, text: str, place: int, check: Callable[[Any], object]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _find(self, content: mmap.mmap, check: Callable[[Any], object]) -> tuple[np.ndarray, np.ndarray]:
+        self._check_encoding(content)
+        # One character a byte, so that places in the text are places in the file.
+        text = str(content, "latin-1")
+        place = len(_BYTE_ORDER_MARK) if content[: len(_BYTE_ORDER_MARK)] == _BYTE_ORDER_MARK else 0
         decoder = json.JSONDecoder()
         begins: list[int] = []
         ends: list[int] = []
@@ -101,6 +101,14 @@ class JsonList:
         if rest:
             raise JsonListError(f"{self.path}: {rest[:20]!r} follows the list; expected its end.")
         return np.array(begins, dtype=np.int64), np.array(ends, dtype=np.int64)
+
+    def _check_encoding(self, content: mmap.mmap) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            for begin in range(0, len(content), _CHUNK):
+                decoder.decode(content[begin : begin + _CHUNK], final=begin + _CHUNK >= len(content))
+        except UnicodeDecodeError as error:
+            raise JsonListError(f"{self.path} is no UTF-8 ({error.reason}).") from error
 
     @staticmethod
     def _check(content: bytes, check: Callable[[Any], object], where: str) -> None:

@@ -1,6 +1,7 @@
 """Records to batches for a step that trains a model to write and draw: tokens, labels, images read and targets."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +20,14 @@ from .tar_shards import TarMember
 
 class _TooSmall(ImageError):
     """An image with a shorter side than asked for: left out on purpose."""
+
+
+@dataclass
+class _Prepared:
+    """An image as the encoder reads it and as the generator is to draw it, each where that is needed."""
+
+    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    target: torch.Tensor | None = None
 
 
 class RecordCollator:
@@ -110,17 +119,18 @@ class RecordCollator:
             "attention_mask": pad_rows([[1] * len(row) for row in ids], 0, self.padding_side),
             "labels": pad_rows(labels, IGNORED, self.padding_side),
         }
-        read = [image for _, row in rows for image in row.images_read]
-        if read:
-            batch |= preprocess_images(self.processor.image_processor, read)
-        if self.target_size is not None:
-            targets = [
-                target_image(image, self.target_size, self._is_flipped(index, number))
-                for index, row in rows
-                for number, image in enumerate(row.images_drawn)
-            ]
-            if targets:
-                batch["target_images"] = torch.stack(targets)
+        read: list[dict[str, torch.Tensor]] = [image.inputs for _, row in rows for image in row.images_read]
+        for name in read[0] if read else ():
+            batch[name] = torch.cat([inputs[name] for inputs in read])
+        targets = [
+            # Mirrored here, where the number of the image in its record is known.
+            image.target.flip(2) if self._is_flipped(index, number) else image.target
+            for index, row in rows
+            for number, image in enumerate(row.images_drawn)
+            if image.target is not None
+        ]
+        if targets:
+            batch["target_images"] = torch.stack(targets)
         return {**batch, "skipped": skipped, "num_too_small": num_too_small}
 
     def _encoded(self, example: Mapping[str, Any]) -> EncodedRecord:
@@ -131,13 +141,19 @@ class RecordCollator:
             direction = "text_to_image" if draws else "image_to_text"
         least = record.min_image_side if isinstance(record, PairRecord) else 1
 
-        def open_image(image: RecordImage) -> Image.Image:
+        def open_image(image: RecordImage, reads: bool, draws: bool) -> _Prepared:
             opened = open_record_image(image)
             if min(opened.size) < least:
                 raise _TooSmall(f"it is {opened.width} x {opened.height} pixels; expected sides of {least}")
-            if self.target_size is not None:
-                _resized_size(opened, self.target_size)
-            return opened
+            prepared = _Prepared()
+            if reads:
+                try:
+                    prepared.inputs = preprocess_images(self.processor.image_processor, [opened])
+                except Exception as error:  # image processors raise whatever they like for odd sizes
+                    raise ImageError(f"the image processor does not take it ({error})") from error
+            if draws and self.target_size is not None:
+                prepared.target = target_image(opened, self.target_size)
+            return prepared
 
         return self.encoder.encode(record, direction, open_image)
 
@@ -156,7 +172,7 @@ def open_record_image(image: RecordImage) -> Image.Image:
     return load_image(source.read() if isinstance(source, TarMember) else source)
 
 
-def target_image(image: Image.Image, size: int, is_flipped: bool = False) -> torch.Tensor:
+def target_image(image: Image.Image, size: int) -> torch.Tensor:
     """
     An image as a generator is to draw it: its shorter side scaled to `size` (bilinear), cut to a square in the middle.
 
@@ -166,21 +182,16 @@ def target_image(image: Image.Image, size: int, is_flipped: bool = False) -> tor
     Raises:
         ImageError: it is so much longer than wide that it would be too large.
     """
-    resized = image.resize(_resized_size(image, size), Image.Resampling.BILINEAR)
-    left, top = (round((side - size) / 2) for side in resized.size)
-    square = resized.crop((left, top, left + size, top + size))
-    if is_flipped:
-        square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3)
-    return (pixels.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
-
-
-def _resized_size(image: Image.Image, size: int) -> tuple[int, int]:
     width, height = image.size
     longer = int(size * max(width, height) / min(width, height))
     if longer * size > MAX_PIXELS:
-        raise ImageError(f"it is {width} x {height} pixels; scaled to {size} it would be {longer} long")
-    return (size, longer) if width <= height else (longer, size)
+        raise ImageError(f"it is {width} x {height} pixels, which scaled to {size} would be {longer} long")
+    scaled = (size, longer) if width <= height else (longer, size)
+    resized = image.resize(scaled, Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in scaled)
+    square = resized.crop((left, top, left + size, top + size))
+    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3)
+    return (pixels.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
 
 
 __all__ = ["RecordCollator", "open_record_image", "target_image"]

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
 from modeling_gill import GillProcessor
 from modeling_gill.image_loading_gill import ImageError
 from modeling_gill.prompt_gill import check_text
@@ -25,7 +23,8 @@ from .records import (
 )
 
 IGNORED = -100
-OpenImage = Callable[[RecordImage], Image.Image]
+# From an image, whether it is read and whether it is drawn, to what stands for it in `EncodedRecord`.
+OpenImage = Callable[[RecordImage, bool, bool], Any]
 
 
 @dataclass
@@ -36,15 +35,16 @@ class EncodedRecord:
     Attributes:
         input_ids (`list[int]`): Without padding.
         labels (`list[int]`): The same ids where they are predicted, -100 elsewhere.
-        images_read (`list[PIL.Image.Image]`): That the image encoder reads, in the order of their placeholders.
-        images_drawn (`list[PIL.Image.Image]`): That the image generator is to draw, in the order of their runs.
+        images_read (`list`): What `open_image` gave for those that the image encoder reads, in the order of their
+            placeholders.
+        images_drawn (`list`): The same for those that the image generator is to draw, in the order of their runs.
         dropped (`list[str]`): Which images of a document could not be read; their tokens are not there either.
     """
 
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    images_read: list[Image.Image] = field(default_factory=list)
-    images_drawn: list[Image.Image] = field(default_factory=list)
+    images_read: list[Any] = field(default_factory=list)
+    images_drawn: list[Any] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
     def add(self, ids: list[int], labels: list[int] | bool) -> None:
@@ -91,7 +91,7 @@ class RecordEncoder:
 
         >>> encoder = RecordEncoder(GillProcessor.from_pretrained("picturebook/checkpoint"), max_length=64)
         >>> pair = PairRecord(RecordImage(Image.new("RGB", (8, 8)), "red.png"), "a red circle")
-        >>> encoded = encoder.encode(pair, "text_to_image", lambda image: image.source)
+        >>> encoded = encoder.encode(pair, "text_to_image", lambda image, reads, draws: image.source)
         >>> len(encoded.images_drawn), len(encoded.images_read)
         (1, 0)
     """  # noqa: E501
@@ -132,7 +132,8 @@ class RecordEncoder:
             direction (`str`): Of a pair, `"text_to_image"` or `"image_to_text"`. Images of documents and those marked
                 `<dream>` are drawn and read (`"both"`), drawn only (`"text_to_image"`) or read only
                 (`"image_to_text"`).
-            open_image: From a [`RecordImage`] to the image; called once for each image that fits.
+            open_image: Called once for each image that fits, with the [`RecordImage`], whether it is read and whether
+                it is drawn. Raises `ImageError` for one that cannot be read.
 
         Raises:
             UnreadableExample: nothing can be learnt from it: no text, a special token in a text, an image that cannot
@@ -149,8 +150,8 @@ class RecordEncoder:
     def _pair(self, record: PairRecord, direction: Direction, open_image: OpenImage) -> EncodedRecord:
         if not record.caption.strip():
             raise UnreadableExample(f"the caption is {record.caption!r:.60}; expected text")
-        image = self._opened(record.image, open_image)
         draws = direction == "text_to_image"
+        image = self._opened(record.image, open_image, not draws, draws)
         placed = self.image_drawn if draws else self.image_read
         room = self.max_length - len(self.bos) - len(placed) - len(self.eos)
         caption = self._text_ids(record.caption)[:room]
@@ -174,7 +175,8 @@ class RecordEncoder:
             begin, is_predicted = self._with_bos(self._ids(instruction)), False
         texts = [text.strip() for text in record.texts]
         images = sorted(record.images, key=lambda image: image.matched_text_index)
-        opened: dict[int, Image.Image] = {}
+        opened: dict[int, Any] = {}
+        reads, draws = direction != "text_to_image", direction != "image_to_text"
         dropped: list[str] = []
         while True:
             encoded, used = self._lay_out(begin, is_predicted, texts, images, direction)
@@ -182,7 +184,7 @@ class RecordEncoder:
             if missing is None:
                 break
             try:
-                opened[id(missing)] = open_image(missing.image)
+                opened[id(missing)] = open_image(missing.image, reads, draws)
             except ImageError as error:
                 # As if the document did not have it: neither its tokens nor itself.
                 dropped.append(f"{missing.image.name}: {error}")
@@ -190,8 +192,8 @@ class RecordEncoder:
         if len(encoded.input_ids) <= len(begin) + len(self.eos):
             raise UnreadableExample("; ".join([*dropped, f"nothing of it fits into `max_length` {self.max_length}"]))
         shown = [opened[id(image)] for image in used]
-        encoded.images_drawn = shown if direction != "image_to_text" else []
-        encoded.images_read = shown if direction != "text_to_image" else []
+        encoded.images_drawn = shown if draws else []
+        encoded.images_read = shown if reads else []
         encoded.dropped = dropped
         return encoded
 
@@ -255,22 +257,23 @@ class RecordEncoder:
         encoded = EncodedRecord()
         number = 0
         for token, begin in zip(ids, begins, strict=True):
-            reads, draws = token == self.processor.image_token_id, token == self.processor.image_output_token_ids[0]
-            if not (reads or draws):
+            is_read = token == self.processor.image_token_id
+            is_drawn = token == self.processor.image_output_token_ids[0]
+            if not (is_read or is_drawn):
                 if len(encoded.input_ids) == self.max_length:
                     break
                 encoded.add([token], any(first <= begin < end for first, end in answers))
                 continue
-            place = self.image_read if reads else dreams
+            place = self.image_read if is_read else dreams
             if len(encoded.input_ids) + len(place) > self.max_length:
                 break
             encoded.add(place, False)
-            image = self._opened(marked[number][1], open_image)
+            reads = is_read or direction != "text_to_image"
+            draws = is_drawn and direction != "image_to_text"
+            image = self._opened(marked[number][1], open_image, reads, draws)
             number += 1
-            if draws and direction != "image_to_text":
-                encoded.images_drawn.append(image)
-            if reads or direction != "text_to_image":
-                encoded.images_read.append(image)
+            encoded.images_read += [image] * reads
+            encoded.images_drawn += [image] * draws
         return encoded
 
     def _dialogue(self, messages: list[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
@@ -333,9 +336,9 @@ class RecordEncoder:
         except Exception as error:  # templates are programs of their own
             raise UnreadableExample(f"the chat template does not take the dialogue ({error})") from error
 
-    def _opened(self, image: RecordImage, open_image: OpenImage) -> Image.Image:
+    def _opened(self, image: RecordImage, open_image: OpenImage, reads: bool, draws: bool) -> Any:
         try:
-            return open_image(image)
+            return open_image(image, reads, draws)
         except ImageError as error:
             raise UnreadableExample(f"{image.name}: {error}") from error
 

@@ -8,8 +8,8 @@ from typing import IO, Any
 from modeling_gill.image_loading_gill import MAX_BYTES, ImageError
 
 MAX_TEXT_BYTES = 16 * 1024 * 1024
-# Extended headers hold long names and little else.
-_MAX_HEADER_BYTES = 1024 * 1024
+# Extended headers hold long names and little else; patterns that tarfile looks for in them take time by the square.
+_MAX_HEADER_BYTES = 16 * 1024
 _MAX_MEMBERS = 1_000_000
 _NO_ARCHIVE = "{path} cannot be read as an uncompressed tar archive ({error}); expected one, as `tar -cf` writes it."
 _PRIVATE = ("__MACOSX", "PaxHeader")
@@ -121,11 +121,13 @@ def index_tar(path: str | os.PathLike[str]) -> TarIndex:
             for number, info in enumerate(tar):
                 if number == _MAX_MEMBERS:
                     raise tarfile.ReadError(f"more than {_MAX_MEMBERS:,} files")
+                if info.size < 0:  # older versions of Python would go back, and never come to an end
+                    raise tarfile.ReadError(f"{info.name!r} has the size {info.size}")
                 if _is_data(info):
                     _add(index, path, info, size)
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-        if isinstance(error, ShardError):
-            raise
+    except ShardError:
+        raise
+    except Exception as error:  # tarfile raises most of what Python has for a damaged archive
         if not index.samples:
             raise ShardError(_NO_ARCHIVE.format(path=path, error=error)) from error
         last = next(reversed(index.samples))

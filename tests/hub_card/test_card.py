@@ -112,6 +112,16 @@ def test_only_a_model_with_frozen_base_models_is_said_to_inherit_their_faults() 
     assert "of its training data" in card
 
 
+def test_sets_of_records_are_named_by_their_files(small_repository: Path) -> None:
+    sets = [
+        {"kind": "documents", "files": "/somewhere/mmc4/*.tar", "size": 7},
+        {"kind": "pairs", "files": ["/somewhere/a.tar", "b.tar"]},
+    ]
+    (small_repository / "training.json").write_text(json.dumps({"data": {"train_data": sets}}))
+    training = gather(small_repository, repo_id="org/gill", license="mit").training
+    assert training is not None and (training.data, training.data_on_hub) == ("*.tar, a.tar, b.tar", False)
+
+
 def test_a_template_with_an_unknown_field_is_told(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ name }} {{ colour }}")
     with pytest.raises(ValueError, match="uses an unknown name: 'colour' is undefined"):

@@ -176,6 +176,28 @@ def test_a_header_that_claims_gigabytes_is_not_read(tmp_path):
         assert "more than the limit" in example["notes"][0]
 
 
+@pytest.mark.parametrize("type", (tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.DIRTYPE, b"Z"))
+def test_a_negative_size_does_not_lead_back(type, tmp_path):
+    shard = write_tar(tmp_path / "0.tar", {"0.png": image_bytes(), "0.txt": "a dog"})
+    content = shard.read_bytes()[: 512 * 4]
+    header = bytearray(member("1", type).tobuf())
+    header[124:136] = b"\xff" * 10 + (2**16 - 1024).to_bytes(2, "big")  # two blocks back
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    shard.write_bytes(content + bytes(header) + b"\0" * 2048)
+    (example,) = examples_of("pairs", str(shard))
+    assert example["record"].caption == "a dog"
+    assert "damaged after '0'" in example["notes"][0]
+
+
+def test_headers_within_headers_come_to_an_end(tmp_path):
+    shard = write_tar(tmp_path / "0.tar", {"0.png": image_bytes(), "0.txt": "a dog"})
+    longname = member("1", tarfile.GNUTYPE_LONGNAME, size=1).tobuf() + b"x" + b"\0" * 511
+    shard.write_bytes(shard.read_bytes()[: 512 * 4] + longname * 3000)
+    (example,) = examples_of("pairs", str(shard))
+    assert "damaged after '0'" in example["notes"][0]
+
+
 def test_a_sparse_file_is_not_blown_up(tmp_path):
     info = tarfile.TarInfo("1.png")
     info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(2**40)}
@@ -345,7 +367,8 @@ def test_an_image_outside_of_the_folder_is_refused_when_the_list_is_opened(name,
 @pytest.mark.parametrize(
     ("content", "message"),
     (
-        (b"", "begins with ''; expected a JSON list"),
+        (b"", "is empty; expected a JSON list"),
+        (b"  ", "begins with ''; expected a JSON list"),
         (b'{"a": 1}', "expected a JSON list"),
         (b"[]", "is an empty list"),
         (b"[1, 2", "record 1: '' follows it; expected a comma"),
