@@ -66,6 +66,14 @@ class ImageTaskOptions(EvaluationOptions):
         default="run",
         metadata={"help": "One random generator for the whole run, as in the paper, or a new one for each example."},
     )
+    samples: int = field(
+        default=1,
+        metadata={
+            "help": "Images generated for each example, from the seeds SEED, SEED + 1 and so on; the one closest "
+            "to the text by CLIP is measured.",
+            "min": 1,
+        },
+    )
     metrics: list[str] = field(
         default_factory=lambda: ["clip_image_similarity", "lpips"],
         metadata={"help": f"Metrics of generated images, of {', '.join(METRICS)}; may be given several times."},

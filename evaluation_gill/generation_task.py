@@ -77,6 +77,8 @@ def generate_and_measure(
     seeding: str,
     batch_size: int,
     left_out: Sequence[LeftOut] = (),
+    samples: int = 1,
+    pick: Measure | None = None,
 ) -> Results:
     """Generate the images that are not there yet, measure all, and write `results.json` and `scores.json`.
 
@@ -85,11 +87,14 @@ def generate_and_measure(
         folder (`Path`): Where images and results are written. A run that was stopped there is resumed.
         seeding (`str`): `"run"`, one random generator for all examples, or `"example"`, a new one for each.
         batch_size (`int`): Images generated at once. No metric depends on it, except for rounding.
+        samples (`int`, defaults to 1):
+            Images generated for each example, from the seeds `seed`, `seed + 1` and so on, each in a folder of its own.
+        pick ([`Measure`], *optional*): The metric whose highest score decides which of several samples is measured.
 
     Raises:
         ValueError: the folder holds a run under another protocol. OSError: the network of a metric is not there.
     """
-    for measure in measures:
+    for measure in [*measures, *([pick] if pick is not None and samples > 1 else [])]:
         measure.check()
     described = system.describe()
     protocol = {
@@ -99,16 +104,19 @@ def generate_and_measure(
         "seed": seed,
         "seeding": {"run": "one generator for the whole run", "example": "seed plus number of the example"}[seeding],
     }
-    run = ResumableRun(folder, {**protocol, "system": described}, seed, shared=seeding == "run")
-    with tqdm(total=len(examples), initial=run.done, desc=task, unit="image", disable=None) as bar:
-        while run.done < len(examples):
-            numbers = range(run.done, min(run.done + batch_size, len(examples)))
-            batch = [examples[number] for number in numbers]
-            images = system.generate_images([item.prompt for item in batch], run.generators(numbers), drawing)
-            run.finish([item.name for item in batch], images)
-            bar.update(len(batch))
-
-    files = [run.image(number) for number in range(len(examples))]
+    if samples > 1 and pick is None:
+        raise ValueError(f"`samples` is {samples}, but no metric says which of them is measured.")
+    by_sample = []
+    for sample in range(samples):
+        place = folder if samples == 1 else folder / f"sample-{sample}"
+        own = {**protocol, "seed": seed + sample, "system": described}
+        run = ResumableRun(place, own, seed + sample, shared=seeding == "run")
+        _finish(run, f"{task}, sample {sample}" if samples > 1 else task, system, examples, drawing, batch_size)
+        by_sample.append([run.image(number) for number in range(len(examples))])
+    files = by_sample[0]
+    if samples > 1 and pick is not None:
+        protocol |= {"samples": samples, "picked_by": {"metric": pick.name, **pick.protocol}}
+        files = _best(by_sample, examples, pick)
     computed = {measure.name: measure.compute(files, examples) for measure in measures}
     protocol["metrics"] = {measure.name: measure.protocol for measure in measures}
     results = Results(task, described, protocol, [metric for metric, _ in computed.values()], list(left_out))
@@ -116,7 +124,7 @@ def generate_and_measure(
         {
             "example": example.name,
             "text": example.text,
-            "image": file.name,
+            "image": file.name if samples == 1 else file.relative_to(folder).as_posix(),
             **{name: each[number] for name, (_, each) in computed.items() if each is not None},
         }
         for number, (example, file) in enumerate(zip(examples, files, strict=True))
@@ -124,6 +132,34 @@ def generate_and_measure(
     write_text(folder / SCORES_FILE, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     results.write(folder / RESULTS_FILE)
     return results
+
+
+def _finish(
+    run: ResumableRun,
+    title: str,
+    system: ImageGenerationSystem,
+    examples: Sequence[Example],
+    drawing: Drawing,
+    batch_size: int,
+) -> None:
+    """Generate the images of a run that are not there yet."""
+    with tqdm(total=len(examples), initial=run.done, desc=title, unit="image", disable=None) as bar:
+        while run.done < len(examples):
+            numbers = range(run.done, min(run.done + batch_size, len(examples)))
+            batch = [examples[number] for number in numbers]
+            images = system.generate_images([item.prompt for item in batch], run.generators(numbers), drawing)
+            run.finish([item.name for item in batch], images)
+            bar.update(len(batch))
+
+
+def _best(by_sample: Sequence[Sequence[Path]], examples: Sequence[Example], pick: Measure) -> list[Path]:
+    """Of the samples of each example, the one with the highest score; of equal ones the first."""
+    scores = [pick.compute(files, examples)[1] for files in by_sample]
+    best = []
+    for number in range(len(examples)):
+        own = [sample[number] for sample in scores if sample is not None]
+        best.append(by_sample[own.index(max(own))][number])
+    return best
 
 
 __all__ = ["Example", "Measure", "generate_and_measure"]

@@ -191,6 +191,8 @@ def generate_or_retrieve(options: Any, name: str, found: Found, protocol: dict[s
             seeding=options.seeding,
             batch_size=options.batch_size,
             left_out=found.left_out,
+            samples=options.samples,
+            pick=_measure("clip_text_similarity", options),
         )
     system = load_system(options, "embed_prompts")
     refuse_unread_images(options, system, found)
@@ -252,6 +254,10 @@ def data_protocol(name: str, options: EvaluationOptions) -> dict[str, Any]:
 
 def measures_of(options: ImageTaskOptions) -> list[Measure]:
     """The metrics of generated images, with their options."""
+    return [_measure(name, options) for name in dict.fromkeys(options.metrics)]
+
+
+def _measure(name: str, options: ImageTaskOptions) -> Measure:
     clip = {"model": options.clip, "revision": options.clip_revision}
     clip_protocol = {**clip, "model": _name_of(options.clip)}
     lpips = {"weights": options.lpips_alexnet, "size": 256}
@@ -263,9 +269,7 @@ def measures_of(options: ImageTaskOptions) -> list[Measure]:
         "fid": (fid, {"network": _name_of(options.inception), "resamples": options.fid_resamples}),
     }
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return [
-        Measure(name, {**known[name][0], "device": device}, known[name][1]) for name in dict.fromkeys(options.metrics)
-    ]
+    return Measure(name, {**known[name][0], "device": device}, known[name][1])
 
 
 def _image_problem(item: Item, files: dict[tuple[str, ...], Path], damaged: dict[Path, str]) -> str:

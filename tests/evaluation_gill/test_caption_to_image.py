@@ -38,6 +38,34 @@ def test_fid_and_clip_similarity_are_those_of_the_images_written(
     assert found["clip_text_similarity"].value == pytest.approx(clip["clip_text_similarity"], abs=1e-5)
 
 
+def test_of_several_samples_the_one_closest_to_the_text_is_measured(
+    data: Data, golden_world: Path, tmp_path: Path
+) -> None:
+    fields = {"model": str(golden_world / "sd-golden"), "baseline": "generator", "fid_resamples": 0, "limit": 3}
+    options = options_of(data, data.coco, tmp_path / "out", samples=3, **fields)
+    results = evaluate("caption-to-image", mode="generation", **options)
+    assert results.protocol["samples"] == 3
+    assert results.protocol["picked_by"]["metric"] == "clip_text_similarity"
+    listed = json.loads((tmp_path / "out/scores.json").read_text())
+    texts = [one["text"] for one in listed]
+    scores = []
+    for sample in range(3):
+        made = sorted((tmp_path / f"out/sample-{sample}/images").iterdir())
+        clip = load_metric("clip_text_similarity").compute(
+            predictions=[str(path) for path in made], references=texts, model=str(data.clip)
+        )
+        scores.append(clip["scores"])
+    for number, one in enumerate(listed):
+        best = max(range(3), key=lambda sample: scores[sample][number])
+        assert one["image"].startswith(f"sample-{best}/images/")
+        assert one["clip_text_similarity"] == pytest.approx(scores[best][number], abs=1e-5)
+    # Each sample is the run of its own seed.
+    alone = options_of(data, data.coco, tmp_path / "alone", seed=44, **fields)
+    evaluate("caption-to-image", mode="generation", **alone)
+    for path in (tmp_path / "alone/images").iterdir():
+        assert path.read_bytes() == (tmp_path / "out/sample-2/images" / path.name).read_bytes()
+
+
 def retrieve(data: Data, out: Path, annotations: Path | None = None, **fields: object) -> Results:
     options = {"baseline": "clip", "model": str(data.clip), **fields}
     return evaluate("caption-to-image", mode="retrieval", **options_of(data, annotations or data.coco, out, **options))
