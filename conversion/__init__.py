@@ -1,4 +1,4 @@
-"""Turns the files of the original GILL and FROMAGe releases into a Hub repository."""
+"""Turns the files of the original GILL, FROMAGe and DreamLLM releases into a Hub repository."""
 
 from typing import TYPE_CHECKING
 

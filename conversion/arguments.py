@@ -9,23 +9,42 @@ from typing import Literal
 class ConversionOptions:
     """What to convert, and how. Paths may be given as strings."""
 
-    system: Literal["gill", "fromage"] = field(
+    system: Literal["gill", "fromage", "dreamllm"] = field(
         metadata={"help": "Which of the authors' models the release is.", "positional": True}
     )
     source: Path = field(metadata={"help": "Folder with the authors' files.", "positional": True})
     output_dir: Path = field(metadata={"help": "Folder to write.", "positional": True})
     language_model: str | None = field(
         default=None,
-        metadata={"help": "Hub repository or folder of the language model; by default the one in model_args.json."},
+        metadata={
+            "help": "Hub repository or folder of the language model; by default the one in model_args.json. DreamLLM: "
+            "'inside' (the default) to write the release's own, or the plain one that stage I has left as it was."
+        },
     )
     vision_model: str | None = field(
         default=None,
-        metadata={"help": "Hub repository or folder of the image encoder; by default the one in model_args.json."},
+        metadata={"help": "Hub repository or folder of the image encoder; by default the one that the release names."},
     )
     image_generator: str | None = field(
         default=None,
         metadata={
-            "help": "Hub repository or folder of the image generator; by default Stable Diffusion v1.5. GILL only."
+            "help": "Hub repository or folder of the image generator; by default Stable Diffusion v1.5, for DreamLLM "
+            "the one that the release names. Not for FROMAGe."
+        },
+    )
+    language_model_revision: str | None = field(
+        default=None, metadata={"help": "Commit, branch or tag of the language model's repository."}
+    )
+    vision_model_revision: str | None = field(
+        default=None, metadata={"help": "Commit, branch or tag of the image encoder's repository."}
+    )
+    image_generator_revision: str | None = field(
+        default=None, metadata={"help": "Commit, branch or tag of the image generator's repository."}
+    )
+    added_rows_seed: int | None = field(
+        default=None,
+        metadata={
+            "help": "Draw the rows of added tokens that a release of stage I lacks, with this seed. DreamLLM only."
         },
     )
     decision_head: Path | None = field(
@@ -49,8 +68,8 @@ class ConversionOptions:
     overwrite: bool = field(default=False, metadata={"help": "Replace the output folder if it is there and not empty."})
 
     def __post_init__(self) -> None:
-        if self.system not in ("gill", "fromage"):
-            raise ValueError(f"`system` is {self.system!r}, expected 'gill' or 'fromage'.")
+        if self.system not in ("gill", "fromage", "dreamllm"):
+            raise ValueError(f"`system` is {self.system!r}, expected 'gill', 'fromage' or 'dreamllm'.")
         if self.dtype not in ("bfloat16", "float16", "float32"):
             raise ValueError(f"`dtype` is {self.dtype!r}, expected 'bfloat16', 'float16' or 'float32'.")
         self.source, self.output_dir = Path(self.source), Path(self.output_dir)
@@ -59,6 +78,10 @@ class ConversionOptions:
         self.decision_head = None if self.decision_head is None else Path(self.decision_head)
         if self.system == "fromage" and (self.image_generator or self.decision_head):
             raise ValueError("FROMAGe has neither an image generator nor a decision head; leave these options out.")
+        if self.system == "dreamllm" and (self.retrieval_set or self.decision_head):
+            raise ValueError("DreamLLM has neither retrieval nor a decision head; leave these options out.")
+        if self.system != "dreamllm" and self.added_rows_seed is not None:
+            raise ValueError("`added_rows_seed` is for DreamLLM alone; leave it out.")
 
 
 __all__ = ["ConversionOptions"]

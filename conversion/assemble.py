@@ -41,6 +41,10 @@ class Choices:
     language_model: str | None = None
     vision_model: str | None = None
     image_generator: str | None = None
+    language_model_revision: str | None = None
+    vision_model_revision: str | None = None
+    image_generator_revision: str | None = None
+    added_rows_seed: int | None = None
     image_folder: Path = Path()
     dtype: torch.dtype = torch.bfloat16
     verify: bool = False
@@ -83,14 +87,19 @@ def _assemble(
 ) -> tuple[GillForConditionalGeneration, GillProcessor, MappedTensors, FrozenModel]:
     fields = dict(original.config_fields)
     language_model = full_path(choices.language_model or fields["language_model_id"])
-    language = FrozenModel("language model", language_model, "--language-model")
+    language = FrozenModel("language model", language_model, "--language-model", choices.language_model_revision)
     vision_model = full_path(choices.vision_model or fields["vision_model_id"])
-    vision = FrozenModel("image encoder", vision_model, "--vision-model")
-    fields |= {"language_model_id": language.name, "vision_model_id": vision.name}
+    vision = FrozenModel("image encoder", vision_model, "--vision-model", choices.vision_model_revision)
+    fields |= {
+        "language_model_id": language.name,
+        "language_model_revision": language.revision,
+        "vision_model_id": vision.name,
+        "vision_model_revision": vision.revision,
+    }
     if fields["mapper_type"] is not None:
         generator_id = full_path(choices.image_generator or fields["image_generator_id"])
-        generator = FrozenModel("image generator", generator_id, "--image-generator")
-        fields["image_generator_id"] = generator.name
+        generator = FrozenModel("image generator", generator_id, "--image-generator", choices.image_generator_revision)
+        fields |= {"image_generator_id": generator.name, "image_generator_revision": generator.revision}
         fields["conditioning_length"] = _conditioning_length(fields, generator)
     tokenizer = _load_tokenizer(language, original.img_tokens, fields["image_output_token_ids"])
     text_config, vision_config = load_part(AutoConfig, language, "configuration"), load_vision_config(vision)

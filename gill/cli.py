@@ -49,7 +49,7 @@ COMMANDS: dict[str, Command] = {
     "convert": Command(
         "conversion.arguments:ConversionOptions",
         "conversion.converter:run",
-        "Turn the files of an original GILL or FROMAGe release into a Hub repository.",
+        "Turn the files of an original GILL, FROMAGe or DreamLLM release into a Hub repository.",
     ),
     "card": Command(
         "hub_card.arguments:CardOptions",

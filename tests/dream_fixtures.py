@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conversion import convert
+
 DREAM = Path(__file__).parent / "golden" / "dream"
 
 
@@ -46,3 +48,24 @@ def dream_arrays() -> dict[str, np.ndarray]:
 def dream_images(dream_world: Path) -> list[Image.Image]:
     """The 12 images of the seeded world."""
     return [Image.open(path).convert("RGB") for path in sorted((dream_world / "pictures").glob("*.png"))]
+
+
+def convert_dream(world: Path, out: Path, **options: Any) -> Path:
+    """Convert the release of a seeded world, in float32."""
+    convert(
+        "dreamllm",
+        world / "dreamllm",
+        out,
+        vision_model=str(world / "clip-dream"),
+        image_generator=str(world / "sd-dream"),
+        dtype="float32",
+        verify=True,
+        **options,
+    )
+    return out
+
+
+@pytest.fixture(scope="session")
+def dream_repository(dream_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The seeded DreamLLM as a Hub repository in float32, its language model inside."""
+    return convert_dream(dream_world, tmp_path_factory.mktemp("converted") / "dreamllm")
