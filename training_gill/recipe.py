@@ -312,7 +312,8 @@ def _converted(value: Any, hint: Any, what: str) -> Any:
         if bool in kinds or takes_text:
             return value
     elif isinstance(value, str) and takes_text:
-        return value
+        is_list = value.startswith("[") and any(get_origin(kind) is list for kind in kinds)
+        return _yaml_value(value, what) if is_list else value
     elif isinstance(value, (int, float, str)):
         converters = ((bool, _as_bool), (int, _as_int), (float, float), (str, str))
         for kind, convert in converters:
@@ -322,7 +323,7 @@ def _converted(value: Any, hint: Any, what: str) -> Any:
                 except ValueError:
                     continue
         if isinstance(value, str) and any(kind in (dict, list) or get_origin(kind) in (dict, list) for kind in kinds):
-            return yaml.safe_load(value)
+            return _yaml_value(value, what)
     elif isinstance(value, (dict, list)):
         if any(type(value) in (kind, get_origin(kind)) for kind in kinds):
             return value
@@ -330,6 +331,13 @@ def _converted(value: Any, hint: Any, what: str) -> Any:
             return json.dumps(value) if isinstance(value, dict) else ",".join(map(str, value))
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds if kind is not NoneType)
     raise RecipeError(f"{what} is {value!r}; expected {names}.")
+
+
+def _yaml_value(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _as_bool(value: Any) -> bool:

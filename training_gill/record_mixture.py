@@ -15,7 +15,7 @@ from .arguments import RecordSetArguments
 from .callbacks import SeededOrder
 from .json_lists import JsonList, JsonListError
 from .record_sets import CaptionedRecords, JsonRecords, RecordSet, read_record
-from .records import inside_folder, shown
+from .records import RecordError, RecordFormError, inside_folder, shown
 from .seeded_random import shuffle
 from .tar_records import TarRecords
 from .training_data import CaptionedImages, DataError, open_data
@@ -207,7 +207,12 @@ def _open_json(arguments: RecordSetArguments, files: list[str], seed: int | None
         raise DataError(f"The image folder {arguments.image_folder!r} of {files[0]!r} is not there.")
 
     def check(record: Any) -> None:
-        read_record(record, inside_folder, arguments)
+        try:
+            read_record(record, inside_folder, arguments)
+        except RecordFormError:
+            raise
+        except RecordError:
+            pass  # left out when its turn comes, as what is found out about others only then
 
     lists = []
     for file in files:

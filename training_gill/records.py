@@ -19,7 +19,11 @@ FindImage = Callable[[str], Any]
 
 
 class RecordError(ValueError):
-    """A record that is not of its kind. The message names the field, what was found and what was expected."""
+    """A record that cannot be trained on. The message names the field, what was found and what was expected."""
+
+
+class RecordFormError(RecordError):
+    """A record that is not of its kind at all: a field that is missing, or of another type."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +123,13 @@ def read_pair(
     A pair as a JSON object, `{"image": path, "caption": text}`.
 
     Raises:
-        RecordError: another form.
+        RecordFormError: another form.
     """
     fields = _object(fields, "the record")
     name = _string(fields, image_column)
     caption = fields.get(caption_column)
     if not isinstance(caption, str):
-        raise RecordError(f"`{caption_column}` is {shown(caption)}; expected text.")
+        raise RecordFormError(f"`{caption_column}` is {shown(caption)}; expected text.")
     return PairRecord(RecordImage(find_image(name), name), caption, min_image_side)
 
 
@@ -141,7 +145,7 @@ def read_document(fields: Any, find_image: FindImage, instructed: bool = False) 
         instructed (`bool`): Whether it must have an `"instruction"`.
 
     Raises:
-        RecordError: another form, or an index that no sentence has.
+        RecordFormError: another form. RecordError: an index that no sentence has.
     """
     fields = _object(fields, "the record")
     texts = tuple(_strings(fields, "text_list"))
@@ -149,14 +153,16 @@ def read_document(fields: Any, find_image: FindImage, instructed: bool = False) 
     for number, info in enumerate(_list(fields, "image_info")):
         where = f"`image_info[{number}]"
         if not isinstance(info, Mapping):
-            raise RecordError(f"{where}` is {shown(info)}; expected an object with `image_name`.")
+            raise RecordFormError(f"{where}` is {shown(info)}; expected an object with `image_name`.")
         name, index = info.get("image_name"), info.get("matched_text_index")
         if not isinstance(name, str) or not name.strip():
-            raise RecordError(f"{where}.image_name` is {shown(name)}; expected the name of a file.")
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(texts):
+            raise RecordFormError(f"{where}.image_name` is {shown(name)}; expected the name of a file.")
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise RecordFormError(f"{where}.matched_text_index` is {shown(index)}; expected the index of a text.")
+        if not 0 <= index < len(texts):
             raise RecordError(
-                f"{where}.matched_text_index` is {shown(index)}; expected the index of one of the {len(texts)} texts "
-                "of `text_list`."
+                f"{where}.matched_text_index` is {index}; expected the index of one of the {len(texts)} texts of "
+                "`text_list`."
             )
         images.append(DocumentImage(RecordImage(find_image(name), name), index))
     return DocumentRecord(texts, tuple(images), _string(fields, "instruction") if instructed else None)
@@ -169,25 +175,25 @@ def read_conversation(fields: Any, find_image: FindImage) -> ConversationRecord:
     A turn of the assistant that nothing precedes is left out. `image` may be a list, with a path for each marker.
 
     Raises:
-        RecordError: another form, no turn that is left, or another number of images than of markers.
+        RecordFormError: another form. RecordError: no turn that is left, or another number of images than of markers.
     """
     fields = _object(fields, "the record")
     turns = []
     for number, turn in enumerate(_list(fields, "conversations")):
         where = f"`conversations[{number}]"
         if not isinstance(turn, Mapping):
-            raise RecordError(f'{where}` is {shown(turn)}; expected {{"from": "human" or "gpt", "value": text}}.')
+            raise RecordFormError(f'{where}` is {shown(turn)}; expected {{"from": "human" or "gpt", "value": text}}.')
         role, text = turn.get("from"), turn.get("value")
         if not isinstance(role, str) or role not in _ROLES:
-            raise RecordError(f"{where}.from` is {shown(role)}; expected one of {', '.join(_ROLES)}.")
+            raise RecordFormError(f"{where}.from` is {shown(role)}; expected one of {', '.join(_ROLES)}.")
         if not isinstance(text, str):
-            raise RecordError(f"{where}.value` is {shown(text)}; expected text.")
+            raise RecordFormError(f"{where}.value` is {shown(text)}; expected text.")
         turns.append(Turn(_ROLES[role], text))
     names = fields.get("image")
     names = [] if names is None else names if isinstance(names, list) else [names]
     for name in names:
         if not isinstance(name, str) or not name.strip():
-            raise RecordError(f"`image` is {shown(name)}; expected the path of a file.")
+            raise RecordFormError(f"`image` is {shown(name)}; expected the path of a file.")
     lost = 0
     if turns and turns[0].role == "assistant":
         lost = len(MARKERS.findall(turns.pop(0).text))
@@ -216,12 +222,12 @@ def inside_folder(name: str) -> str:
     The name of an image as a relative path, without detours.
 
     Raises:
-        RecordError: it is a URL, an absolute path or one that leaves its folder.
+        RecordFormError: it is a URL, an absolute path or one that leaves its folder.
     """
     path = posixpath.normpath(name.strip())
     first = path.replace("\\", "/").split("/")[0]
     if first in ("", "..") or re.match(r"~|[A-Za-z][A-Za-z0-9+.-]*:", first) or "\0" in name:
-        raise RecordError(f"the image is {shown(name)}; expected a relative path inside of the image folder.")
+        raise RecordFormError(f"the image is {shown(name)}; expected a relative path inside of the image folder.")
     return path
 
 
@@ -233,7 +239,7 @@ def shown(value: Any) -> str:
 
 def _object(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise RecordError(f"{what} is {shown(value)}; expected a JSON object.")
+        raise RecordFormError(f"{what} is {shown(value)}; expected a JSON object.")
     return value
 
 
@@ -241,7 +247,7 @@ def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
     value = fields.get(name)
     if not isinstance(value, list):
         found = f"`{name}` is {shown(value)}" if name in fields else f"it has no `{name}`"
-        raise RecordError(f"{found}; expected a list.")
+        raise RecordFormError(f"{found}; expected a list.")
     return value
 
 
@@ -249,7 +255,7 @@ def _string(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not value.strip():
         found = f"`{name}` is {shown(value)}" if name in fields else f"it has no `{name}`"
-        raise RecordError(f"{found}; expected text.")
+        raise RecordFormError(f"{found}; expected text.")
     return value
 
 
@@ -257,7 +263,7 @@ def _strings(fields: Mapping[str, Any], name: str) -> list[str]:
     values = _list(fields, name)
     for number, value in enumerate(values):
         if not isinstance(value, str):
-            raise RecordError(f"`{name}[{number}]` is {shown(value)}; expected text.")
+            raise RecordFormError(f"`{name}[{number}]` is {shown(value)}; expected text.")
     return values
 
 
@@ -274,6 +280,7 @@ __all__ = [
     "PairRecord",
     "Record",
     "RecordError",
+    "RecordFormError",
     "RecordImage",
     "Turn",
     "inside_folder",

@@ -1,17 +1,22 @@
 """Mixtures give every set its size in each epoch, and are the same for any number of processes, workers and stops."""
 
 import itertools
+import json
 import pickle
+import re
+from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from torch.utils.data import DataLoader
 
 from tests.training_gill.record_files import caption_number, chat, pair_shard, write_json
-from training_gill.arguments import RecordSetArguments
-from training_gill.recipe import RecipeError, read_recipe, record_sets
+from training_gill.arguments import RECORD_KINDS, RecordSetArguments
+from training_gill.recipe import RecipeError, parse_overrides, read_recipe, record_sets
 from training_gill.record_mixture import MixtureOrder, RecordMixture, open_mixture
-from training_gill.record_sets import RecordSet
+from training_gill.record_sets import RecordSet, read_record
+from training_gill.records import inside_folder
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +186,33 @@ def test_a_recipe_lists_its_sets_in_yaml(tmp_path):
     documents, pairs = record_sets(read_recipe(path).data.train_data, "train_data")
     assert (documents.kind, documents.size, documents.direction) == ("documents", 7_000_000, "both")
     assert (pairs.files, pairs.min_image_side, pairs.shard_order) == (["blip/0.tar", "blip/1.tar"], 129, "shuffled")
+
+
+def test_sets_can_be_given_on_the_command_line(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("output_dir: out\ntrain_data: pairs.tsv\n")
+    words = [str(tmp_path / "recipe.yaml"), "--train_data", "[{kind: documents, files: a.tar, size: 3}]"]
+    recipe, overrides = parse_overrides(words)
+    (found,) = record_sets(read_recipe(recipe, **overrides).data.train_data, "train_data")
+    assert found == RecordSetArguments("documents", "a.tar", size=3)
+    with pytest.raises(RecipeError, match="`train_data` is no YAML"):
+        read_recipe(recipe, train_data="[{kind: ")
+
+
+def test_what_the_documentation_shows_is_understood():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    section = page[page.index("## Documents and mixtures") : page.index("### What is trained")]
+    entries = yaml.safe_load(re.search(r"```yaml\n(.*?)```", section, re.DOTALL)[1])
+    sets = record_sets(read_recipe({"output_dir": "out", **entries}).data.train_data, "train_data")
+    assert {found.kind for found in sets} == set(RECORD_KINDS)
+    rows = re.findall(r"^\| (?:`(\w+)` )?\| [^|]+ \| (.*) \|$", section, re.MULTILINE)
+    shown = 0
+    for kind, text in rows:
+        for code in re.findall(r"`({.*?})`", text):
+            fields = json.loads(code)
+            if set(fields) != {"caption"}:  # of a shard, where the image is a file of its own
+                read_record(fields, inside_folder, RecordSetArguments(kind or "pairs", "a.json"))
+            shown += 1
+    assert shown == 4
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,20 @@ def test_conversations_and_documents_of_a_list_find_their_images_in_a_folder(tmp
     assert size_of(talked["record"].images[0]) == size_of(told["record"].images[0].image) == (7, 5)
 
 
+def test_a_record_of_the_kind_that_contradicts_itself_is_left_out_of_its_list(tmp_path):
+    odd = [
+        {"conversations": [{"from": "human", "value": "what is <image> in HTML ?"}, {"from": "gpt", "value": "a tag"}]},
+        {"conversations": []},
+        {**chat(0), "image": "1.png"},
+    ]
+    examples = examples_of("conversations", str(write_json(tmp_path / "talk.json", [chat(0), *odd, chat(1)])))
+    assert ["problem" in example for example in examples] == [False, True, True, True, False]
+    assert examples[1]["name"].endswith("talk.json, record 1")
+    document = {"text_list": ["a"], "image_info": [{"image_name": "1.png", "matched_text_index": 1}]}
+    (example,) = examples_of("documents", str(write_json(tmp_path / "documents.json", [document])))
+    assert "is 1; expected the index of one of the 1 texts" in example["problem"]
+
+
 def test_pairs_may_be_a_list_too(tmp_path):
     Image.new("RGB", (7, 5)).save(tmp_path / "a.png")
     (example,) = examples_of("pairs", str(write_json(tmp_path / "pairs.json", [{"image": "a.png", "caption": "cat"}])))

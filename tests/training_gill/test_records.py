@@ -435,7 +435,7 @@ GOOD_CHAT = {
         ({"image_info": ["1.jpg"]}, r"`image_info\[0\]` is '1.jpg'; expected an object"),
         ({"image_info": [{"image_name": "", "matched_text_index": 0}]}, "expected the name of a file"),
         ({"image_info": [{"image_name": 7, "matched_text_index": 0}]}, "expected the name of a file"),
-        ({"image_info": [{"image_name": "1.jpg"}]}, "matched_text_index` is None; expected the index"),
+        ({"image_info": [{"image_name": "1.jpg"}]}, "matched_text_index` is None; expected the index of a text"),
         (
             {"image_info": [{"image_name": "1.jpg", "matched_text_index": 1}]},
             "is 1; expected the index of one of the 1",
