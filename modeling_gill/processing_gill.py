@@ -60,13 +60,20 @@ class GillProcessor(ProcessorMixin):
             itself.
         split_image_tokens (`bool`, *optional*, defaults to `True`, for the single token `[RET]` of FROMAGe to `False`):
             Tokenize `img_tokens` that somebody typed in a prompt as ordinary text. With `False` they are the special
-            tokens, which request an image. A typed `image_token` is text in any case, but for the argument `text`.
+            tokens, which request an image. A typed `image_token` is text in any case, but for the argument `text`. Of
+            a tokenizer with tokens around images, all special tokens but those of texts (BOS, EOS) are meant.
         allowed_image_sources (`Collection[str]`, *optional*, defaults to all):
             Where the images of a prompt may come from: some of `"memory"`, `"data"`, `"public_url"`, `"url"` and
             `"file"`, see [`load_image`]. A server whose prompts come from strangers needs
             `("memory", "data", "public_url")` or less. Saved with the processor.
+        image_start_token, image_end_token (`str`, *optional*):
+            Tokens around the placeholders of an input image (DreamLLM: `<im_start>`, `<im_end>`).
+        image_output_start_token, image_output_end_token (`str`, *optional*):
+            Tokens around the tokens of an output image (DreamLLM: `<dream_start>`, `<dream_end>`).
 
     Attributes:
+        image_input_run_ids, image_output_run_ids (`list[int]`):
+            Ids of an image in a prompt and in an answer, as those of [`GillConfig`].
         image_limits ([`ImageLimits`]): Limits on the images of a call. Not saved with the processor.
 
     Raises:
@@ -98,6 +105,10 @@ class GillProcessor(ProcessorMixin):
         split_image_tokens: bool | None = None,
         allowed_image_sources: Collection[str] | None = None,
         truncate_text: bool | None = None,
+        image_start_token: str | None = None,
+        image_end_token: str | None = None,
+        image_output_start_token: str | None = None,
+        image_output_end_token: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.num_visual_tokens = num_visual_tokens
@@ -105,6 +116,9 @@ class GillProcessor(ProcessorMixin):
         # The prompts of FROMAGe's authors type [RET], and repositories converted by older versions do not say so.
         self.split_image_tokens = self.img_tokens != ["[RET]"] if split_image_tokens is None else split_image_tokens
         self.image_token = image_token
+        self.image_start_token, self.image_end_token = image_start_token, image_end_token
+        self.image_output_start_token = image_output_start_token
+        self.image_output_end_token = image_output_end_token
         self.allowed_image_sources = (
             None if allowed_image_sources is None else list(check_allowed_sources(allowed_image_sources))
         )
@@ -116,17 +130,23 @@ class GillProcessor(ProcessorMixin):
         chat_template = chat_template or own_template or DEFAULT_CHAT_TEMPLATE
         super().__init__(with_pil(image_processor), tokenizer, chat_template=chat_template)
         vocabulary = tokenizer.get_vocab()
-        missing = [token for token in (image_token, *self.img_tokens) if token not in vocabulary]
+        input_run = _surround([image_token] * num_visual_tokens, image_start_token, image_end_token)
+        output_run = _surround(self.img_tokens, image_output_start_token, image_output_end_token)
+        image_tokens = list(dict.fromkeys([*input_run, *output_run]))
+        missing = [token for token in image_tokens if token not in vocabulary]
         if missing:
             raise ValueError(f"The tokenizer lacks {missing}; add them with `GillProcessor.extend_tokenizer`.")
         if tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer has no `pad_token` to pad batches with; set one.")
         # Tokenizers of Python skip none but these when they decode with `skip_special_tokens`.
-        special = [token for token in (image_token, *self.img_tokens) if token not in tokenizer.all_special_tokens]
+        special = [token for token in image_tokens if token not in tokenizer.all_special_tokens]
         if special and not tokenizer.is_fast:
             _add_special_tokens(tokenizer, {"extra_special_tokens": special})
         self.image_token_id: int = vocabulary[image_token]
         self.image_output_token_ids: list[int] = [vocabulary[token] for token in self.img_tokens]
+        self.image_input_run_ids: list[int] = [vocabulary[token] for token in input_run]
+        self.image_output_run_ids: list[int] = [vocabulary[token] for token in output_run]
+        self._image_tokens = image_tokens
 
     @staticmethod
     def extend_tokenizer(tokenizer: Any, img_tokens: Sequence[str], image_token: str = "<|image|>") -> Any:
@@ -167,7 +187,8 @@ class GillProcessor(ProcessorMixin):
                 (defaults to `"left"`), `add_special_tokens`, `return_attention_mask`, `return_mm_token_type_ids`,
                 `return_tensors` (defaults to `"pt"`), and the image processor's own, such as `do_resize`; or the same
                 in `text_kwargs` and `images_kwargs`. The tokens that the tokenizer puts before a text (BOS) come once,
-                before the first text, and not where the text begins with them already; those that it puts after a text
+                before the first text (before an image too, where a token starts it as a part of the text), and not
+                where the text begins with them already; those that it puts after a text
                 (EOS) are left out, as the model goes on from there. Truncation takes text only: it is refused where
                 it would cut an image.
 
@@ -242,8 +263,9 @@ class GillProcessor(ProcessorMixin):
         return list(dict.fromkeys(word for text in texts for word in self._unknown_words_of(text)))
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
-        """The placeholders of one image, as transformers' processors give them."""
-        return self.image_token * self.num_visual_tokens
+        """The tokens of one image, as transformers' processors give them."""
+        placeholders = [self.image_token] * self.num_visual_tokens
+        return "".join(_surround(placeholders, self.image_start_token, self.image_end_token))
 
     def _get_num_multimodal_tokens(
         self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs: Any
@@ -271,7 +293,8 @@ class GillProcessor(ProcessorMixin):
     def split_answer(
         self, ids: Sequence[int], max_images: int | None = None, truncate_text: bool | None = None
     ) -> list[str | int]:
-        """Take the ids of an answer apart into texts and images.
+        """Take the ids of an answer apart into texts and images. What belongs to an image, such as the tokens around it
+        and the image itself where the model has read it after drawing it, is in none of the texts.
 
         Args:
             ids (`Sequence[int]`): What was written, prompt not included.
@@ -289,13 +312,15 @@ class GillProcessor(ProcessorMixin):
             ids = ids[: ids.index(newline, 1)]
         pieces: list[str | int] = []
         begin = position = 0
-        runs = len(self.image_output_token_ids)
+        run, offset = self.image_output_run_ids, self.image_output_run_ids.index(self.image_output_token_ids[0])
         while position < len(ids):
             if max_images is not None and sum(isinstance(piece, int) for piece in pieces) >= max_images:
                 return pieces
-            if ids[position : position + runs] == self.image_output_token_ids:
-                pieces += [*self._decode_text(ids[begin:position], truncate_text), position]
-                position += runs
+            if ids[position : position + len(run)] == run:
+                pieces += [*self._decode_text(ids[begin:position], truncate_text), position + offset]
+                position += len(run)
+                if ids[position : position + len(self.image_input_run_ids)] == self.image_input_run_ids:
+                    position += len(self.image_input_run_ids)
                 begin = position
             else:
                 position += 1
@@ -316,8 +341,17 @@ class GillProcessor(ProcessorMixin):
 
     def _splitter(self, split_image_tokens: bool | None, allowed_sources: Sequence[str]) -> PromptSplitter:
         split = self.split_image_tokens if split_image_tokens is None else split_image_tokens
-        text_tokens = (self.image_token, *self.img_tokens) if split else (self.image_token,)
+        text_tokens = self._typed_as_text() if split else (self.image_token,)
         return PromptSplitter(self.image_token, text_tokens, allowed_sources, self._render_chat)
+
+    def _typed_as_text(self) -> tuple[str, ...]:
+        """Special tokens that are ordinary text where somebody typed them."""
+        tokens = self._image_tokens
+        if self.image_start_token or self.image_output_start_token:
+            tokenizer = self.tokenizer
+            of_texts = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+            tokens = [*tokens, *(token for token in tokenizer.all_special_tokens if token not in of_texts)]
+        return tuple(dict.fromkeys(tokens))
 
     def _render_chat(self, messages: list[dict[str, Any]]) -> str:
         answer_follows = messages[-1]["role"] != "assistant"
@@ -402,14 +436,17 @@ class GillProcessor(ProcessorMixin):
         tokens: list[_Token] = []
         for piece in pieces:
             if isinstance(piece, ImageSource):
-                tokens += [_Token(self.image_token_id, "image")] * self.num_visual_tokens
+                if self.image_start_token:
+                    tokens += [_Token(i, "prefix") for i in prefix]
+                    prefix = []
+                tokens += [_Token(i, "image") for i in self.image_input_run_ids]
                 continue
             ids = self._encode_text(piece, tokenizer_kwargs)
             if ids[: len(prefix)] != prefix:  # a chat template may have written it
                 tokens += [_Token(i, "prefix") for i in prefix]
             prefix = []
             tokens += [_Token(i, "text") for i in ids]
-        ending = self.image_output_token_ids if add_img_tokens else []
+        ending = self.image_output_run_ids if add_img_tokens else []
         if ending and [token.id for token in tokens[-len(ending) :]] == ending:
             tokens = tokens[: -len(ending)]
         if max_length is not None:
@@ -493,6 +530,10 @@ class GillProcessor(ProcessorMixin):
                 raise TypeError(f"GillProcessor takes no {name!r}: texts are tokenized in pieces between the images.")
             if name in ("audio_kwargs", "videos_kwargs") and value:
                 raise TypeError(f"GillProcessor takes no {name!r}, only text and images.")
+
+
+def _surround(tokens: list[str], start: str | None, end: str | None) -> list[str]:
+    return [*([start] if start else []), *tokens, *([end] if end else [])]
 
 
 def _concatenated(values: list[Any]) -> Any:

@@ -26,6 +26,31 @@ def test_a_saved_configuration_comes_back_the_same(tmp_path):
     assert {**loaded.to_diff_dict(), **version} == {**config.to_diff_dict(), **version}
 
 
+def test_fields_of_dreamllm_are_kept_and_are_not_written_for_gill():
+    gill = GillConfig()
+    written = gill.to_dict()
+    assert not [name for name in written if "start_token" in name or "added" in name or "visual_projection" in name]
+    assert gill.opening_token_id == gill.image_output_run_ids[0] == gill.image_output_token_ids[0]
+    fields = {
+        "image_start_token_id": 11,
+        "image_end_token_id": 12,
+        "image_output_start_token_id": 13,
+        "image_output_end_token_id": 14,
+        "predict_image_output_tokens": False,
+        "image_output_token_ids": [50280, 50281],
+        "added_token_ids": [50275, 50276],
+        "visual_projection_depth": 2,
+        "visual_projection_norm": True,
+        "retrieval_dim": None,
+        "mapper_type": "projection",
+    }
+    config = GillConfig.from_dict(GillConfig(**fields).to_dict())
+    assert {name: getattr(config, name) for name in fields} == fields
+    assert config.image_output_run_ids == [13, 50280, 50281, 14] and config.opening_token_id == 13
+    assert config.image_input_run_ids == [11, *[config.image_token_id] * 4, 12]
+    assert (config.conditioning_length, config.use_decision_head, config.vocab_size) == (2, False, 50282)
+
+
 def test_a_mapper_without_queries_has_enough_tokens_for_the_conditioning():
     assert GillConfig(mapper_type="linear").mapper_tokens_per_img_token == 10
 
@@ -44,6 +69,19 @@ def test_a_mapper_without_queries_has_enough_tokens_for_the_conditioning():
         ({"img_logit_scaling": "loud"}, "`img_logit_scaling` must be one of"),
         ({"decision_dropout": 1.5}, "`decision_dropout` must lie in"),
         ({"language_model_id": "a/b"}, "`language_model_id` is 'a/b', `vision_model_id` is None"),
+        ({"image_start_token_id": 5}, "`image_start_token_id` is 5, `image_end_token_id` is None; expected both"),
+        ({"image_output_end_token_id": 5}, "`image_output_start_token_id` is None, `image_output_end_token_id` is 5"),
+        ({"predict_image_output_tokens": False}, "nothing could open an image"),
+        ({"image_output_start_token_id": 60000, "vocab_size": 70000}, "has 50272 rows; expected the id of one"),
+        ({"image_output_start_token_id": 50275}, "is also one of `image_output_token_ids`"),
+        ({"image_start_token_id": 5, "image_end_token_id": 5}, "`image_start_token_id` 5 is also `image_end_token_id`"),
+        ({"added_token_ids": [50274]}, "have ids in common"),
+        ({"added_token_ids": []}, "`added_token_ids` must be one or more different ids"),
+        ({"retrieval_dim": None, "use_decision_head": True}, "`retrieval_dim` is None and `use_decision_head` is True"),
+        ({"retrieval_dim": None, "mapper_type": None}, "`retrieval_dim` is None and `mapper_type` is None"),
+        ({"mapper_type": "projection", "conditioning_length": 77}, "has a length of 77; expected equal numbers"),
+        ({"visual_projection_depth": 0}, "`visual_projection_depth` must be a positive integer, got 0"),
+        ({"language_model_lora": "lora"}, "`language_model_lora` is 'lora', but `language_model_id` is None"),
         ({"text_config": {"model_type": "no such"}}, "`text_config` has model_type 'no such'"),
         ({"vision_config": 3}, "`vision_config` must be a configuration"),
     ),
