@@ -71,8 +71,8 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetr
         norm_eps = getattr(config.vision_config, "layer_norm_eps", 1e-5)
         self.visual_norm = nn.LayerNorm(width, eps=norm_eps) if config.visual_projection_norm else None
         num_added = len(config.added_token_ids or ())
-        self.added_embeddings = nn.Embedding(num_added, width).requires_grad_(False) if num_added else None
-        self.added_head = nn.Linear(width, num_added, bias=False).requires_grad_(False) if num_added else None
+        self.added_embeddings = nn.Embedding(num_added, width) if num_added else None
+        self.added_head = nn.Linear(width, num_added, bias=False) if num_added else None
         self.language_model: Any = None
         self.vision_model: Any = None
         self._traits: LanguageModelTraits | None = None
@@ -83,6 +83,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetr
                 self.vision_model = build_image_encoder(config.vision_config, config.image_pooling)
                 self.vision_model.requires_grad_(False)
             check_backbones(config, self.language_model, self.vision_model)
+        self.freeze_added_rows()
         self.post_init()
         if not defer_backbones:
             self._leave_backbones_out()

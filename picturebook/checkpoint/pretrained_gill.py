@@ -51,7 +51,9 @@ class GillPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         # As in the authors' code: torch's defaults, and Xavier for all matrices of a transformer.
-        if isinstance(module, (nn.Linear, nn.LayerNorm)):
+        if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and module is self.added_head):
+            nn.init.normal_(module.weight, std=getattr(self.config.text_config, "init_std", 0.02))
+        elif isinstance(module, (nn.Linear, nn.LayerNorm)):
             module.reset_parameters()
         elif isinstance(module, nn.MultiheadAttention):
             module._reset_parameters()
@@ -59,15 +61,10 @@ class GillPreTrainedModel(PreTrainedModel):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=getattr(self.config.text_config, "init_std", 0.02))
         elif isinstance(module, GillMapper):
             nn.init.normal_(module.queries)
-        elif isinstance(module, GillPreTrainedModel):
-            if module.logit_scale is not None:
-                nn.init.constant_(module.logit_scale, math.log(1 / 0.07))
-            if module.added_head is not None:  # rows of a head, as those of an embedding
-                nn.init.normal_(module.added_head.weight, std=getattr(self.config.text_config, "init_std", 0.02))
+        elif isinstance(module, GillPreTrainedModel) and module.logit_scale is not None:
+            nn.init.constant_(module.logit_scale, math.log(1 / 0.07))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -145,6 +142,7 @@ class GillPreTrainedModel(PreTrainedModel):
                 **options,
             )
         _check_weights(model, info, pretrained_model_name_or_path)
+        model.freeze_added_rows()
         for name in deferred:
             # transformers stores every unknown argument as an option of generation as well.
             vars(model.generation_config).pop(name, None)
@@ -258,6 +256,12 @@ class GillPreTrainedModel(PreTrainedModel):
         self._leave_backbones_out()
         self.eval()
 
+    def freeze_added_rows(self, freeze: bool = True) -> None:
+        """Freeze the rows of tokens that were added to the language model, if there are any, or let them learn."""
+        for rows in (self.added_embeddings, self.added_head):
+            if rows is not None:
+                rows.requires_grad_(not freeze)
+
     def unfreeze_language_model(self) -> None:
         """
         Let the language model learn, with its embedding, its head and the rows of tokens that were added to it.
@@ -278,9 +282,7 @@ class GillPreTrainedModel(PreTrainedModel):
         if has_lora(self.language_model):
             raise ValueError("The language model carries LoRA, which learns in its place; expected a plain one.")
         self.language_model.requires_grad_(True)
-        for rows in (self.added_embeddings, self.added_head):
-            if rows is not None:
-                rows.requires_grad_(True)
+        self.freeze_added_rows(False)
         self.config.language_model_id = self.config.language_model_revision = None
         self.config.text_config.name_or_path = ""
         self._leave_backbones_out()
