@@ -135,8 +135,8 @@ def measure_pipeline(steps: int, size: int, repeats: int) -> None:
     parts = make_generator()
     start, end = "<|startoftext|>", "<|endoftext|>"
     parts["tokenizer"] = make_tokenizer(start, end, bos=start, eos=end, pad=end, model_max_length=77)
-    gill = GillPipeline(model, processor, **parts)
     bare = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    gill = GillPipeline(model, processor, bare)
     for pipe in (gill, bare):
         pipe.set_progress_bar_config(disable=True)
     options: dict[str, Any] = {"num_inference_steps": steps, "height": size, "width": size}

@@ -110,7 +110,7 @@ def load_pipeline(model: str, arguments: ChatArguments) -> Any:
         dtype = getattr(torch, arguments.dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"`dtype` is {arguments.dtype!r}; expected float32, float16 or bfloat16.")
-        options["torch_dtype"] = dtype
+        options["dtype"] = dtype
     pipe = GillPipeline.from_pretrained(model, **options)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -14,6 +14,7 @@ from modeling_gill.image_encoder_gill import ImagePooling, feature_shape, load_i
 from modeling_gill.language_model_lora_gill import has_lora
 from pipeline_gill.frozen_models import (
     FrozenModel,
+    FrozenModelError,
     full_path,
     generation_config,
     load_part,
@@ -101,7 +102,15 @@ def generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] | 
         fields = conditioning_fields(read_cached_conditioning(Path(cache), name, revision))
     else:
         generator = FrozenModel("image generator", name, "`image_generator`", revision)
-        fields = conditioning_fields(conditioning_of_configs(generator))
+        try:
+            fields = conditioning_fields(conditioning_of_configs(generator))
+        except FrozenModelError as error:
+            if cache is None:
+                raise
+            raise CacheError(
+                f"There is no cache of text targets in {str(cache)!r}, which would say what the {generator} is "
+                "conditioned on: make it with `gill precompute`, or name another folder with `cache`."
+            ) from error
     return {
         "mapper_type": arguments.mapper_type,
         "image_generator_id": name,

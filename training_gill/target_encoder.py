@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 
 from modeling_gill.conditioning_gill import ConditioningTensor
 from pipeline_gill.conditioning_capture_gill import capture_conditioning, capture_negatives, derive_conditioning
+from pipeline_gill.load_options_gill import DTYPE
 
 from .training_data import DataError
 
@@ -73,7 +74,7 @@ def load_generator(name: str, revision: str | None, dtype: torch.dtype = torch.f
         parts = DiffusionPipeline.load_config(name, **hub)
         # Images of a training are not checked.
         no_checker = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
-        generator = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, **hub, **no_checker)
+        generator = DiffusionPipeline.from_pretrained(name, **{DTYPE: dtype}, **hub, **no_checker)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise DataError(f"The image generator {name!r} could not be loaded: {error}") from error
     generator.set_progress_bar_config(disable=True)

@@ -65,16 +65,7 @@ class DrawnStories:
 
 def plain_generator(pipe: GillPipeline) -> StableDiffusionPipeline:
     """The image generator of a GILL pipeline as a pipeline of its own."""
-    return StableDiffusionPipeline(
-        vae=pipe.vae,
-        text_encoder=pipe.text_encoder,
-        tokenizer=pipe.tokenizer,
-        unet=pipe.unet,
-        scheduler=pipe.scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    return StableDiffusionPipeline.from_pipe(pipe.image_generator)
 
 
 def draw_stories(pipe: GillPipeline, items: int, seed: int, split: str = TEST) -> DrawnStories:

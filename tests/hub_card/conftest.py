@@ -24,7 +24,7 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processor = small_processor()
     out = tmp_path_factory.mktemp("small") / "gill"
-    GillPipeline(small_model(processor), processor, *[None] * 5).save_pretrained(out)
+    GillPipeline(small_model(processor), processor, None).save_pretrained(out)
     return out
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from modeling_gill.conditioning_gill import ConditioningTensor
-from pipeline_gill.components_gill import TEXT_ENCODER_READERS
 from pipeline_gill.conditioning_capture_gill import (
     call_parameters,
     capture_conditioning,
@@ -17,6 +16,7 @@ from pipeline_gill.conditioning_capture_gill import (
     generator_arguments,
     without_negative_prompt,
 )
+from pipeline_gill.generator_loading_gill import TEXT_ENCODER_READERS
 from tests.small_generators import CALLS, GENERATORS, small_generator
 
 _MASKED = {"mask_name": "prompt_attention_mask"}

@@ -14,7 +14,7 @@ _SMALL = """
 from tests.small_model import small_model, small_processor
 from pipeline_gill import GillPipeline
 processor = small_processor()
-pipe = GillPipeline(small_model(processor), processor, *[None] * 5)
+pipe = GillPipeline(small_model(processor), processor, None)
 """
 
 

@@ -21,7 +21,7 @@ processor = small_processor()
 model = small_model(processor)
 images = [(Image.new("RGB", (16, 16), colour), colour) for colour in ("red", "green")]
 retrieval_set = RetrievalSet.build(model, processor, images, progress=False)
-pipe = GillPipeline(model, processor, *[None] * 5)
+pipe = GillPipeline(model, processor, None)
 """
 _ANSWER = """
 import logging, sys

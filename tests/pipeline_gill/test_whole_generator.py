@@ -39,7 +39,7 @@ def pipeline(kind: str, generator: Any = None) -> GillPipeline:
     tensors = [tensor.to_dict() for tensor in TENSORS[kind]]
     model = small_model(processor, conditioning=tensors, conditioning_length=None, conditioning_dim=None)
     generator = small_generator(kind) if generator is None else generator
-    pipe = GillPipeline(model, processor, *[None] * 5, image_generator=generator)
+    pipe = GillPipeline(model, processor, generator)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -154,10 +154,10 @@ def test_a_generator_that_needs_other_tensors_is_refused_by_name() -> None:
     processor = small_processor()
     plain = small_model(processor, conditioning_length=77, conditioning_dim=32)
     with pytest.raises(ValueError, match=r"StableDiffusionXLPipeline needs \['pooled_prompt_embeds'\] too"):
-        GillPipeline(plain, processor, *[None] * 5, image_generator=small_generator("sdxl"))
+        GillPipeline(plain, processor, small_generator("sdxl"))
     narrow = small_model(processor, conditioning_length=77, conditioning_dim=12)
     with pytest.raises(ValueError, match=r"reads `prompt_embeds` of width 16, and `conditioning` has 12"):
-        GillPipeline(narrow, processor, *[None] * 5, image_generator=small_generator("lcm"))
+        GillPipeline(narrow, processor, small_generator("lcm"))
 
 
 def test_steps_and_guidance_are_the_generators_own() -> None:

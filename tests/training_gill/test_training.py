@@ -196,7 +196,7 @@ def test_retrieval_alone_trains_without_cache_or_generator(recipe_file, recipe_w
     recipe_file.write_text(yaml.safe_dump(entries))
     recipe = recipe_with(img_tokens="[RET]", num_image_output_tokens=1, img_logit_scaling="signed")
     train(recipe)
-    assert GillPipeline.from_pretrained(recipe.training.output_dir).unet is None
+    assert GillPipeline.from_pretrained(recipe.training.output_dir).image_generator is None
 
 
 def test_img_rows_begin_as_the_token_that_the_recipe_names(recipe_with):
