@@ -247,7 +247,7 @@ def _save_component(component: Any, folder: Path, save_options: Mapping[str, Any
 
 def _forget_folders(folder: Path) -> None:
     # diffusers writes down which folder of this machine a component was loaded from.
-    for path in folder.rglob("*config.json"):
+    for path in [*folder.rglob("*config.json"), *folder.rglob("model_index.json")]:
         if os.path.exists(json.loads(path.read_text(encoding="utf-8")).get("_name_or_path") or ""):
             _set_keys_to_null(path, "_name_or_path")
 
