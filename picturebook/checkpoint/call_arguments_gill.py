@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
+from .conditioning_capture_gill import call_parameters
+
 # Arguments of `generate` that the pipeline sets, or that are none of a call.
 _NOT_OF_GENERATE = {"self", "inputs", "kwargs", "return_dict_in_generate", "transformers_version", "custom_generate"}
 # Arguments of image generators that the pipeline sets, or that diffusers has deprecated.
@@ -31,7 +33,7 @@ def check_names(
     of_generate = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
     of_generate |= set(inspect.signature(GenerationMixin.generate).parameters) | {"tokenizer", "assistant_tokenizer"}
     of_generate -= _NOT_OF_GENERATE
-    parameters = inspect.signature(type(image_generator).__call__).parameters.values()
+    parameters = call_parameters(image_generator).values()
     of_generator = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - set(own) - _SET_BY_PIPELINE
     for name in kwargs:
         if name in of_generator:
@@ -61,7 +63,7 @@ def check_reference_argument(image_generator: Any, name: str, given: Collection[
     Raises:
         ValueError: naming the argument and the image generator.
     """
-    parameters = inspect.signature(type(image_generator).__call__).parameters
+    parameters = call_parameters(image_generator)
     if name not in parameters or name in _SET_BY_PIPELINE:
         raise ValueError(
             f"`reference_argument` must name an argument of {type(image_generator).__name__} that takes an image, got "

@@ -8,6 +8,8 @@ by calling `encode_prompt`, because `__call__` has defaults of its own, such as 
 import ast
 import copy
 import inspect
+import math
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +34,9 @@ class _EncodedError(Exception):
 
 
 def call_parameters(generator: Any) -> dict[str, inspect.Parameter]:
-    """The parameters of a generator's call by name."""
+    """The parameters of a generator's call by name; none of a pipeline without one, `None`."""
+    if generator is None:
+        return {}
     parameters = dict(inspect.signature(type(generator).__call__).parameters)
     parameters.pop("self")
     return parameters
@@ -100,7 +104,7 @@ def derive_conditioning(generator: Any, **call: Any) -> tuple[ConditioningTensor
         trimmed = length is not None and not is_list and len(alone[name][0]) < length
         # Masks are in the order of the tensors that they belong to.
         mask_name = masks.pop(0) if masks and length is not None and not is_list else None
-        mask = encoded.get(mask_name) if mask_name else None
+        mask = _mask_of_positions(encoded.get(mask_name) if mask_name else None, values)
         if mask_name and (mask is None or mask.shape != (2, length)):
             shape = None if mask is None else tuple(mask.shape)
             raise _refusal(generator, f"its {mask_name!r} has the shape {shape} for {name!r} of {(2, length, dim)}")
@@ -323,7 +327,7 @@ def _normalise(
         if length is None or tensor.mask_key is None:
             conditioning[name] = torch.stack(rows)
             continue
-        mask = None if tensor.mask_name is None else encoded.get(prefix + tensor.mask_name)
+        mask = _mask_of_positions(None if tensor.mask_name is None else encoded.get(prefix + tensor.mask_name), values)
         counts = [len(row) for row in rows] if mask is None else mask.bool().sum(1).tolist()
         lengths = torch.tensor(counts, device=rows[0].device)
         valid = mask_of_lengths(lengths, length)
@@ -337,6 +341,50 @@ def _normalise(
     return conditioning
 
 
+def _mask_of_positions(mask: Any, values: Any) -> Any:
+    """A mask with one value per position, also of a generator that has one per number (AuraFlow)."""
+    if not isinstance(values, torch.Tensor) or not isinstance(mask, torch.Tensor) or mask.shape == values.shape[:2]:
+        return mask
+    if mask.numel() == values.numel():
+        of_numbers = mask.reshape(values.shape)
+        if torch.equal(of_numbers, of_numbers[..., :1].expand_as(of_numbers)):
+            return of_numbers[..., 0]
+    return mask
+
+
+def size_multiple(generator: Any, call: Mapping[str, Any]) -> int:
+    """
+    What height and width of a generator's images must be multiples of: others it refuses or rounds.
+
+    Args:
+        generator ([`~diffusers.DiffusionPipeline`]): Of any kind.
+        call (`Mapping[str, Any]`): Arguments of its call.
+    """
+    checked = re.findall(r"height % (\d+)\b", inspect.getsource(getattr(type(generator), "check_inputs", type)))
+    multiples = [int(number) for number in checked if int(number) > 0]
+    binned = call_parameters(generator).get("use_resolution_binning")
+    if binned is None or not call.get("use_resolution_binning", binned.default):
+        factor = getattr(generator, "vae_scale_factor", None)
+        denoiser = getattr(generator, "transformer", None)
+        patch = getattr(getattr(denoiser, "config", None), "patch_size", None)
+        processor = getattr(getattr(generator, "image_processor", None), "config", {})
+        # Of some, the processor of images knows how many latents make one position.
+        factors = (factor, processor.get("vae_scale_factor"), (factor or 1) * patch if type(patch) is int else None)
+        multiples += [number for number in factors if type(number) is int and number > 0]
+    return math.lcm(*multiples) if multiples else 8
+
+
+def _small_size(generator: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a call that draws a small image, where it says nothing of the size."""
+    parameters = call_parameters(generator)
+    if not {"height", "width"} <= {*parameters} or {"height", "width", "latents"} & {*call}:
+        return {}
+    exact = {"use_resolution_binning": False} if "use_resolution_binning" in parameters else {}
+    # One position could be normalised to nothing.
+    side = 4 * size_multiple(generator, {**exact, **call})
+    return {"height": side, "width": side, **exact}
+
+
 def _prove(
     generator: Any, tensors: tuple[ConditioningTensor, ...], call: Mapping[str, Any]
 ) -> tuple[ConditioningTensor, ...]:
@@ -345,6 +393,18 @@ def _prove(
     Returns:
         The tensors, with `reads_padding` where they are the same only if masked positions are kept.
     """
+    small = _small_size(generator, call)
+    if small:
+        try:
+            return _prove_at(generator, tensors, {**small, **call})
+        except (RuntimeError, ValueError, IndexError):
+            pass  # it does not draw as small as this, or is refused at its own size too
+    return _prove_at(generator, tensors, call)
+
+
+def _prove_at(
+    generator: Any, tensors: tuple[ConditioningTensor, ...], call: Mapping[str, Any]
+) -> tuple[ConditioningTensor, ...]:
     parameters, prompts = call_parameters(generator), [_SHORT, _LONG]
     steps: dict[str, Any] = dict.fromkeys({"num_inference_steps", "prior_num_inference_steps"} & {*parameters}, 2)
     options: dict[str, Any] = {**steps, "output_type": "latent", **call}
@@ -388,5 +448,6 @@ __all__ = [
     "copy_generator",
     "derive_conditioning",
     "generator_arguments",
+    "size_multiple",
     "without_negative_prompt",
 ]

@@ -1,4 +1,4 @@
-"""The image generator of a GILL pipeline: a diffusers pipeline that shares its components, and the state of a call."""
+"""The image generator of a GILL pipeline, its place in memory, and the state of a call."""
 
 import copy
 import threading
@@ -8,35 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from diffusers import DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
+from PIL import Image
 
 from .conditioning_capture_gill import NEGATIVE, call_parameters, copy_generator
+from .generator_loading_gill import replace_components
 
-# Methods of the generator that the pipeline offers as its own.
-_GENERATOR_METHODS = frozenset(
-    (
-        "load_lora_weights",
-        "unload_lora_weights",
-        "fuse_lora",
-        "unfuse_lora",
-        "set_adapters",
-        "get_active_adapters",
-        "get_list_adapters",
-        "delete_adapters",
-        "enable_lora",
-        "disable_lora",
-        "save_lora_weights",
-        "load_ip_adapter",
-        "unload_ip_adapter",
-        "set_ip_adapter_scale",
-        "load_textual_inversion",
-        "unload_textual_inversion",
-        "enable_freeu",
-        "disable_freeu",
-        "fuse_qkv_projections",
-        "unfuse_qkv_projections",
-    )
-)
 # What diffusers' denoisers call the width of their conditioning, the first that they have.
 _WIDTHS = (
     "clip_text_in_channels",
@@ -50,90 +28,122 @@ _POOLED_WIDTHS = ("clip_text_pooled_in_channels", "pooled_projection_dim")
 _thread = threading.local()
 
 
-class _GeneratorComponent:
-    """A component that the image generator holds and that the pipeline reads and sets as its own."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, pipeline: Any, owner: type | None = None) -> Any:
-        if pipeline is None:
-            return self
-        generator = _running_generator(pipeline)
-        return getattr(pipeline._generator if generator is None else generator, self.name, None)
-
-    def __set__(self, pipeline: Any, value: Any) -> None:
-        generator = pipeline._generator
-        if getattr(generator, self.name, None) is not value:
-            if not hasattr(generator, self.name):
-                raise AttributeError(f"{type(generator).__name__} has no component {self.name!r}.")
-            # Some attributes of a pipeline follow from its components, `vae_scale_factor` for instance: they are set
-            # anew, in place, so that whoever holds the generator sees the new component too.
-            components = {**generator.components, self.name: value}
-            type(generator).__init__(generator, **components, **generator.parameters)
-            pipeline.register_modules(**{self.name: value})
-
-
 class ImageGeneratorMixin:
-    """What [`GillPipeline`] has in common with its image generator, any pipeline of diffusers that reads prompts."""
+    """What [`GillPipeline`] has in common with its image generator, any pipeline of diffusers that reads prompts.
 
-    vae = _GeneratorComponent()
-    text_encoder = _GeneratorComponent()
-    tokenizer = _GeneratorComponent()
-    unet = _GeneratorComponent()
-    scheduler = _GeneratorComponent()
+    What a pipeline of diffusers has and this one has not is the image generator's: its components (`pipe.vae`,
+    `pipe.scheduler = ...`) and its methods (`pipe.load_lora_weights`).
+    """
 
     model: Any
     config: Any
-    _generator: Any
-    _is_whole_generator = False
-    _offload_device: Any
+    _running_generators: list[Any]
 
-    def _create_generator(self, image_generator: Any, components: dict[str, Any]) -> dict[str, Any]:
-        """Take a whole generator, or make a [`StableDiffusionPipeline`] of components; return the components."""
-        self._running_generators: list[Any] = []
-        self._is_whole_generator = image_generator is not None
-        if image_generator is None:
-            image_generator = StableDiffusionPipeline(
-                **components, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-            )
-        elif any(component is not None for component in components.values()):
-            raise ValueError(
-                "`image_generator` is a whole pipeline; set its components on it, or give them without it."
-            )
-        self._generator = image_generator
-        return {name: getattr(image_generator, name, None) for name in components}
+    def __getattr__(self, name: str) -> Any:
+        generator = self.__dict__.get("image_generator")
+        if generator is not None and not name.startswith("_"):
+            running = _running_generator(self)
+            owner = generator if running is None else running
+            if hasattr(owner, name):
+                return getattr(owner, name)
+        elif generator is None and not name.startswith("_") and hasattr(StableDiffusionPipeline, name):
+            raise AttributeError(f"`{name}` needs an image generator, and this pipeline has none.")
+        return super().__getattr__(name)  # type: ignore[misc]
 
-    @property
-    def image_generator(self) -> Any:
-        """The image generator as a pipeline of its own; `None` for a model that only retrieves.
-
-        It shares its components with this pipeline: setting a component, or loading LoRA or an IP-Adapter, on one of
-        them changes both.
-        """
-        return self._generator if self._is_whole_generator or self._generator.unet is not None else None
+    def __setattr__(self, name: str, value: Any) -> None:
+        generator = self.__dict__.get("image_generator")
+        if name == "image_generator":
+            _check_generator(self.__dict__.get("model"), value)
+        is_own = name in self.__dict__ or name.startswith("_") or hasattr(type(self), name)
+        if generator is None or is_own or name not in generator.components:
+            super().__setattr__(name, value)
+        elif getattr(generator, name) is not value:
+            # Some attributes of a pipeline follow from its components, `vae_scale_factor` for instance: they are set
+            # anew, in place, so that whoever holds the generator sees the new component too.
+            before = generator.components[name]
+            replace_components(generator, {name: value})
+            try:
+                _check_generator(self.model, generator)
+            except ValueError:
+                replace_components(generator, {name: before})
+                raise
 
     @property
     def _denoiser(self) -> Any:
-        parts = (getattr(self._generator, name, None) for name in ("unet", "transformer", "prior", "prior_prior"))
-        return next((part for part in parts if part is not None), None)
+        return _denoiser_of(self.image_generator)
 
     @property
     def _denoiser_dtype(self) -> Any:
         denoiser = self._denoiser
-        return self._generator.dtype if denoiser is None else denoiser.dtype
+        return self.image_generator.dtype if denoiser is None else denoiser.dtype
 
     @property
     def has_image_generator(self) -> bool:
         """Whether images can be generated."""
         return self.image_generator is not None and self.model.config.mapper_type is not None
 
-    def __getattr__(self, name: str) -> Any:
-        if name in _GENERATOR_METHODS and "_generator" in self.__dict__:
-            if self.image_generator is None:
-                raise AttributeError(f"`{name}` needs an image generator, and this pipeline has none.")
-            return getattr(self._generator, name)
-        return super().__getattr__(name)  # type: ignore[misc]
+    # --- memory and placement ----------------------------------------------------------------------------------------
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move the model and every component of the image generator as [`DiffusionPipeline.to`] does."""
+        super().to(*args, **kwargs)  # type: ignore[misc]
+        if self.image_generator is not None:
+            self.image_generator.to(*args, **{**kwargs, "silence_dtype_warnings": True})
+        return self
+
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Keep on the accelerator only what runs: the model, or one component of the image generator."""
+        super().enable_model_cpu_offload(*args, **kwargs)  # type: ignore[misc]
+        if self.image_generator is not None:
+            self.image_generator.enable_model_cpu_offload(*args, **kwargs)
+
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Keep on the accelerator only the layer of the image generator that runs.
+
+        The model stays there whole: some of its weights are read where no layer is called.
+        """
+        super().enable_sequential_cpu_offload(*args, **kwargs)  # type: ignore[misc]
+        if self.image_generator is not None:
+            self.image_generator.enable_sequential_cpu_offload(*args, **kwargs)
+
+    def enable_group_offload(
+        self, onload_device: Any, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any
+    ) -> None:
+        """Keep on the accelerator only the layers of the image generator that run, group by group.
+
+        The model stays there whole, as in [`enable_sequential_cpu_offload`].
+
+        Args:
+            onload_device, args, kwargs: As in diffusers.
+            exclude_modules (`str` or `list[str]`, *optional*): Components of the image generator that stay too.
+        """
+        excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
+        self.model.to(onload_device)
+        if self.image_generator is not None:
+            own = [name for name in excluded if name != "model"]
+            self.image_generator.enable_group_offload(onload_device, *args, exclude_modules=own, **kwargs)
+
+    def remove_all_hooks(self) -> None:
+        """Remove the hooks of [`enable_model_cpu_offload`] and [`enable_sequential_cpu_offload`]."""
+        super().remove_all_hooks()  # type: ignore[misc]
+        if self.image_generator is not None:
+            self.image_generator.remove_all_hooks()
+
+    def reset_device_map(self) -> None:
+        """Bring everything that a `device_map` placed back to the CPU."""
+        super().reset_device_map()  # type: ignore[misc]
+        if self.image_generator is not None:
+            self.image_generator.reset_device_map()
+
+    def set_attention_slice(self, slice_size: int | str | None) -> None:
+        """Compute attention of the image generator in slices; see [`enable_attention_slicing`] of diffusers."""
+        if self.image_generator is not None:
+            self.image_generator.set_attention_slice(slice_size)
+
+    def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Callable | None = None) -> None:
+        """Whether the image generator computes attention by xformers."""
+        if self.image_generator is not None:
+            self.image_generator.set_use_memory_efficient_attention_xformers(valid, attention_op)
 
     def enable_vae_slicing(self) -> None:
         """Decode one image at a time, which saves memory."""
@@ -151,59 +161,16 @@ class ImageGeneratorMixin:
         """Decode images whole again."""
         self.vae.disable_tiling()
 
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Move every component as [`DiffusionPipeline.to`] does, the image encoder of an IP-Adapter included."""
-        super().to(*args, **kwargs)  # type: ignore[misc]
-        if self._is_whole_generator or self._generator.image_encoder is not None:
-            self._generator.to(*args, **{**kwargs, "silence_dtype_warnings": True})
-        return self
+    def _offload_model(self) -> None:
+        # Its hook is the only one of this pipeline; diffusers would move it when its next component runs.
+        for hook in getattr(self, "_all_hooks", ()):
+            hook.offload()
 
-    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """Keep on the accelerator only the component that runs, and the image encoder of an IP-Adapter.
-
-        With a whole `image_generator`, its components are offloaded and the model stays where it is.
-        """
-        if self._is_whole_generator:
-            self._generator.enable_model_cpu_offload(*args, **kwargs)
-            return
-        super().enable_model_cpu_offload(*args, **kwargs)  # type: ignore[misc]
-        if self._generator.image_encoder is not None:
-            self._generator.image_encoder.to(self._offload_device)
-
-    def _check_generator(self) -> None:
-        """Refuse a generator that cannot take what the model yields."""
-        name, parameters = type(self._generator).__name__, call_parameters(self._generator)
-        tensors = self.model.config.conditioning_tensors
-        yielded = {part for tensor in tensors for part in (tensor.name, tensor.mask_name) if part is not None}
-        missing = sorted(yielded - {*parameters})
-        # What a generator takes once for the prompt and once for a negative prompt, it needs; not so what it takes of
-        # images (`ip_adapter_image_embeds`), nor prompts as text.
-        needed = {
-            part
-            for part in parameters
-            if NEGATIVE + part in parameters and "prompt" in part and ("embeds" in part or "mask" in part)
-        }
-        lacking = sorted(needed - yielded)
-        if missing or lacking:
-            raise ValueError(
-                f"The configuration contradicts the image generator: `conditioning` has {sorted(yielded)}, and {name} "
-                + (f"does not take {missing}." if missing else f"needs {lacking} too.")
-            )
-        fields = getattr(self._denoiser, "config", {})
-        for tensor in tensors:
-            pooled = "pooled" in tensor.name
-            widths = [
-                fields[field] for field in (_POOLED_WIDTHS if pooled else _WIDTHS) if isinstance(fields.get(field), int)
-            ]
-            if widths and tensor.dim != widths[0]:
-                raise ValueError(
-                    f"The configuration contradicts the image generator: {name} reads `{tensor.name}` of width "
-                    f"{widths[0]}, and `conditioning` has {tensor.dim}."
-                )
+    # --- arguments ---------------------------------------------------------------------------------------------------
 
     def _arguments_of_generator(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Those of `kwargs` that are set, refused by name where the generator does not take them."""
-        parameters = call_parameters(self._generator)
+        parameters = call_parameters(self.image_generator)
         given = {name: value for name, value in kwargs.items() if value is not None}
         if given.get("callback_on_step_end") is None:
             given.pop("callback_on_step_end_tensor_inputs", None)
@@ -213,7 +180,7 @@ class ImageGeneratorMixin:
                 given.pop(name, None)
         unknown = [name for name in given if name not in parameters]
         if unknown:
-            raise ValueError(f"{type(self._generator).__name__} takes no `{unknown[0]}`.")
+            raise ValueError(f"{type(self.image_generator).__name__} takes no `{unknown[0]}`.")
         return given
 
     # --- the state of a call -----------------------------------------------------------------------------------------
@@ -226,7 +193,7 @@ class ImageGeneratorMixin:
     @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether this thread's running or last call uses guidance."""
-        embeds_guidance = self.unet is not None and self.unet.config.get("time_cond_proj_dim") is not None
+        embeds_guidance = getattr(self._denoiser, "config", {}).get("time_cond_proj_dim") is not None
         return (self._guidance_scale or 0) > 1 and not embeds_guidance
 
     @property
@@ -266,8 +233,12 @@ class ImageGeneratorMixin:
     @contextmanager
     def _call_state(self, scheduler: SchedulerMixin | None, guidance_scale: float | None) -> Iterator[None]:
         """Give the call of this thread a copy of the generator, whose state and scheduler no other call shares."""
+        if self.image_generator is None:
+            _states()[self] = _left_over(guidance_scale)
+            yield
+            return
         # A scheduler counts its steps: of two calls that share one, each would take the steps of the other.
-        generator = copy_generator(self._generator)
+        generator = copy_generator(self.image_generator)
         if scheduler is not None:
             generator.scheduler = copy.deepcopy(scheduler)
         generator.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
@@ -290,7 +261,64 @@ class ImageGeneratorMixin:
                 return callback_on_step_end(self, step, timestep, tensors)
 
             kwargs["callback_on_step_end"] = on_step_end
-        return self._state(**kwargs)[0]
+        self._offload_model()
+        images = self._state(**kwargs)[0]
+        drawn, asked = _size_of(images), (kwargs.get("width"), kwargs.get("height"))
+        if drawn is not None and any(size not in (None, own) for size, own in zip(asked, drawn, strict=True)):
+            raise ValueError(
+                f"{type(self.image_generator).__name__} rounds sizes: it generated {drawn[0]} x {drawn[1]} pixels for "
+                f"a `width` of {asked[0]} and a `height` of {asked[1]}; give sizes that it can generate."
+            )
+        return images
+
+
+def _size_of(images: Any) -> tuple[int, int] | None:
+    """Width and height of images; `None` of latents and the like."""
+    if isinstance(images, list) and images and isinstance(images[0], Image.Image):
+        return images[0].size
+    shape = tuple(getattr(images, "shape", ()))
+    if len(shape) == 4 and isinstance(images, np.ndarray) and shape[3] == 3:
+        return shape[2], shape[1]
+    return (shape[3], shape[2]) if len(shape) == 4 and shape[1] == 3 else None
+
+
+def _denoiser_of(generator: Any) -> Any:
+    parts = (getattr(generator, name, None) for name in ("unet", "transformer", "prior", "prior_prior"))
+    return next((part for part in parts if part is not None), None)
+
+
+def _check_generator(model: Any, generator: Any) -> None:
+    """Refuse a generator that cannot take what the model yields."""
+    if model is None or generator is None or model.config.mapper_type is None:
+        return
+    name, parameters = type(generator).__name__, call_parameters(generator)
+    tensors = model.config.conditioning_tensors
+    yielded = {part for tensor in tensors for part in (tensor.name, tensor.mask_name) if part is not None}
+    missing = sorted(yielded - {*parameters})
+    # What a generator takes once for the prompt and once for a negative prompt, it needs; not so what it takes of
+    # images (`ip_adapter_image_embeds`), nor prompts as text.
+    needed = {
+        part
+        for part in parameters
+        if NEGATIVE + part in parameters and "prompt" in part and ("embeds" in part or "mask" in part)
+    }
+    lacking = sorted(needed - yielded)
+    if missing or lacking:
+        raise ValueError(
+            f"The configuration contradicts the image generator: `conditioning` has {sorted(yielded)}, and {name} "
+            + (f"does not take {missing}." if missing else f"needs {lacking} too.")
+        )
+    fields = getattr(_denoiser_of(generator), "config", {})
+    for tensor in tensors:
+        pooled = "pooled" in tensor.name
+        widths = [
+            fields[field] for field in (_POOLED_WIDTHS if pooled else _WIDTHS) if isinstance(fields.get(field), int)
+        ]
+        if widths and tensor.dim != widths[0]:
+            raise ValueError(
+                f"The configuration contradicts the image generator: {name} reads `{tensor.name}` of width "
+                f"{widths[0]}, and `conditioning` has {tensor.dim}."
+            )
 
 
 def _states() -> WeakKeyDictionary:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging, replace_example_docstring
-from transformers import BatchFeature, CLIPTextModel, CLIPTokenizer, LogitsProcessorList, StoppingCriteriaList
+from transformers import BatchFeature, LogitsProcessorList, StoppingCriteriaList
 
 # diffusers copies the files that the entry file of a repository imports, but not what those import in turn: every file
 # of the repository is imported here.
@@ -45,12 +45,20 @@ from .call_arguments_gill import (
     check_rows,
 )
 from .components_gill import COMPONENT_CLASSES
-from .conditioning_capture_gill import NEGATIVE, call_parameters, capture_negatives, generator_arguments
+from .conditioning_capture_gill import (
+    NEGATIVE,
+    capture_negatives,
+    generator_arguments,
+    size_multiple,
+    without_negative_prompt,
+)
 from .endpoint_handler_gill import EndpointHandler  # noqa: F401
+from .generator_loading_gill import stored_negatives
 from .hub_layout_gill import write_code  # noqa: F401
 from .hub_push_gill import OneCommit  # noqa: F401
 from .image_cache_gill import ImageCache  # noqa: F401
 from .image_generator_gill import ImageGeneratorMixin  # noqa: F401
+from .load_options_gill import TEXT_PREFIXES
 from .pipeline_output_gill import GillImage, GillPipelineOutput, as_pil
 from .pipeline_repository_gill import RepositoryPipeline
 from .repository_writer_gill import write_repository  # noqa: F401
@@ -83,10 +91,10 @@ class GillPipeline(RepositoryPipeline):
     Args:
         model ([`GillForConditionalGeneration`]): Reads prompts, generates text, and decides about each image.
         processor ([`GillProcessor`]): Turns prompts into batches.
-        vae ([`AutoencoderKL`]), text_encoder ([`CLIPTextModel`]), tokenizer ([`CLIPTokenizer`]),
-        unet ([`UNet2DConditionModel`]), scheduler ([`SchedulerMixin`]):
-            Components of a [`StableDiffusionPipeline`], the image generator; all `None` for a model that only
-            retrieves. `text_encoder` and `tokenizer` are needed for guidance alone.
+        image_generator ([`~diffusers.DiffusionPipeline`]):
+            Any pipeline of diffusers that [`derive_conditioning`] accepts, Stable Diffusion for one; `None` for a model
+            that only retrieves. Its text encoders are needed for guidance alone, where `negative_conditioning` is not
+            set. Its components and methods are this pipeline's too: `pipe.scheduler = ...`, `pipe.load_lora_weights`.
         ranking_size (`int`, *optional*):
             Height and width in pixels that a generated image is resized to before the image encoder's own
             preprocessing when it is scored, 224 in the authors' code; by default it is not resized.
@@ -96,11 +104,9 @@ class GillPipeline(RepositoryPipeline):
             Default of a call: the sources that images of prompts may come from, see [`GillProcessor`].
         retrieval_set_id (`str`, *optional*), retrieval_set_revision (`str`, *optional*):
             Dataset repository of the Hub with the images to retrieve, and its commit.
-        image_generator ([`~diffusers.DiffusionPipeline`], *optional*):
-            A whole image generator of any kind that [`derive_conditioning`] accepts, in place of the components.
     """
 
-    model_cpu_offload_seq = "model->text_encoder->unet->vae"
+    model_cpu_offload_seq = "model"
     _optional_components = list(COMPONENT_CLASSES)
     # Offloaded leaf by leaf, the adapters' weights could not be read where no layer is called.
     _exclude_from_cpu_offload = ["model"]
@@ -110,29 +116,18 @@ class GillPipeline(RepositoryPipeline):
         self,
         model: GillForConditionalGeneration | None,
         processor: GillProcessor | None,
-        vae: AutoencoderKL | None,
-        text_encoder: CLIPTextModel | None,
-        tokenizer: CLIPTokenizer | None,
-        unet: UNet2DConditionModel | None,
-        scheduler: SchedulerMixin | None,
+        image_generator: DiffusionPipeline | None,
         ranking_size: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         retrieval_set_id: str | None = None,
         retrieval_set_revision: str | None = None,
         allowed_image_sources: Collection[str] | None = None,
-        image_generator: DiffusionPipeline | None = None,
     ) -> None:
         super().__init__()
-        generator = {
-            "vae": vae,
-            "text_encoder": text_encoder,
-            "tokenizer": tokenizer,
-            "unet": unet,
-            "scheduler": scheduler,
-        }
-        generator = self._create_generator(image_generator, generator)
-        self.register_modules(model=model, processor=processor, **generator)
+        self._running_generators = []
+        self.register_modules(model=model, processor=processor, image_generator=image_generator)
+        self.negative_conditioning = stored_negatives(image_generator)
         defaults = self.call_defaults()
         self.register_to_config(
             ranking_size=ranking_size,
@@ -142,8 +137,6 @@ class GillPipeline(RepositoryPipeline):
             retrieval_set_revision=retrieval_set_revision,
             allowed_image_sources=allowed_image_sources,
         )
-        if model is not None and self.has_image_generator:
-            self._check_generator()
 
     # --- the steps of a call -----------------------------------------------------------------------------------------
 
@@ -165,6 +158,7 @@ class GillPipeline(RepositoryPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str],
         latents: torch.Tensor | None,
         negative_prompt_embeds: torch.Tensor | None,
+        image_generator_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """Refuse arguments that cannot work and components that are missing, before anything runs.
 
@@ -190,27 +184,24 @@ class GillPipeline(RepositoryPipeline):
             check_integer(name, value, least)
         if guidance_scale is not None:  # the default of some generators (Qwen-Image)
             check_number("guidance_scale", guidance_scale)
+        multiple = size_multiple(self.image_generator, image_generator_kwargs or {}) if self.image_generator else 8
         for name, size in (("height", height), ("width", width)):
-            if size is not None and (not isinstance(size, int) or size < 8 or size % 8):
-                raise ValueError(f"`{name}` must be a positive multiple of 8, got {size!r}.")
+            if size is not None and (type(size) is not int or size < 1 or size % multiple):
+                raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {size!r}.")
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}.")
         if output_type == "latent" and decision != "generate":
             raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved image has no latents.")
         check_per_prompt("generator", generator, torch.Generator, batch_size)
         check_per_prompt("negative_prompt", negative_prompt, str, batch_size)
-        owner = self._generator if self._is_whole_generator else self
-        known = getattr(owner, "_callback_tensor_inputs", self._callback_tensor_inputs)
+        known = getattr(self.image_generator, "_callback_tensor_inputs", self._callback_tensor_inputs)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in known]
         if unknown:
             raise ValueError(f"`callback_on_step_end_tensor_inputs` must be among {known}, got {unknown}.")
         check_rows("latents", latents, batch_size * num_images_per_prompt)
         check_rows("negative_prompt_embeds", negative_prompt_embeds, batch_size)
-        if decision != "retrieve" and self.has_image_generator and not self._is_whole_generator:
-            needed = ["scheduler"] if output_type == "latent" else ["vae", "scheduler"]
-            if (guidance_scale or 0) > 1 and negative_prompt_embeds is None:
-                needed += ["text_encoder", "tokenizer"]
-            self._check_components(*needed)
+        if decision != "retrieve" and self.has_image_generator:
+            self._check_generator_components(output_type, guidance_scale, negative_prompt, negative_prompt_embeds)
 
     def encode_prompt(self, prompts: Sequence[Any], force_image: bool, **kwargs: Any) -> BatchFeature:
         """The batch that the model reads; `kwargs` are those of the processor."""
@@ -355,19 +346,17 @@ class GillPipeline(RepositoryPipeline):
         tensors = self.model.config.conditioning_tensors
         drawn_from = take_images(conditioning, images)
         negative_prompts = _per_image(negative_prompt, repeated)
-        if self._is_whole_generator:
-            drawn_from |= {
-                name: values.to(next(iter(drawn_from.values())).device)
-                for name, values in self._negatives(negative_prompts, len(repeated), kwargs).items()
-                if name not in kwargs
-            }
-            negative_prompts = None
-        device, dtype = self._generator._execution_device, self._denoiser_dtype
+        drawn_from |= {
+            name: values.to(next(iter(drawn_from.values())).device)
+            for name, values in self._negatives(negative_prompts, len(repeated), kwargs).items()
+            if name not in kwargs
+        }
+        device, dtype = self.image_generator._execution_device, self._denoiser_dtype
         drawn_from = {name: v.to(device, dtype if v.is_floating_point() else None) for name, v in drawn_from.items()}
         generated = self._run_generator(
             **generator_arguments(drawn_from, tensors),
             generator=_per_image(generator, repeated),
-            **({"negative_prompt": negative_prompts} if "negative_prompt" in call_parameters(self._generator) else {}),
+            **without_negative_prompt(self.image_generator),
             output_type=output_type,
             **self._arguments_of_generator(kwargs),
         )
@@ -508,7 +497,7 @@ class GillPipeline(RepositoryPipeline):
         """
         # 1. Check inputs
         self._check_components("model", "processor")
-        check_names(self._generator, _CALL_ARGUMENTS, kwargs, image_generator_kwargs or {})
+        check_names(self.image_generator, _CALL_ARGUMENTS, kwargs, image_generator_kwargs or {})
         prompts = list_prompts(prompt)
         num_return_sequences = _first(
             num_return_sequences,
@@ -526,7 +515,7 @@ class GillPipeline(RepositoryPipeline):
         if reference_argument is not None:
             of_call = {"ip_adapter_image": ip_adapter_image, "latents": latents, **(image_generator_kwargs or {})}
             given = [name for name, value in of_call.items() if value is not None]
-            check_reference_argument(self._generator, reference_argument, given)
+            check_reference_argument(self.image_generator, reference_argument, given)
         self.check_inputs(
             batch_size=len(prompts),
             decision=decision,
@@ -551,6 +540,7 @@ class GillPipeline(RepositoryPipeline):
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             latents=latents,
             negative_prompt_embeds=negative_prompt_embeds,
+            image_generator_kwargs=image_generator_kwargs,
         )
 
         with self._call_state(scheduler, guidance_scale):
@@ -675,20 +665,59 @@ class GillPipeline(RepositoryPipeline):
         Args:
             kwargs: Of the generator's call; some change how it encodes a text, or whether it can be called.
         """
-        tensors = self.model.config.conditioning_tensors
-        if negative_prompts is None and self.negative_conditioning is not None:
+        generator, tensors = self.image_generator, self.model.config.conditioning_tensors
+        given = self._arguments_of_generator(kwargs)
+        encoded_with = given.keys() & {*inspect.signature(getattr(generator, "encode_prompt", len)).parameters}
+        if NEGATIVE + tensors[0].name in given or not self._guides(given):
+            return {}
+        if negative_prompts is None and self.negative_conditioning is not None and not encoded_with:
             found = [self.negative_conditioning] * num_images
         else:
+            self._offload_model()
             self._load_text_encoders()
+            lacking = self._lacks_text_encoders()
+            if lacking:
+                raise ValueError(f"A text to guide away from needs `{lacking[0]}` of the image generator.")
             texts: list[str | None] = [*negative_prompts] if negative_prompts else [None] * num_images
             call = {
                 name: value
-                for name, value in self._arguments_of_generator(kwargs).items()
+                for name, value in given.items()
                 if name != "latents" and not name.startswith(("callback", "ip_adapter", NEGATIVE))
             }
-            encoded = {text: capture_negatives(self._generator, tensors, text, **call) for text in dict.fromkeys(texts)}
+            encoded = {text: capture_negatives(generator, tensors, text, **call) for text in dict.fromkeys(texts)}
             found = [encoded[text] for text in texts]
         return {name: torch.cat([own[name] for own in found]) for name in found[0]}
+
+    def _guides(self, given: dict[str, Any]) -> bool:
+        """Whether the image generator would guide away from anything in the running call, as far as it says."""
+        return "guidance_scale" not in given or bool(getattr(self._state, "do_classifier_free_guidance", True))
+
+    def _check_generator_components(
+        self,
+        output_type: str,
+        guidance_scale: float | None,
+        negative_prompt: str | list[str] | None,
+        negative_prompt_embeds: torch.Tensor | None,
+    ) -> None:
+        """Refuse a call that needs a component of the image generator that is not there."""
+        generator = self.image_generator
+        expected, _ = generator._get_signature_keys(generator)
+        missing = [
+            name
+            for name in expected
+            if getattr(generator, name, None) is None
+            and name not in generator._optional_components
+            and not name.startswith(TEXT_PREFIXES)
+            and not (name == "vae" and output_type == "latent")
+        ]
+        guides = (guidance_scale or 0) > 1 and negative_prompt_embeds is None
+        if guides and (negative_prompt is not None or self.negative_conditioning is None):
+            missing += self._lacks_text_encoders()
+        if missing:
+            raise ValueError(
+                f"This call needs {', '.join(f'`{name}`' for name in missing)}, which the image generator was made "
+                f"without; set `pipe.{missing[0]}` or pass `{missing[0]}=` to `from_pretrained`."
+            )
 
     def _check_components(self, *names: str) -> None:
         missing = [name for name in names if getattr(self, name) is None]

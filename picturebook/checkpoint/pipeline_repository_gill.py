@@ -17,22 +17,26 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging as transformers_logging
 
-from .conditioning_gill import read_negatives
-
-from .components_gill import (
-    COMPONENT_CLASSES,
-    GENERATOR_COMPONENTS,
-    HUB_OPTIONS,
-    TEXT_PREFIXES,
-    LoadOptions,
-    is_unchanged,
-    load_options,
-    load_whole_generator,
-)
+from .components_gill import COMPONENT_CLASSES
 from .components_gill import __name__ as components_module
 from .conditioning_capture_gill import call_parameters, check_negatives
+from .generator_loading_gill import (
+    is_unchanged,
+    load_text_encoders,
+    quantization_of,
+    text_left_out,
+)
 from .hub_push_gill import OneCommit, clear_hub_errors, files_of, full_repo_id
 from .image_generator_gill import ImageGeneratorMixin
+from .load_options_gill import (
+    DTYPE,
+    GENERATOR_COMPONENTS,
+    TEXT_PREFIXES,
+    LoadOptions,
+    current_options,
+    is_component,
+    load_options,
+)
 from .repository_writer_gill import REPOSITORY_FILES, RETRIEVAL_SET_FOLDER, write_repository
 from .retrieval_set_gill import RetrievalSet
 from .retrieval_storage_gill import INFO_FILE
@@ -58,7 +62,6 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
     _retrieval_set_lock = threading.RLock()
     _hub_options: Mapping[str, Any] = MappingProxyType({})
     _negative_conditioning: dict[str, torch.Tensor] | None = None
-    _text_left_out: tuple[str, ...] = ()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -85,28 +88,38 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
         ['a blue house on the left at night']
         ```
         """
-        options = LoadOptions(
-            {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name)}, kwargs.pop("variant", None)
-        )
+        variant = kwargs.pop("variant", None)
+        if "dtype" in kwargs or "torch_dtype" in kwargs:
+            kwargs[DTYPE] = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        options = LoadOptions.of({**kwargs, "variant": variant}, {})
+        for given in [given for given in kwargs if given not in cls._get_signature_keys(cls)[0]]:
+            if is_component(given, kwargs[given]):
+                options.components[given] = kwargs.pop(given)
+        if options.components and "image_generator" in kwargs:
+            raise ValueError(
+                f"`image_generator` is a whole pipeline: set {next(iter(options.components))!r} on it, or give it "
+                "without `image_generator`."
+            )
+        quantization, device_map = kwargs.get("quantization_config"), kwargs.get("device_map")
+        if quantization is not None:
+            kwargs["quantization_config"] = quantization_of(quantization, ("model",))
+        if device_map == "balanced":
+            del kwargs["device_map"]  # each part balances itself; diffusers would look for their configurations
         kwargs.setdefault("use_safetensors", True)
         name = os.fspath(pretrained_model_name_or_path)
         folder = name
         # diffusers' own check for the variant knows nothing of components in the root or in other repositories.
         if not os.path.isdir(name) and name.count("/") <= 1:
-            folder = cls.download(name, variant=options.variant, **kwargs)
-        negatives = read_negatives(folder)
+            folder = cls.download(name, variant=variant, **kwargs)
         with load_options(options), _one_progress_bar():
-            whole = None
-            if not {*GENERATOR_COMPONENTS, "image_generator"} & {*kwargs}:
-                whole = load_whole_generator(folder, options, without_text=negatives is not None, **kwargs)
-            if whole is not None:
-                kwargs |= {**dict.fromkeys(GENERATOR_COMPONENTS), "image_generator": whole}
             pipeline = super().from_pretrained(folder, **kwargs)
-        pipeline.negative_conditioning = negatives
-        if whole is not None and negatives is not None:
-            pipeline._text_left_out = tuple(
-                name for name, part in whole.components.items() if part is None and name.startswith(TEXT_PREFIXES)
-            )
+        if quantization is not None:
+            pipeline.quantization_config = quantization
+        if device_map == "balanced":
+            pipeline.hf_device_map = {
+                "model": getattr(pipeline.model, "hf_device_map", None) or pipeline.model.device,
+                **(getattr(pipeline.image_generator, "hf_device_map", None) or {}),
+            }
         if options.variant is not None and not options.variant_found:
             raise ValueError(f"No component of {name!r} has weights of the variant {options.variant!r}.")
         pipeline.register_to_config(_name_or_path=name)
@@ -115,9 +128,28 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
         return pipeline
 
     @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
+        """A pipeline over the components of another one, or over an image generator.
+
+        Args:
+            pipeline ([`~diffusers.DiffusionPipeline`]): A [`GillPipeline`], or an image generator of any kind.
+            kwargs: Components and arguments to replace; `model` and `processor` over an image generator.
+        """
+        if not isinstance(pipeline, RepositoryPipeline):
+            kwargs.setdefault("image_generator", pipeline)
+        return super().from_pipe(pipeline, **kwargs)
+
+    @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         # `model_index.json` names only components that are in the repository, and those that the pipeline is without.
-        init, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
+        if current_options().loading.get("device_map") == "balanced" and cls.__module__.startswith("diffusers_modules"):
+            raise ValueError(
+                "`device_map='balanced'` needs the class of the package: `GillPipeline.from_pretrained`, not "
+                "`DiffusionPipeline.from_pretrained`."
+            )
+        own = {name: entry for name, entry in config_dict.items() if name not in GENERATOR_COMPONENTS}
+        kwargs = {name: value for name, value in kwargs.items() if not is_component(name, value)}
+        init, unused, hidden = super().extract_init_dict(own, **kwargs)
         absent = {name for name, entry in init.items() if isinstance(entry, (list, tuple)) and entry[0] is None}
         loaders = {
             name: (components_module, loader) for name, loader in COMPONENT_CLASSES.items() if name not in absent
@@ -162,12 +194,13 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
         push_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
         if kwargs.get("is_main_process", True):
             usual = self.call_defaults()
+            parts, whole = self._generator_to_save(self_contained)
             write_repository(
                 save_directory,
                 self.model,
                 self.processor,
-                generator=None if self._is_whole_generator else self._components_to_save(self_contained),
-                image_generator=self._whole_generator_to_save(self_contained),
+                generator=parts,
+                image_generator=whole,
                 negative_conditioning=self.negative_conditioning,
                 retrieval_set=self._retrieval_set_to_save(),
                 pipeline_config={
@@ -319,58 +352,50 @@ class RepositoryPipeline(ImageGeneratorMixin, DiffusionPipeline):
 
     def call_defaults(self) -> dict[str, Any]:
         """How many steps and how much guidance a call of the image generator takes that says nothing of them."""
-        parameters = call_parameters(self._generator)
+        parameters = call_parameters(self.image_generator)
         return {
             name: parameters[name].default if name in parameters else usual for name, usual in CALL_DEFAULTS.items()
         }
 
     def _load_text_encoders(self) -> None:
-        """Load the text encoders that a generator was loaded without, for a text to guide away from or to save them.
-
-        Raises:
-            ValueError: the generator was given without any.
-        """
-        generator = self._generator
+        """Load the text encoders that a generator was loaded without, for a text to guide away from or to save them."""
         with self._retrieval_set_lock:
-            if self._text_left_out:
-                source, config = generator.config["_name_or_path"], self.model.config
-                is_reference = source == config.image_generator_id
-                whole = DiffusionPipeline.from_pretrained(
-                    source,
-                    **{name: part for name, part in generator.components.items() if name not in self._text_left_out},
-                    **({"revision": config.image_generator_revision} if is_reference else {}),
-                    **self._hub_options,
-                    dtype=self._denoiser_dtype,
-                )
-                parts = {name: getattr(whole, name) for name in self._text_left_out}
-                for part in parts.values():
-                    if isinstance(part, torch.nn.Module):
-                        part.to(generator._execution_device)
-                # Attributes that follow from a tokenizer are set anew too.
-                type(generator).__init__(generator, **{**generator.components, **parts}, **generator.parameters)
-                self._text_left_out = ()
-        encoders = [name for name in generator.components if "text_encoder" in name]
-        if encoders and all(getattr(generator, name) is None for name in encoders):
-            raise ValueError(f"A text to guide away from needs `{encoders[0]}` of the image generator.")
+            load_text_encoders(self.image_generator)
 
-    def _whole_generator_to_save(self, self_contained: bool) -> Any:
-        """The generator if the repository holds it; `None` if it is of components or loaded from elsewhere."""
-        if not self._is_whole_generator:
-            return None
-        parts = [part for part in self._generator.components.values() if part is not None]
-        referenced = self.model.config.image_generator_id is not None
-        if referenced and not self_contained and all(is_unchanged(part) for part in parts):
-            return None
-        if self._text_left_out:
-            self._load_text_encoders()
-        return self._generator
+    def _lacks_text_encoders(self) -> list[str]:
+        """The text encoders of the image generator, if it has none of them and knows of none to load."""
+        generator = self.image_generator
+        encoders = [name for name in generator.components if name.startswith(TEXT_PREFIXES)]
+        given = [name for name in encoders if getattr(generator, name) is not None]
+        tokenizes = any(name.startswith("tokenizer") for name in given) or not any(
+            name.startswith("tokenizer") for name in encoders
+        )
+        encodes = any(name.startswith("text_encoder") for name in given)
+        if text_left_out(generator) is not None or (encodes and tokenizes):
+            return []
+        return [name for name in encoders if name not in given]
 
-    def _components_to_save(self, self_contained: bool) -> dict[str, Any]:
-        """Components that the repository holds, or that the pipeline is without (`None`)."""
-        components = {name: getattr(self, name) for name in GENERATOR_COMPONENTS}
-        if self.has_image_generator and (self_contained or self.model.config.image_generator_id is None):
-            return components
-        return {name: part for name, part in components.items() if part is None or not is_unchanged(part)}
+    def _generator_to_save(self, self_contained: bool) -> tuple[dict[str, Any] | None, Any]:
+        """Components of the image generator that the repository holds or is without, or else the whole generator.
+
+        A generator from another repository is named, with its changed components beside it.
+        """
+        generator = self.image_generator
+        if generator is None:
+            return dict.fromkeys(GENERATOR_COMPONENTS), None
+        if self.model.config.image_generator_id is not None and not self_contained:
+            left_out = text_left_out(generator)
+            others = [name for name in generator.components if left_out is None or name not in left_out.names]
+            parts = {name: getattr(generator, name) for name in others}
+            changed = {
+                name: part
+                for name, part in parts.items()
+                if (name in GENERATOR_COMPONENTS if part is None else not is_unchanged(part))
+            }
+            if {*changed} <= {*GENERATOR_COMPONENTS}:
+                return changed, None
+        self._load_text_encoders()
+        return None, generator
 
     def _card_and_samples(self) -> dict[str, Path]:
         own = Path(str(self.config.get("_name_or_path") or ""))

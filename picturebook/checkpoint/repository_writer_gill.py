@@ -3,7 +3,8 @@
 config.json, model.safetensors, ...      the model: adapters, and the backbones where the repository is self-contained
 processor_config.json, tokenizer.json    the processor
 model_index.json                         the pipeline: how it generates, and where its components are
-vae/, unet/, ...                         components of the image generator that no other repository has
+image_generator/                         the image generator, where no other repository has it
+vae/, unet/, ...                         components of it that differ from those of the other repository
 retrieval_set/                           images to retrieve, where no dataset repository has them
 *_gill.py                                the code, for those who have not installed the package
 
@@ -22,8 +23,9 @@ from typing import Any
 from .atomic_write_gill import replace_folder
 from .conditioning_gill import NEGATIVES_FILE, write_negatives
 
-from .components_gill import GENERATOR_COMPONENTS, GENERATOR_FOLDER
+from .generator_loading_gill import GENERATOR_FOLDER
 from .hub_layout_gill import write_code, write_model_index
+from .load_options_gill import GENERATOR_COMPONENTS
 from .retrieval_set_gill import RetrievalSet
 
 RETRIEVAL_SET_FOLDER = "retrieval_set"
@@ -116,7 +118,7 @@ def write_repository(
             `None` for a pipeline without it. Components that are not named are loaded from the repository that
             `config.image_generator_id` names; where it names none, the pipeline has none.
         image_generator ([`~diffusers.DiffusionPipeline`], *optional*):
-            A whole image generator of another kind, to be saved into the folder `image_generator`.
+            A whole image generator, to be saved into the folder `image_generator`.
         negative_conditioning (`Mapping[str, torch.Tensor]`, *optional*):
             What it guides away from, as [`capture_negatives`] makes it of one prompt.
         retrieval_set ([`RetrievalSet`], *optional*):
@@ -185,18 +187,19 @@ def write_repository_files(
     """
     components = _components(model.config, generator)
     _check_no_adapters(components)
+    entries: dict[str, Any] = dict(pipeline_config or {})
     if image_generator is not None:
-        components = dict.fromkeys(GENERATOR_COMPONENTS)
+        components = {}
         _check_no_adapters(image_generator.components)
-        image_generator.save_pretrained(new / GENERATOR_FOLDER)
-        _forget_folders(new / GENERATOR_FOLDER)
+        _save_component(image_generator, new / GENERATOR_FOLDER, save_options)
+        # diffusers downloads the folders that are named here.
+        entries[GENERATOR_FOLDER] = ["diffusers", type(image_generator).__name__]
     if negative_conditioning is not None:
         write_negatives(new / NEGATIVES_FILE, negative_conditioning)
     model.save_pretrained(new, self_contained=self_contained, **save_options)
-    if all(name in components for name in GENERATOR_COMPONENTS):
+    if image_generator is not None or all(name in components for name in GENERATOR_COMPONENTS):
         _set_keys_to_null(new / "config.json", "image_generator_id", "image_generator_revision")
     processor.save_pretrained(new)
-    entries: dict[str, Any] = dict(pipeline_config or {})
     for name, component in components.items():
         entries[name] = [None, None]
         if component is not None:
@@ -244,7 +247,7 @@ def _save_component(component: Any, folder: Path, save_options: Mapping[str, Any
 
 def _forget_folders(folder: Path) -> None:
     # diffusers writes down which folder of this machine a component was loaded from.
-    for path in folder.rglob("*config.json"):
+    for path in [*folder.rglob("*config.json"), *folder.rglob("model_index.json")]:
         if os.path.exists(json.loads(path.read_text(encoding="utf-8")).get("_name_or_path") or ""):
             _set_keys_to_null(path, "_name_or_path")
 
