@@ -19,7 +19,10 @@ from modeling_gill.conditioning_gill import take_images
 from modeling_gill.configuration_gill import GillConfig  # noqa: F401
 from modeling_gill.decoder_traits_gill import run_decoder  # noqa: F401
 from modeling_gill.fingerprint_gill import fingerprint_name  # noqa: F401
+from modeling_gill.generation_cache_gill import take_columns  # noqa: F401
 from modeling_gill.generation_gill import find_images  # noqa: F401
+from modeling_gill.generation_prompt_gill import GenerationPrompt  # noqa: F401
+from modeling_gill.generation_segments_gill import SegmentRows  # noqa: F401
 from modeling_gill.image_conversion_gill import image_to_rgb  # noqa: F401
 from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import load_image  # noqa: F401
@@ -33,6 +36,7 @@ from modeling_gill.processing_gill import GillProcessor
 from modeling_gill.prompt_gill import list_prompts
 from modeling_gill.retrieval_heads_gill import GillRetrievalMixin  # noqa: F401
 from modeling_gill.token_rows_gill import GillTokenMixin  # noqa: F401
+from modeling_gill.turns_gill import ImageTurns  # noqa: F401
 from modeling_gill.url_fetching_gill import fetch_url  # noqa: F401
 
 from .answer_gill import DECISIONS, AnswerEnd, ImageSlot
