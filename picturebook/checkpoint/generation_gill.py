@@ -1,14 +1,16 @@
-"""What `generate` of GILL adds to transformers' own: images in the prompt, the rules of the `[IMG]` tokens, and the
-outputs of the heads at the images that were written."""
+"""What `generate` of GILL adds to transformers' own: images in the prompt, the rules of the `[IMG]` tokens, text and
+images in turn, and the outputs of the heads at the images that were written."""
 
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache, GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
-from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
+from .generation_cache_gill import copy_first_columns
+from .generation_prompt_gill import GenerationPrompt, OptionLookup, first_id
 from .outputs_gill import CACHE_NAME, GillGenerateOutput
+from .turns_gill import ImageCallback, ImageTurns
 
 
 class ImgTokenLogitsProcessor(LogitsProcessor):
@@ -64,6 +66,36 @@ class ImgTokenLogitsProcessor(LogitsProcessor):
         return scores.index_copy_(1, self.ids, torch.cat([first_scores, next_scores], dim=1))
 
 
+class OpeningTokenLogitsProcessor(LogitsProcessor):
+    """
+    The rules of images whose tokens are never predicted (DreamLLM): the token that opens one is forbidden before
+    `min_text_tokens` tokens are written, and what stands in the image always is.
+
+    Args:
+        opening_token_id (`int`): Id of the token that opens an image.
+        image_output_token_ids (`list[int]`): Ids of the tokens of an image.
+        prompt_length, min_text_tokens (`int`): As of [`ImgTokenLogitsProcessor`].
+    """
+
+    def __init__(
+        self, opening_token_id: int, image_output_token_ids: list[int], prompt_length: int, min_text_tokens: int = 0
+    ) -> None:
+        self.opening_token_id = opening_token_id
+        self.prompt_length, self.min_text_tokens = prompt_length, min_text_tokens
+        self.ids = torch.tensor(image_output_token_ids)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Args and return: as of [`ImgTokenLogitsProcessor`]."""
+        if int(self.ids.max() if self.ids.device.type == "cpu" else 0) >= scores.shape[-1]:
+            return scores  # an assistant model that has no such tokens
+        if self.ids.device != scores.device:
+            self.ids = self.ids.to(scores.device)
+        scores = scores.index_fill(1, self.ids, -torch.inf)
+        if input_ids.shape[1] - self.prompt_length < self.min_text_tokens:
+            scores[:, self.opening_token_id] = -torch.inf
+        return scores
+
+
 class GillGenerationMixin(GenerationMixin):
     """transformers' `generate` for [`GillForConditionalGeneration`]."""
 
@@ -78,31 +110,48 @@ class GillGenerationMixin(GenerationMixin):
         min_text_tokens: int = 0,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        image_callback: ImageCallback | None = None,
         **kwargs: Any,
     ) -> GillGenerateOutput | torch.Tensor:
         r"""
-        transformers' own `generate`, with images in the prompt and the rules of the `[IMG]` tokens.
+        transformers' own `generate`, with images in the prompt, and text and images in turn.
+
+        Text is written up to the token that opens an image. The other tokens of the image are then read in one pass
+        over the cache, and the text goes on. In a batch, rows that have opened an image wait for the others, and each
+        row is written as it would be alone.
 
         Args:
             inputs (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Left-padded prompts; may also be given as `input_ids`. By default one prompt that is the BOS token.
             generation_config, logits_processor (*optional*): As in transformers.
-            image_token_scale (`float`, defaults to 1.0): Factor on the logit of `[IMG0]`, see [`GillConfig`].
+            image_token_scale (`float`, defaults to 1.0):
+                Factor on the logit of the token that opens an image, see [`GillConfig`].
             min_text_tokens (`int`, defaults to 0): Number of tokens to write before the first image.
             pixel_values, image_features (*optional*):
                 The images of the prompts, as in [`~GillForConditionalGeneration.forward`], with the other outputs of
                 the image processor. With `past_key_values` either the images of the whole conversation or those of
                 its new part.
+            image_callback (`Callable`, *optional*):
+                Called with the images that the rows of the batch have just written, one of each row that has: a
+                [`GillOutput`] with the fields `img_batch_indices` to `decision_logits`. It returns the features of
+                the images to read back, of shape `(num_images, *config.image_feature_shape)` or a list with `None`
+                for images that are not read, or `None` for none at all. A row reads its image, between the tokens
+                that stand around images, before its text goes on. A prompt that ends with an image of the answer
+                counts as having written it.
             kwargs: Everything else that `GenerationMixin.generate` takes.
 
         Returns:
-            [`GillGenerateOutput`] if `return_dict_in_generate=True`, otherwise its `sequences`. An image that
-            `max_new_tokens` would cut is completed, as in the authors' code, which makes the answer up to
-            `num_image_output_tokens - 1` tokens longer. Images that lie wholly in the tokens of `past_key_values`
-            are not reported again.
+            [`GillGenerateOutput`] if `return_dict_in_generate=True`, otherwise its `sequences`. An image that is begun
+            is completed, as in the authors' code. Its tokens count as new ones where they are predicted (GILL), so
+            that an answer can be up to `num_image_output_tokens - 1` tokens longer than `max_new_tokens`. Tokens that
+            are never predicted (DreamLLM), and those of images read back, count against the context alone, at whose
+            end an answer ends. Images that lie wholly in the tokens of `past_key_values` are not reported again.
+            After an image, `past_key_values` is that of a single row or `None`, and beams are searched anew: scores
+            and indices of beams are `None`.
 
         Raises:
-            ValueError: ids, lengths or images that do not fit, with both numbers.
+            ValueError: ids, lengths or images that do not fit, with both numbers; an option that does not go with
+                images in turn.
 
         Example:
 
@@ -127,32 +176,59 @@ class GillGenerationMixin(GenerationMixin):
         image_inputs = self.take_image_inputs(kwargs)
         if not self.language_model_traits.decoder.continues:
             kwargs["use_cache"] = False
-        option = _OptionLookup(kwargs, generation_config, self.generation_config)
+        option = OptionLookup(kwargs, generation_config, self.generation_config)
         input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
-        prompt = _Prompt(self, input_ids, kwargs, pixel_values, image_features, image_inputs, option)
+        prompt = GenerationPrompt(self, input_ids, kwargs, pixel_values, image_features, image_inputs, option)
         self._check_length(prompt.offset + prompt.input_ids.shape[1] + (option("max_new_tokens") or 0))
-        rules = ImgTokenLogitsProcessor(self.config.image_output_token_ids, prompt.input_ids.shape[1], min_text_tokens)
+        pad_token_id = first_id(option("pad_token_id"), option("eos_token_id"), 0)
+        turns = ImageTurns(self, prompt, image_callback, pad_token_id)
         generated = super().generate(
             prompt.input_ids if prompt.input_ids.shape[1] else None,
             generation_config,
-            LogitsProcessorList([*(logits_processor or []), rules]),
+            LogitsProcessorList([*(logits_processor or []), self._image_rules(prompt, min_text_tokens)]),
             attention_mask=prompt.attention_mask,
+            turns=turns,
             **prompt.image_kwargs,
             **kwargs,
         )
+        if turns.are_required and not turns.rows:
+            raise ValueError(
+                "This way of generating does not write text and images in turn; expected greedy decoding, sampling, "
+                "beams or assisted decoding."
+            )
         sequences = generated if isinstance(generated, torch.Tensor) else generated.sequences
         # transformers fills unfinished columns of beams with -1 where the pad token's id is 0 or missing.
-        pad_token_id = _first_id(option("pad_token_id"), option("eos_token_id"), 0)
         sequences = sequences.masked_fill(sequences < 0, pad_token_id)
-        completed = complete_images(sequences, self.config.image_output_token_ids, pad_token_id)
-        longest = self.config.max_position_embeddings
-        if longest is None or prompt.offset + completed.shape[1] <= longest:
-            sequences = completed
+        if not turns.rows:
+            completed = complete_images(sequences, self.config.image_output_token_ids, pad_token_id)
+            longest = self.config.max_position_embeddings
+            if longest is None or prompt.offset + completed.shape[1] <= longest:
+                sequences = completed
         if isinstance(generated, torch.Tensor):
             return sequences
-        images = self._image_outputs_of_sequences(sequences, prompt, generated)
+        images = self._image_outputs_of_sequences(sequences, prompt, generated, turns.states())
         fields = {name: value for name, value in generated.items() if name in GillGenerateOutput.__dataclass_fields__}
-        return GillGenerateOutput(**{**fields, "sequences": sequences, **images})
+        mask = turns.forced_token_mask(sequences) if turns.rows else None
+        return GillGenerateOutput(**{**fields, "sequences": sequences, "forced_token_mask": mask, **images})
+
+    def _image_rules(self: Any, prompt: GenerationPrompt, min_text_tokens: int) -> LogitsProcessor:
+        ids, prompt_length = self.config.image_output_token_ids, prompt.input_ids.shape[1]
+        if self.config.predict_image_output_tokens and self.config.opening_token_id == ids[0]:
+            return ImgTokenLogitsProcessor(ids, prompt_length, min_text_tokens)
+        return OpeningTokenLogitsProcessor(self.config.opening_token_id, ids, prompt_length, min_text_tokens)
+
+    # transformers' methods of decoding, once it has prepared their arguments. Models of its own override them too.
+
+    def _sample(self: Any, input_ids: torch.Tensor, *, turns: ImageTurns | None = None, **kwargs: Any) -> Any:
+        return _decode(super()._sample, input_ids, turns, kwargs, is_sampling=True)
+
+    def _beam_search(self: Any, input_ids: torch.Tensor, *, turns: ImageTurns | None = None, **kwargs: Any) -> Any:
+        return _decode(super()._beam_search, input_ids, turns, kwargs)
+
+    def _assisted_decoding(
+        self: Any, input_ids: torch.Tensor, *, turns: ImageTurns | None = None, **kwargs: Any
+    ) -> Any:
+        return _decode(super()._assisted_decoding, input_ids, turns, kwargs)
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self: Any,
@@ -160,6 +236,7 @@ class GillGenerationMixin(GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         image_token_mask: torch.Tensor | None = None,
+        turns: ImageTurns | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """As in transformers. The prompt is embedded here, where it is known which placeholders are images.
@@ -169,6 +246,7 @@ class GillGenerationMixin(GenerationMixin):
                 The images of each prompt, padded, so that transformers can repeat them with their prompt.
             image_token_mask (`torch.BoolTensor` of shape `(batch_size, prompt_length)`, *optional*):
                 Where the embeddings of images stand. A placeholder that the model writes is a token like any other.
+            turns ([`ImageTurns`], *optional*): Not used here; transformers passes on what is named here.
         """
         model_inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         model_inputs["output_images"] = False
@@ -202,179 +280,73 @@ class GillGenerationMixin(GenerationMixin):
         return embeds.masked_scatter(mask[..., None], visual.to(embeds))
 
     def _image_outputs_of_sequences(
-        self: Any, sequences: torch.Tensor, prompt: "_Prompt", generated: Any
+        self: Any,
+        sequences: torch.Tensor,
+        prompt: GenerationPrompt,
+        generated: Any,
+        known: dict[tuple[int, int], torch.Tensor],
     ) -> dict[str, Any]:
-        """Outputs of the heads at the images in `sequences`.
-
-        The state of the last token is never computed while generating. So the columns from the first image on are
-        read once more over the cache of what precedes them. Where there is no such cache (beams, `use_cache=False`,
-        sliding windows), the rows that hold an image are read again as a whole.
-        """
+        """Outputs of the heads at the images in `sequences`, whose states are computed where they are not known."""
         rows, starts = find_images(sequences, self.config.image_output_token_ids)
         is_new = starts + prompt.offset >= prompt.num_cached_tokens
         rows, starts = rows[is_new], starts[is_new]
-        if not len(rows):
-            nothing = self.img_embeddings.weight.new_zeros(
-                0, self.config.num_image_output_tokens, self.config.embedding_dim
-            )
-            return {"img_batch_indices": rows, "img_start_positions": starts, **self.image_outputs(nothing)}
+        states = self.img_embeddings.weight.new_zeros(
+            len(rows), self.config.num_image_output_tokens, self.config.embedding_dim
+        )
+        places = list(zip(rows.tolist(), starts.tolist(), strict=True))
+        is_known = torch.tensor([place in known for place in places], dtype=torch.bool)
+        if is_known.any():
+            found = torch.stack([known[place] for place in places if place in known])
+            states = states.to(found).masked_scatter(is_known[:, None, None].to(found.device), found)
+        if not is_known.all():
+            unknown = ~is_known.to(rows.device)
+            is_beam = getattr(generated, "beam_indices", None) is not None
+            cache = None if is_beam else generated.get(CACHE_NAME)
+            found = self.states_of_images(sequences, prompt, cache, rows[unknown], starts[unknown])
+            states = states.to(found).masked_scatter(unknown[:, None, None].to(found.device), found)
+        return {"img_batch_indices": rows, "img_start_positions": starts, **self.image_outputs(states)}
+
+    def states_of_images(
+        self: Any,
+        sequences: torch.Tensor,
+        prompt: GenerationPrompt,
+        cache: Any | None,
+        rows: torch.Tensor,
+        starts: torch.Tensor,
+    ) -> torch.Tensor:
+        """States at images of answers, which are read once more.
+
+        The state of the last token is never computed while generating. So the columns from the first image on are
+        read over the cache of what precedes them. Where there is no such cache (beams, `use_cache=False`, sliding
+        windows), the rows that hold an image are read again as a whole.
+
+        Args:
+            sequences (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Prompts and answers.
+            cache (`Cache`, *optional*): Of their columns; it is not changed.
+            rows, starts (`torch.LongTensor` of shape `(num_images,)`): Where the images stand in `sequences`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`.
+        """
         kept, index = rows.unique(return_inverse=True)
-        cache = None
-        if getattr(generated, "beam_indices", None) is None:
-            cache = _first_tokens_of_cache(generated.get(CACHE_NAME), kept, prompt.offset + int(starts.min()))
+        cache = copy_first_columns(cache, kept, prompt.offset + int(starts.min()))
         begin = 0 if cache is None else cache.get_seq_length()
         end = prompt.offset + int(starts.max()) + self.config.num_image_output_tokens
         embeds, mask = prompt.read(sequences, kept, begin, end)
         states = self.run_language_model(
             embeds, mask, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
-        images = self._images_at(states, index, starts + prompt.offset - begin)
-        return {**images, "img_batch_indices": rows, "img_start_positions": starts}
+        columns = starts[:, None] + torch.arange(self.config.num_image_output_tokens, device=starts.device)
+        return states[index[:, None].to(states.device), (columns + prompt.offset - begin).to(states.device)]
 
 
-class _OptionLookup:
-    """An option of generation, from where transformers takes it: the call, its configuration, the model's."""
-
-    def __init__(self, kwargs: dict[str, Any], *configs: GenerationConfig | None) -> None:
-        self.sources = [kwargs, *(vars(config) for config in configs if config is not None)]
-
-    def __call__(self, name: str) -> Any:
-        return next((source[name] for source in self.sources if source.get(name) is not None), None)
-
-
-class _Prompt:
-    """The prompts of a call of `generate`, checked, and where their columns lie among all tokens.
-
-    Attributes:
-        input_ids (`torch.LongTensor` of shape `(batch_size, prompt_length)`): Empty for prompts of embeddings alone.
-        attention_mask (`torch.LongTensor` of shape `(batch_size, offset + prompt_length)`).
-        offset (`int`): Number of tokens before the first column of `input_ids`: tokens of the cache that are not
-            repeated, or embeddings without ids.
-        num_cached_tokens (`int`): Number of tokens in `past_key_values`.
-        image_kwargs (`dict`): Images for `prepare_inputs_for_generation`, where the new part of a prompt has any.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        input_ids: torch.Tensor | None,
-        kwargs: dict[str, Any],
-        pixel_values: torch.Tensor | None,
-        image_features: torch.Tensor | None,
-        image_inputs: dict[str, Any],
-        option: _OptionLookup,
-    ) -> None:
-        self.model = model
-        self.image_inputs = image_inputs
-        self.inputs_embeds = kwargs.get("inputs_embeds")
-        cache = kwargs.get(CACHE_NAME)
-        self.num_cached_tokens = 0 if cache is None else int(cache.get_seq_length())
-        if input_ids is None and self.inputs_embeds is None:
-            bos_token_id = option("bos_token_id")
-            if bos_token_id is None:
-                raise ValueError("`generate` needs `input_ids` or `inputs_embeds`, or a `bos_token_id` to start from.")
-            input_ids = torch.full((1, 1), bos_token_id, device=model.img_embeddings.weight.device)
-        if input_ids is None:
-            assert self.inputs_embeds is not None
-            input_ids = self.inputs_embeds.new_zeros(self.inputs_embeds.shape[0], 0, dtype=torch.long)
-        self.input_ids = input_ids
-        self.attention_mask = kwargs.pop("attention_mask", None)
-        if self.attention_mask is None:
-            self.attention_mask = self._mask_of_padding(option)
-        self.offset = self.attention_mask.shape[1] - input_ids.shape[1]
-        if self.num_cached_tokens and self.attention_mask.shape[1] <= self.num_cached_tokens:
-            raise ValueError(
-                f"The prompt has {self.attention_mask.shape[1]} tokens, but `past_key_values` holds "
-                f"{self.num_cached_tokens}; expected the ids of the whole conversation, or its new ids with an "
-                "`attention_mask` over the whole."
-            )
-        self.images: tuple[torch.Tensor | None, torch.Tensor | None] = (pixel_values, image_features)
-        self.image_token_mask: torch.Tensor | None = None
-        self.image_kwargs: dict[str, torch.Tensor] = {}
-        if self.inputs_embeds is None:
-            model.check_input_ids(input_ids)
-            self.image_token_mask = self._find_placeholders()
-            if self.image_token_mask[:, self.num_cached_tokens :].any():
-                self._read_images()
-
-    def _mask_of_padding(self, option: _OptionLookup) -> torch.Tensor:
-        if not self.input_ids.shape[1]:
-            assert self.inputs_embeds is not None
-            return self.inputs_embeds.new_ones(self.inputs_embeds.shape[:2], dtype=torch.long)
-        pad_token_id = option("pad_token_id")
-        # Where padding looks like another token, it cannot be told from it.
-        if pad_token_id is None or pad_token_id in (option("bos_token_id"), option("eos_token_id")):
-            return torch.ones_like(self.input_ids)
-        return ((self.input_ids != pad_token_id).cumsum(1) > 0).long()
-
-    def _find_placeholders(self) -> torch.Tensor:
-        config = self.model.config
-        placeholders = nn.functional.pad(self.input_ids == config.image_token_id, (self.offset, 0))
-        is_new = torch.arange(placeholders.shape[1], device=placeholders.device) >= self.num_cached_tokens
-        num_images = next((images.shape[0] for images in self.images if images is not None), 0)
-        # The images of the whole conversation, or those of its new part.
-        is_whole = num_images * config.num_visual_tokens == int(placeholders.sum())
-        mask = placeholders if is_whole else placeholders & is_new
-        self.model.check_number_of_images(int(mask.sum()), num_images)
-        return mask
-
-    def _read_images(self) -> None:
-        pixel_values, image_features = self.images
-        if image_features is None:
-            image_features = self.model.get_image_features(pixel_values, **self.image_inputs).pooler_output
-        assert image_features is not None and self.image_token_mask is not None
-        counts = (self.image_token_mask.sum(1) // self.model.config.num_visual_tokens).tolist()
-        padded = nn.utils.rnn.pad_sequence(list(image_features.split(counts)), batch_first=True)
-        self.image_kwargs = {"image_features": padded, "image_token_mask": self.image_token_mask}
-
-    def read(
-        self, sequences: torch.Tensor, rows: torch.Tensor, begin: int, end: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings of the tokens from `begin` to `end` of some rows of the answers, and the mask up to `end`."""
-        model = self.model
-        prompts = rows // (sequences.shape[0] // self.attention_mask.shape[0])
-        prompt_mask = self.attention_mask[prompts.to(self.attention_mask.device)]
-        mask = nn.functional.pad(prompt_mask, (0, max(0, end - prompt_mask.shape[1])), value=1)[:, :end]
-        if self.inputs_embeds is not None:
-            begin_of_ids = max(begin, self.inputs_embeds.shape[1])
-            written = model.embed_tokens(sequences[rows, begin_of_ids - self.offset : end - self.offset])
-            given = self.inputs_embeds[prompts.to(self.inputs_embeds.device), begin:end].to(written)
-            return torch.cat([given, written], dim=1), mask
-        assert self.image_token_mask is not None
-        is_placeholder = nn.functional.pad(self.input_ids == model.config.image_token_id, (self.offset, 0))
-        if begin < self.offset or (is_placeholder & ~self.image_token_mask)[:, begin:].any():
-            raise ValueError(
-                "The hidden states of the images written cannot be computed: this way of generating keeps no cache "
-                "of the tokens before them, and the prompt lacks the part that `past_key_values` holds. Give the whole "
-                "conversation with all of its images, or generate without beams and with a `DynamicCache`."
-            )
-        if self.image_token_mask[:, begin:].any() and not self.image_kwargs:
-            self._read_images()
-        ids = sequences[rows, begin - self.offset : end - self.offset]
-        images = {name: value[prompts.to(value.device)] for name, value in self.image_kwargs.items()}
-        return model.embed_with_images(ids, begin, images.get("image_features"), images.get("image_token_mask")), mask
-
-
-def _first_tokens_of_cache(cache: Cache | None, rows: torch.Tensor, length: int) -> DynamicCache | None:
-    """The first `length` tokens of some rows of a cache, or `None` where a layer does not keep all tokens."""
-    layers = getattr(cache, "layers", None)
-    if cache is None or not layers or int(cache.get_seq_length()) < length or length == 0:
-        return None
-    first = DynamicCache()
-    for number, layer in enumerate(layers):
-        if type(layer) not in (DynamicLayer, StaticLayer):
-            return None
-        keys, values = (states[rows.to(states.device), :, :length] for states in (layer.keys, layer.values))
-        first.update(keys, values, number)
-    return first
-
-
-def _first_id(*candidates: int | list[int] | torch.Tensor | None) -> int:
-    for candidate in candidates:
-        if candidate is not None:
-            ids = torch.as_tensor(candidate).flatten()
-            return int(ids[0])
-    raise ValueError("No token id was given.")
+def _decode(
+    method: Any, input_ids: torch.Tensor, turns: ImageTurns | None, kwargs: dict[str, Any], is_sampling: bool = False
+) -> Any:
+    """Run a method of decoding, in turns where the answer may be written so."""
+    if turns is None or not turns.apply_to(kwargs["generation_config"], is_sampling, kwargs):
+        return method(input_ids, **kwargs)
+    return turns.write(method, input_ids, is_sampling=is_sampling, **kwargs)
 
 
 def find_images(input_ids: torch.Tensor, image_output_token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -408,4 +380,10 @@ def complete_images(sequences: torch.Tensor, image_output_token_ids: list[int], 
     return sequences.new_tensor([row + [pad_token_id] * (longest - len(row)) for row in rows])
 
 
-__all__ = ["GillGenerationMixin", "ImgTokenLogitsProcessor", "complete_images", "find_images"]
+__all__ = [
+    "GillGenerationMixin",
+    "ImgTokenLogitsProcessor",
+    "OpeningTokenLogitsProcessor",
+    "complete_images",
+    "find_images",
+]

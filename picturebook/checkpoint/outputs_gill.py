@@ -53,6 +53,10 @@ class GillGenerateOutput(GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutpu
         img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(num_images,)`):
             Row of `sequences` that each image is in, and column of its `[IMG0]`, in reading order.
         img_hidden_states, retrieval_embeds, conditioning, decision_logits: As in [`GillOutput`].
+        forced_token_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Which tokens of the answers were not chosen: those of images but for the one that opens it, and those of
+            images read back. `scores` and `logits` have an entry for each token that was chosen. `None` where all
+            tokens were predicted one by one.
     """
 
     img_batch_indices: torch.Tensor = None  # type: ignore[assignment]
@@ -61,6 +65,7 @@ class GillGenerateOutput(GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutpu
     retrieval_embeds: torch.Tensor = None  # type: ignore[assignment]
     conditioning: dict[str, torch.Tensor] | None = None
     decision_logits: torch.Tensor | None = None
+    forced_token_mask: torch.Tensor | None = None
 
 
 __all__ = ["CACHE_NAME", "GillGenerateOutput", "GillOutput"]

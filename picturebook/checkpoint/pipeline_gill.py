@@ -19,7 +19,10 @@ from .conditioning_gill import take_images
 from .configuration_gill import GillConfig  # noqa: F401
 from .decoder_traits_gill import run_decoder  # noqa: F401
 from .fingerprint_gill import fingerprint_name  # noqa: F401
+from .generation_cache_gill import take_columns  # noqa: F401
 from .generation_gill import find_images  # noqa: F401
+from .generation_prompt_gill import GenerationPrompt  # noqa: F401
+from .generation_segments_gill import SegmentRows  # noqa: F401
 from .image_conversion_gill import image_to_rgb  # noqa: F401
 from .image_encoder_gill import preprocess_images
 from .image_loading_gill import load_image  # noqa: F401
@@ -33,6 +36,7 @@ from .processing_gill import GillProcessor
 from .prompt_gill import list_prompts
 from .retrieval_heads_gill import GillRetrievalMixin  # noqa: F401
 from .token_rows_gill import GillTokenMixin  # noqa: F401
+from .turns_gill import ImageTurns  # noqa: F401
 from .url_fetching_gill import fetch_url  # noqa: F401
 
 from .answer_gill import DECISIONS, AnswerEnd, ImageSlot
