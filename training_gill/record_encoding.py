@@ -103,16 +103,8 @@ class RecordEncoder:
         self.processor, self.tokenizer, self.max_length = processor, tokenizer, max_length
         self.eos: list[int] = [tokenizer.eos_token_id]
         self.bos: list[int] = self._prefix()
-        self.image_read = [
-            *self._around("image_start_token"),
-            *[processor.image_token_id] * processor.num_visual_tokens,
-            *self._around("image_end_token"),
-        ]
-        self.image_drawn = [
-            *self._around("image_output_start_token"),
-            *processor.image_output_token_ids,
-            *self._around("image_output_end_token"),
-        ]
+        self.image_read: list[int] = processor.image_input_run_ids
+        self.image_drawn: list[int] = processor.image_output_run_ids
         # Only the token that opens an image is ever written by the model itself.
         self._opening = [self.image_drawn[0], *[IGNORED] * (len(self.image_drawn) - 1)]
         least = len(self.bos) + len(self.image_drawn) + len(self.image_read) + 2
@@ -346,10 +338,6 @@ class RecordEncoder:
         """What the tokenizer puts before a text, such as BOS."""
         alone, whole = (self.tokenizer("a", add_special_tokens=special).input_ids for special in (False, True))
         return next((whole[:at] for at in range(len(whole)) if whole[at : at + len(alone)] == alone), [])
-
-    def _around(self, name: str) -> list[int]:
-        token: Any = getattr(self.processor, name, None)
-        return [] if token is None else [self.tokenizer.convert_tokens_to_ids(token)]
 
 
 __all__ = ["IGNORED", "EncodedRecord", "OpenImage", "RecordEncoder"]

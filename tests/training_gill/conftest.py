@@ -7,22 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPImageProcessorPil
 
-from conversion.dreamllm import read_settings, read_tokenizer
 from modeling_gill import GillProcessor
 from training_gill import PrecomputeArguments, Recipe, precompute, read_recipe, small_data
 from training_gill.recipe import RECIPES
-
-VICUNA_TEMPLATE = (
-    "{{- 'A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
-    "detailed, and polite answers to the user\\'s questions. ' -}}"
-    "{%- for message in messages -%}"
-    "{%- if message.role == 'user' -%}{{- 'USER: ' + message.content + ' ' -}}"
-    "{%- else -%}{{- 'ASSISTANT: ' + message.content + '</s>' -}}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -35,22 +23,9 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def dream_processor(dream_world: Path) -> GillProcessor:
+def dream_processor(dream_repository: Path) -> GillProcessor:
     """Of the seeded DreamLLM: eight queries, 16 patches, Vicuna's template."""
-    settings = read_settings(dream_world / "dreamllm")
-    first = max(settings.token_ids.values()) + 1
-    queries = list(range(first, first + len(settings.query_tokens)))
-    processor = GillProcessor(
-        CLIPImageProcessorPil.from_pretrained(dream_world / "clip-dream"),
-        read_tokenizer(dream_world / "dreamllm", settings, queries),
-        num_visual_tokens=16,
-        img_tokens=list(settings.query_tokens),
-        image_token="<im_patch>",
-        chat_template=VICUNA_TEMPLATE,
-    )
-    processor.image_start_token, processor.image_end_token = "<im_start>", "<im_end>"
-    processor.image_output_start_token, processor.image_output_end_token = "<dream_start>", "<dream_end>"
-    return processor
+    return GillProcessor.from_pretrained(dream_repository)
 
 
 @pytest.fixture(scope="session")
