@@ -16,6 +16,7 @@ from modeling_gill.atomic_write_gill import replace_folder  # noqa: F401
 from modeling_gill.backbones_gill import load_backbones  # noqa: F401
 from modeling_gill.chat_template_gill import own_chat_template  # noqa: F401
 from modeling_gill.conditioning_gill import take_images
+from modeling_gill.configuration_checks_gill import check_config  # noqa: F401
 from modeling_gill.configuration_gill import GillConfig  # noqa: F401
 from modeling_gill.decoder_traits_gill import run_decoder  # noqa: F401
 from modeling_gill.fingerprint_gill import fingerprint_name  # noqa: F401

@@ -80,6 +80,7 @@ def test_a_mapper_without_queries_has_enough_tokens_for_the_conditioning():
         ({"retrieval_dim": None, "use_decision_head": True}, "`retrieval_dim` is None and `use_decision_head` is True"),
         ({"retrieval_dim": None, "mapper_type": None}, "`retrieval_dim` is None and `mapper_type` is None"),
         ({"mapper_type": "projection", "conditioning_length": 77}, "has a length of 77; expected equal numbers"),
+        ({"visual_projection_norm": "no"}, "`visual_projection_norm` must be true or false, got 'no'"),
         ({"visual_projection_depth": 0}, "`visual_projection_depth` must be a positive integer, got 0"),
         ({"language_model_lora": "lora"}, "`language_model_lora` is 'lora', but `language_model_id` is None"),
         ({"text_config": {"model_type": "no such"}}, "`text_config` has model_type 'no such'"),
