@@ -6,7 +6,8 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .conditioning_gill import ConditioningTensor, conditioning_fields, conditioning_of, read_conditioning
-from .image_encoder_gill import VISION_POOLINGS, ImagePooling, feature_shape
+from .configuration_checks_gill import IMG_LOGIT_SCALINGS, MAPPER_TYPES, TOKENS_AROUND_IMAGES, check_config
+from .image_encoder_gill import ImagePooling, feature_shape
 
 # Where the Auto classes find what they load in a Hub repository.
 AUTO_MAP = {
@@ -16,22 +17,13 @@ AUTO_MAP = {
     "AutoModelForMultimodalLM": "modeling_gill.GillForConditionalGeneration",
     "AutoProcessor": "processing_gill.GillProcessor",
 }
-MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder", "projection")
-IMG_LOGIT_SCALINGS = ("absolute", "signed")
 
-# Tokens around the placeholders of an image that is read, and around the run of an image in the answer.
-_AROUND_IMAGES = (
-    "image_start_token_id",
-    "image_end_token_id",
-    "image_output_start_token_id",
-    "image_output_end_token_id",
-)
 # Fields that are not written where they have these values, as older versions do not know them.
 _OMITTED = {
     "conditioning": None,
     "conditioning_length": None,
     "conditioning_dim": None,
-    **dict.fromkeys(_AROUND_IMAGES),
+    **dict.fromkeys(TOKENS_AROUND_IMAGES),
     "predict_image_output_tokens": True,
     "added_token_ids": None,
     "visual_projection_depth": 1,
@@ -227,7 +219,7 @@ class GillConfig(PretrainedConfig):
         self.img_logit_scaling = img_logit_scaling
         self.language_model_lora = language_model_lora
         super().__init__(**kwargs)
-        self._check()
+        check_config(self)
 
     @property
     def num_image_output_tokens(self) -> int:
@@ -334,116 +326,6 @@ class GillConfig(PretrainedConfig):
             raise ValueError(
                 f"`conditioning_length` {length!r} and `conditioning_dim` {dim!r} describe one plain tensor, but "
                 f"`conditioning` is {conditioning!r:.200}; expected one or the other."
-            )
-
-    def _check(self) -> None:
-        for name in (
-            "num_visual_tokens",
-            "visual_projection_depth",
-            *(() if self.retrieval_dim is None else ("retrieval_dim",)),
-            "mapper_hidden_size",
-            "mapper_num_layers",
-            "mapper_num_heads",
-            "mapper_ffn_dim",
-            "mapper_tokens_per_img_token",
-            "vocab_size",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-        if self.vision_pooling not in VISION_POOLINGS:
-            raise ValueError(f"`vision_pooling` must be one of {VISION_POOLINGS}, got {self.vision_pooling!r}.")
-        if not isinstance(self.vision_feature_layer, int) or isinstance(self.vision_feature_layer, bool):
-            raise ValueError(f"`vision_feature_layer` must be an integer, got {self.vision_feature_layer!r}.")
-        if self.vision_feature_layer != -1 and self.vision_pooling in ("pooler", "image_embeds"):
-            raise ValueError(
-                f"`vision_feature_layer` is {self.vision_feature_layer}, but `vision_pooling` {self.vision_pooling!r} "
-                'follows the last layer; expected -1, or "cls", "mean" or "patches".'
-            )
-        self._check_tokens()
-        if self.mapper_type is not None and self.mapper_type not in MAPPER_TYPES:
-            raise ValueError(f"`mapper_type` must be one of {MAPPER_TYPES} or None, got {self.mapper_type!r}.")
-        if self.conditioning is not None and self.mapper_type in ("linear", "mlp", "encoder"):
-            names = [tensor.name for tensor in self.conditioning_tensors]
-            raise ValueError(
-                f"`mapper_type` {self.mapper_type!r} makes `prompt_embeds` of a fixed length alone, not {names}; "
-                "expected 'gill_mapper' or 'projection'."
-            )
-        if self.mapper_type == "projection":
-            for tensor in self.conditioning_tensors:
-                if tensor.length not in (None, self.num_image_output_tokens):
-                    raise ValueError(
-                        f"`mapper_type` 'projection' makes one position of each of the {self.num_image_output_tokens} "
-                        f"`image_output_token_ids`, but `{tensor.name}` has a length of {tensor.length}; expected "
-                        "equal numbers."
-                    )
-        if self.retrieval_dim is None and (self.use_decision_head or self.mapper_type is None):
-            name = "use_decision_head" if self.use_decision_head else "mapper_type"
-            raise ValueError(
-                f"`retrieval_dim` is None and `{name}` is {getattr(self, name)!r}; expected a model that retrieves "
-                "images, or one that generates them without deciding."
-            )
-        if self.mapper_hidden_size % self.mapper_num_heads:
-            raise ValueError(
-                f"`mapper_hidden_size` {self.mapper_hidden_size} is no multiple of `mapper_num_heads` "
-                f"{self.mapper_num_heads}."
-            )
-        if self.img_logit_scaling not in IMG_LOGIT_SCALINGS:
-            raise ValueError(
-                f"`img_logit_scaling` must be one of {IMG_LOGIT_SCALINGS}, got {self.img_logit_scaling!r}."
-            )
-        if not 0 <= self.decision_dropout < 1:
-            raise ValueError(f"`decision_dropout` must lie in [0, 1), got {self.decision_dropout}.")
-        if self.language_model_id is not None and self.vision_model_id is None:
-            raise ValueError(
-                "A checkpoint holds the image encoder only with the language model: `language_model_id` is "
-                f"{self.language_model_id!r}, `vision_model_id` is None; expected both names, that of the image "
-                "encoder, or neither."
-            )
-
-        if self.language_model_lora is not None and self.language_model_id is None:
-            raise ValueError(
-                f"`language_model_lora` is {self.language_model_lora!r}, but `language_model_id` is None; expected the "
-                "name of the language model that it belongs to."
-            )
-
-    def _check_tokens(self) -> None:
-        for name in ("image_output_token_ids", "added_token_ids"):
-            ids = getattr(self, name)
-            if ids is not None and (not ids or len(set(ids)) != len(ids)):
-                raise ValueError(f"`{name}` must be one or more different ids, got {ids}.")
-        run, added = self.image_output_token_ids, self.added_token_ids or []
-        around = {name: getattr(self, name) for name in _AROUND_IMAGES if getattr(self, name) is not None}
-        single = {"image_token_id": self.image_token_id, **around}
-        lists = {"image_output_token_ids": run, "added_token_ids": added}
-        for name, ids in {**lists, **{name: [i] for name, i in single.items()}}.items():
-            outside = [i for i in ids if not isinstance(i, int) or not 0 <= i < self.vocab_size]
-            if outside:
-                raise ValueError(f"`{name}` holds {outside}, outside of the {self.vocab_size} ids of `vocab_size`.")
-        for name, i in single.items():
-            others = {"image_output_token_ids": run, **{key: [value] for key, value in single.items() if key != name}}
-            for other, ids in others.items():
-                if i in ids:
-                    raise ValueError(f"`{name}` {i} is also {'one of ' if other.endswith('ids') else ''}`{other}`.")
-        if set(added) & set(run):
-            raise ValueError(f"`added_token_ids` {added} and `image_output_token_ids` {run} have ids in common.")
-        for name, i in around.items():
-            if i >= self.num_language_model_rows and i not in added:
-                raise ValueError(
-                    f"`{name}` is {i}, but the language model's embedding has {self.num_language_model_rows} rows; "
-                    "expected the id of one, or one of `added_token_ids`."
-                )
-        # An image in the prompt has both tokens or neither; one in the answer may do without an end.
-        has_start, has_end, has_output_start, has_output_end = (name in around for name in _AROUND_IMAGES)
-        if has_start != has_end or (has_output_end and not has_output_start):
-            start, end = _AROUND_IMAGES[:2] if has_start != has_end else _AROUND_IMAGES[2:]
-            raise ValueError(
-                f"`{start}` is {getattr(self, start)}, `{end}` is {getattr(self, end)}; expected both ids or none."
-            )
-        if not self.predict_image_output_tokens and self.image_output_start_token_id is None:
-            raise ValueError(
-                "`predict_image_output_tokens` is False and `image_output_start_token_id` is None, so that nothing "
-                "could open an image; expected the id of the token that does."
             )
 
 

@@ -16,6 +16,7 @@ from .atomic_write_gill import replace_folder  # noqa: F401
 from .backbones_gill import load_backbones  # noqa: F401
 from .chat_template_gill import own_chat_template  # noqa: F401
 from .conditioning_gill import take_images
+from .configuration_checks_gill import check_config  # noqa: F401
 from .configuration_gill import GillConfig  # noqa: F401
 from .decoder_traits_gill import run_decoder  # noqa: F401
 from .fingerprint_gill import fingerprint_name  # noqa: F401
