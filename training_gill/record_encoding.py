@@ -15,7 +15,6 @@ from .records import (
     MARKERS,
     ConversationRecord,
     Direction,
-    DocumentImage,
     DocumentRecord,
     PairRecord,
     Record,
@@ -23,6 +22,9 @@ from .records import (
 )
 
 IGNORED = -100
+# More would take a tokenizer minutes, to be cut off afterwards.
+_MAX_CHARACTERS = 1_000_000
+_MAX_DROPPED = 100
 # From an image, whether it is read and whether it is drawn, to what stands for it in `EncodedRecord`.
 OpenImage = Callable[[RecordImage, bool, bool], Any]
 
@@ -166,64 +168,43 @@ class RecordEncoder:
             instruction = self._render([{"role": "user", "content": record.instruction}], True)
             begin, is_predicted = self._with_bos(self._ids(instruction)), False
         texts = [text.strip() for text in record.texts]
-        images = sorted(record.images, key=lambda image: image.matched_text_index)
-        opened: dict[int, Any] = {}
-        reads, draws = direction != "text_to_image", direction != "image_to_text"
-        dropped: list[str] = []
-        while True:
-            encoded, used = self._lay_out(begin, is_predicted, texts, images, direction)
-            missing = next((image for image in used if id(image) not in opened), None)
-            if missing is None:
-                break
-            try:
-                opened[id(missing)] = open_image(missing.image, reads, draws)
-            except ImageError as error:
-                # As if the document did not have it: neither its tokens nor itself.
-                dropped.append(f"{missing.image.name}: {error}")
-                images = [image for image in images if image is not missing]
-        if len(encoded.input_ids) <= len(begin) + len(self.eos):
-            raise UnreadableExample("; ".join([*dropped, f"nothing of it fits into `max_length` {self.max_length}"]))
-        shown = [opened[id(image)] for image in used]
-        encoded.images_drawn = shown if draws else []
-        encoded.images_read = shown if reads else []
-        encoded.dropped = dropped
-        return encoded
-
-    def _lay_out(
-        self,
-        begin: list[int],
-        is_predicted: bool,
-        texts: list[str],
-        images: list[DocumentImage],
-        direction: Direction,
-    ) -> tuple[EncodedRecord, list[DocumentImage]]:
-        """Tokens of a document, and the images that fit into it."""
-        encoded = EncodedRecord()
-        encoded.add(begin, is_predicted)
         # Of instructed documents, the authors count BOS twice.
         room = self.max_length - len(self.eos) - (0 if is_predicted else len(self.bos))
-        place, labels = self._placed(direction)
-        used: list[DocumentImage] = []
+        place, place_labels = self._placed(direction)
+        reads, draws = direction != "text_to_image", direction != "image_to_text"
+        encoded = EncodedRecord()
+        encoded.add(begin, is_predicted)
         first = 0
-        groups: list[tuple[list[str], DocumentImage | None]] = []
-        for image in images:
-            groups.append((texts[first : image.matched_text_index + 1], image))
-            first = image.matched_text_index + 1
-        if first < len(texts):
-            groups.append((texts[first:], None))
-        for sentences, following in groups:
-            ids = self._text_ids(" ".join(sentences))
-            if len(encoded.input_ids) + len(ids) > room:
+        for image in sorted(record.images, key=lambda image: image.matched_text_index):
+            ids = self._text_ids(" ".join(texts[first : image.matched_text_index + 1]))
+            length = len(encoded.input_ids) + len(ids)
+            if length + len(place) > room:
+                encoded.add(ids if length <= room else [], True)
                 break
-            encoded.add(ids, True)
-            if following is None:
+            try:
+                opened = open_image(image.image, reads, draws)
+            except ImageError as error:
+                # As if the document did not have it: its sentences precede the next one.
+                encoded.dropped.append(f"{image.image.name}: {error}")
+                if len(encoded.dropped) > _MAX_DROPPED:
+                    raise UnreadableExample(
+                        f"more than {_MAX_DROPPED} of its images cannot be read; {error}"
+                    ) from error
                 continue
-            if len(encoded.input_ids) + len(place) > room:
-                break
-            encoded.add(place, labels)
-            used.append(following)
+            encoded.add(ids, True)
+            encoded.add(place, place_labels)
+            encoded.images_read += [opened] * reads
+            encoded.images_drawn += [opened] * draws
+            first = image.matched_text_index + 1
+        else:
+            ids = self._text_ids(" ".join(texts[first:]))
+            encoded.add(ids if len(encoded.input_ids) + len(ids) <= room else [], True)
+        if len(encoded.input_ids) == len(begin):
+            raise UnreadableExample(
+                "; ".join([*encoded.dropped, f"nothing of it fits into `max_length` {self.max_length}"])
+            )
         encoded.add(self.eos, True)
-        return encoded, used
+        return encoded
 
     def _conversation(self, record: ConversationRecord, direction: Direction, open_image: OpenImage) -> EncodedRecord:
         messages = []
@@ -238,6 +219,8 @@ class RecordEncoder:
             ]
             messages.append({"role": turn.role, "content": "".join(parts)})
         text, answers = self._dialogue(messages)
+        if len(text) > _MAX_CHARACTERS:
+            raise UnreadableExample(f"it has {len(text):,} characters; expected at most {_MAX_CHARACTERS:,}")
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} gives no offsets, which labels of conversations need.")
         tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -308,6 +291,8 @@ class RecordEncoder:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def _check_text(self, text: str) -> None:
+        if len(text) > _MAX_CHARACTERS:
+            raise UnreadableExample(f"a text has {len(text):,} characters; expected at most {_MAX_CHARACTERS:,}")
         try:
             check_text(text, "a text")
         except ValueError as error:

@@ -343,6 +343,36 @@ def test_a_text_with_a_special_token_in_it_is_left_out(token, dream_processor, f
     assert all(repr(token) in message for message in batch["skipped"])
 
 
+def test_texts_that_would_keep_a_tokenizer_busy_for_minutes_are_left_out(dream_processor, find):
+    records = [
+        PairRecord(RecordImage(find("01.png"), "01.png"), "a " * 600_000),
+        read_document(document(["a"] * 600_000, []), find),
+        read_conversation(conversation(*["a " * 200_000] * 4), find),
+    ]
+    batch = RecordCollator(dream_processor, 16)(
+        [{"index": i, "name": "record", "record": record} for i, record in enumerate(records)]
+    )
+    assert len(batch["skipped"]) == 3
+    assert all("expected at most 1,000,000" in message for message in batch["skipped"])
+
+
+def test_a_document_without_any_of_its_many_images_is_given_up(dream_processor, find):
+    record = read_document(document(["a dog"], [(99, 0)] * 2_000), find)
+    batch = RecordCollator(dream_processor, 16)([{"index": 0, "name": "record 0", "record": record}])
+    assert batch["skipped"][0].startswith("record 0: more than 100 of its images cannot be read")
+
+
+def test_the_text_of_an_image_that_is_dropped_precedes_the_next_one(dream_processor, find):
+    collator = RecordCollator(dream_processor, 16)
+    texts = ["a dog", "a tree", "a house"]
+    expected = tokens_of(collator, read_document(document(texts, [(3, 2)]), find))
+    batch = collator(
+        [{"index": 0, "name": "record 0", "record": read_document(document(texts, [(99, 0), (3, 2), (98, 1)]), find)}]
+    )
+    assert (batch["input_ids"][0].tolist(), batch["labels"][0].tolist()) == expected
+    assert [message.split(": ")[1] for message in batch["skipped"]] == ["without 99.jpg", "without 98.jpg"]
+
+
 def test_a_lone_surrogate_is_left_out(dream_processor, find):
     record = read_document(document(["a \ud800 dog"], []), find)
     batch = RecordCollator(dream_processor, 16)([{"index": 0, "name": "record", "record": record}])
