@@ -1,6 +1,7 @@
 """Options of `gill chat`. This module imports without torch and gradio, so that a command line shows them quickly."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(kw_only=True)
@@ -10,6 +11,10 @@ class ChatArguments:
     model: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub id of a repository; the picture book by default.", "positional": True},
+    )
+    language_model: Literal["smollm2"] | None = field(
+        default=None,
+        metadata={"help": "Talk in plain English with the picture book by this language model."},
     )
     revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch of a Hub repository."})
     retrieval_set: str | None = field(

@@ -32,7 +32,7 @@ def chat(arguments: ChatArguments) -> None:
     if find_spec("gradio") is None:  # before the model is loaded
         raise ModuleNotFoundError(how_to_install("gradio"), name="gradio")
     start = time.monotonic()
-    model = find_model(arguments.model)
+    model = find_model(arguments.model, arguments.language_model)
     print(f"Loading {model} ...", flush=True)
     # The model is loaded while Gradio is imported and the page is already there.
     engine = start_engine(model, arguments, lambda: print(f"Loaded in {time.monotonic() - start:.0f} s.", flush=True))
@@ -59,16 +59,23 @@ def serve_space(model: str, gpu: Callable[..., Any] | None = None) -> None:
         engine.close()
 
 
-def find_model(model: str | None) -> str:
-    """The model that was named, or the picture book.
+def find_model(model: str | None, language_model: str | None = None) -> str:
+    """The model that was named, or the picture book, or its adapters for another language model.
 
     Raises:
         FileNotFoundError: none was named and the picture book is not installed.
+        ValueError: both a model and a language model were named.
     """
     if model is not None:
+        if language_model is not None:
+            raise ValueError(
+                f"`language_model` {language_model!r} is for the picture book; expected no other model, got {model!r}."
+            )
         return model
-    from picturebook.checkpoint_folder import find_checkpoint
+    from picturebook.checkpoint_folder import find_checkpoint, find_smollm2_adapters
 
+    if language_model is not None:
+        return str(find_smollm2_adapters())
     return str(find_checkpoint())
 
 
@@ -111,7 +118,12 @@ def load_pipeline(model: str, arguments: ChatArguments) -> Any:
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"`dtype` is {arguments.dtype!r}; expected float32, float16 or bfloat16.")
         options["dtype"] = dtype
-    pipe = GillPipeline.from_pretrained(model, **options)
+    if arguments.language_model is not None:
+        from picturebook.models.smollm2 import load_smollm2_pipeline
+
+        pipe = load_smollm2_pipeline(adapters=model)
+    else:
+        pipe = GillPipeline.from_pretrained(model, **options)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if arguments.retrieval_set is not None:

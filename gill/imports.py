@@ -19,6 +19,7 @@ EXTRA_OF = {
     "torchmetrics": "evaluation",
     "gradio": "chat",
     "mcp": "chat",
+    "gguf": "picturebook-smollm2",
 }
 """Optional dependency, by the name that is imported, to the extra of this distribution that installs it."""
 

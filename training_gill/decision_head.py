@@ -135,10 +135,10 @@ def fit_head(features: torch.Tensor, labels: torch.Tensor, options: DecisionHead
 def prompt_features(
     model: GillForConditionalGeneration, processor: GillProcessor, prompts: Sequence[str], batch_size: int = 16
 ) -> torch.Tensor:
-    """Hidden states at `[IMG0]` right after each prompt, float32 of shape `(num_prompts, hidden_size)` on the CPU."""
+    """What the head reads right after each prompt, float32 of shape `(num_prompts, decision_dim)` on the CPU."""
     # Prompts of about the same length together, so that little is padded.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    features = torch.zeros(len(prompts), model.config.embedding_dim)
+    features = torch.zeros(len(prompts), model.config.decision_dim)
     for start in tqdm(range(0, len(order), batch_size), desc="prompts", mininterval=1, disable=None):
         numbers = order[start : start + batch_size]
         batch = processor([prompts[i] for i in numbers], add_img_tokens=True).to(model.device)
@@ -146,7 +146,8 @@ def prompt_features(
         embeds = model.embed_prompt(batch["input_ids"])
         states = model.run_language_model(embeds, batch["attention_mask"], use_cache=False).last_hidden_state
         # Prompts are padded on the left, so all of them end with the `[IMG]` tokens.
-        features[numbers] = states[:, -model.config.num_image_output_tokens].float().cpu()
+        states = states[:, -model.config.num_image_output_tokens :].to(model.text_retrieval_head.weight)
+        features[numbers] = model.decision_states(states).float().cpu()
     return features
 
 

@@ -311,7 +311,7 @@ class AdapterTrainingStep(nn.Module):
         states = states.to(gill.text_retrieval_head.weight)
         num_images = states.shape[0]
         if self.weights.contrastive:
-            text = gill.text_retrieval_head(states[:, 0])
+            text = gill.text_retrieval_head(gill.head_states(states))
             image = gill.get_image_retrieval_embeddings(image_features=image_features)
             contrast = global_contrast(text, image, gill.logit_scale)
             measured.add("contrastive", contrast.loss_sum, contrast.loss_sum.new_tensor(float(contrast.pairs)))

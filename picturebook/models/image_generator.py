@@ -1,6 +1,7 @@
 """The world's text-to-image generator: a Stable Diffusion pipeline of the autoencoder, CLIP's text tower and a UNet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +25,24 @@ _MOST_NOISE = 0.3
 
 def generate_from_captions(pipeline: StableDiffusionPipeline, captions: Sequence[str], seed: int = 0) -> np.ndarray:
     """Images of captions by the generator alone, uint8 `(num_captions, 32, 32, 3)`, each from noise of its own."""
+    return _generate(pipeline, captions, seed, lambda batch: {"prompt": batch})
+
+
+def generate_from_conditioning(
+    pipeline: StableDiffusionPipeline, prompt_embeds: torch.Tensor, seed: int = 0
+) -> np.ndarray:
+    """As [`generate_from_captions`], of conditioning `(num_images, length, dim)` in place of captions."""
+    return _generate(pipeline, list(prompt_embeds), seed, lambda batch: {"prompt_embeds": torch.stack(batch)})
+
+
+def _generate(
+    pipeline: StableDiffusionPipeline, items: Sequence[Any], seed: int, arguments: Callable[[list[Any]], dict[str, Any]]
+) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
-    for batch in batches(list(zip(captions, noise_seeds(seed, len(captions)), strict=True))):
+    for batch in batches(list(zip(items, noise_seeds(seed, len(items)), strict=True))):
         images += pipeline(
-            [caption for caption, _ in batch],
+            **arguments([item for item, _ in batch]),
             height=IMAGE_SIZE,
             width=IMAGE_SIZE,
             num_inference_steps=INFERENCE_STEPS,

@@ -15,18 +15,24 @@ from pipeline_gill import GillImage, GillPipeline
 
 from ..arguments import DemoArguments
 from ..checkpoint_folder import find_checkpoint
-from ..models.gill_answers import judge, load_pipeline
+from ..models.gill_answers import answer_prompts, judge, load_pipeline
+from ..models.image_generator import generate_from_captions
+from ..models.smollm2 import load_smollm2_pipeline
+from ..world.backgrounds import IMAGE_SIZE
 from ..world.dialogue_sampling import SceneDialogue
 from ..world.documents import vocabulary
-from ..world.drawing import to_images
+from ..world.drawing import from_images, to_images
 from ..world.pairs import draw_all
 from ..world.phrases import IMAGE_REQUEST
+from ..world.reader import correctness, read
 from ..world.scene import Scene
 from ..world.splits import TEST, dialogues, stories, stream
 from ..world.story_sampling import SceneStory
+from .knowledge_table import sample_queries, sorts_of
 from .pages import write_page
+from .story_table import plain_generator
 
-_NUM_STORIES, _NUM_DIALOGUES, _NUM_CANDIDATES = 4, 3, 40
+_NUM_STORIES, _NUM_DIALOGUES, _NUM_CANDIDATES, _NUM_UNSEEN = 4, 3, 40, 2
 
 
 @dataclass(frozen=True)
@@ -72,9 +78,11 @@ def demo(arguments: DemoArguments) -> Path:
     on = f"{pipe.device}, {torch.get_num_threads()} threads" if pipe.device.type == "cpu" else str(pipe.device)
     print(f"{_NUM_STORIES} stories and {len(answered)} dialogues in {time.monotonic() - start:.0f} s on {on}")
     page = Path(arguments.out, "index.html")
+    unseen = unseen_words(pipe, arguments.seed) if arguments.language_model is not None else None
     write_page(
         page,
         "demo",
+        unseen=unseen,
         stories=panels,
         dialogues=answered,
         words=[word for word in vocabulary() if word.isalpha()],
@@ -84,6 +92,54 @@ def demo(arguments: DemoArguments) -> Path:
     if arguments.open:
         webbrowser.open(page.resolve().as_uri())
     return page
+
+
+@dataclass(frozen=True)
+class UnseenWords:
+    """Requests with words that were never trained on, and what three systems make of them.
+
+    Attributes:
+        columns: Names of the systems.
+        rows: For each request its text, the sort of its words, and an answer of each system.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, str, list[Answer]]]
+
+
+def unseen_words(base: GillPipeline, seed: int) -> UnseenWords:
+    """
+    Let the plain generator, the picture book's own GILL and SmolLM2 answer the same requests, right or wrong.
+
+    Raises:
+        LanguageModelMissing: SmolLM2 is not there; the message says how to fetch it.
+    """
+    pipe = load_smollm2_pipeline()
+    sorts = sorts_of()
+    queries = [query for query in sample_queries(_NUM_UNSEEN, seed) if "trained" not in query.sort]
+    queries = [query for query in queries if query.sort != "two objects, new sentence forms"]
+    texts = [query.text for query in queries]
+    messages = [[{"role": "user", "content": text}] for text in texts]
+    plain = [
+        GillImage(image, "generated", "generate")
+        for image in to_images(generate_from_captions(plain_generator(base), texts, seed))
+    ]
+    answered: list[list[tuple[str, GillImage | None]]] = [[("", image) for image in plain]]
+    for system, force in ((base, True), (pipe, False)):
+        answers = answer_prompts(system, messages, seed, force_image=force)
+        answered.append([(text, images[0] if images else None) for text, images in answers])
+    rows = []
+    for number, query in enumerate(queries):
+        answers_of_query = []
+        for system_answers in answered:
+            text, image = system_answers[number]
+            black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+            shown = black if image is None else from_images([image.image])[0]
+            asked = sorts[query.sort].asked
+            right = correctness(read(shown[None]), [query.scene])[asked][0]
+            answers_of_query.append(Answer(text, image, bool(right)))
+        rows.append((query.text, query.sort, answers_of_query))
+    return UnseenWords(("plain generator", "the tiny OPT", "SmolLM2"), rows)
 
 
 def illustrate_stories(pipe: GillPipeline, stories: Sequence[SceneStory], seed: int) -> list[list[tuple[str, Answer]]]:

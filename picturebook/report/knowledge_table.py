@@ -1,0 +1,295 @@
+"""What a pretrained language model's knowledge adds: images of words that were never trained on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling_gill import GillForConditionalGeneration
+from modeling_gill.atomic_write_gill import replace_file
+from pipeline_gill import GillPipeline
+
+from ..arguments import KnowledgeArguments
+from ..checkpoint_folder import find_checkpoint, find_smollm2_adapters
+from ..models import batches
+from ..models.image_generator import generate_from_captions, generate_from_conditioning
+from ..models.language_model import parse_full_caption
+from ..models.smollm2 import load_language_model, random_language_model
+from ..stages.english_states import StateReader
+from ..stages.train_english import as_chat
+from ..world.caption_grammar import shuffled
+from ..world.drawing import draw
+from ..world.english import (
+    BACKGROUND,
+    COLOUR,
+    DEFINITION,
+    KIND,
+    PLACE,
+    SYNONYM,
+    Wording,
+    sentence_of,
+    texts_without_request,
+)
+from ..world.partial_scene import fully_known
+from ..world.reader import correctness, read
+from ..world.scene import Scene, is_retrievable
+from ..world.splits import TEST, TRAIN, scene_in, stream
+from .results_table import Estimate, Table, mean_of
+from .story_table import plain_generator
+
+PLAIN, TINY, SMOLLM2, RANDOM = "plain generator", "the tiny OPT", "SmolLM2", "random weights, equally trained"
+_BACKGROUND_SCORE = "background"
+_SCENE = "scene"
+
+
+@dataclass(frozen=True)
+class Sort:
+    """A sort of queries.
+
+    Attributes:
+        wording: How scenes are said.
+        asked: What must be right, a name of [`correctness`].
+        one: Whether scenes have one object.
+    """
+
+    wording: Wording
+    asked: str = _SCENE
+    one: bool = True
+
+
+def sorts_of(split: str = TEST) -> dict[str, Sort]:
+    """The sorts of queries by name; words and sentence forms that are not trained on are those of a split."""
+
+    def said(how: Mapping[str, str]) -> Wording:
+        return Wording(TRAIN, split, how)
+
+    everything = {KIND: SYNONYM, COLOUR: SYNONYM, PLACE: SYNONYM, BACKGROUND: SYNONYM}
+    return {
+        "trained words": Sort(Wording()),
+        "new sentence forms": Sort(Wording(split)),
+        "kinds by synonym": Sort(said({KIND: SYNONYM}), KIND),
+        "kinds by definition": Sort(said({KIND: DEFINITION}), KIND),
+        "colours by synonym": Sort(said({COLOUR: SYNONYM}), COLOUR),
+        "colours by definition": Sort(said({COLOUR: DEFINITION}), COLOUR),
+        "places by other words": Sort(said({PLACE: SYNONYM}), PLACE),
+        "backgrounds by other words": Sort(said({BACKGROUND: SYNONYM}), _BACKGROUND_SCORE),
+        "all four by other words": Sort(said(everything)),
+        "two objects, trained words": Sort(Wording(), one=False),
+        "two objects, new sentence forms": Sort(Wording(split), one=False),
+    }
+
+
+@dataclass(frozen=True)
+class Query:
+    """A request, the scene that it asks for, and the sort of query that it is."""
+
+    text: str
+    scene: Scene
+    sort: str
+
+
+def sample_queries(items: int, seed: int, split: str = TEST) -> list[Query]:
+    """`items` queries of each sort. Scenes of two objects are of the test split."""
+    queries = []
+    for name, sort in sorts_of(split).items():
+        generator = stream(seed, TEST, f"knowledge {name}")
+        for _ in range(items):
+            scene = scene_in(TEST, generator, float(sort.one))
+            text = sentence_of(shuffled(fully_known(scene), generator), generator, sort.wording)
+            queries.append(Query(text, scene, name))
+    return queries
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a system answers to the queries.
+
+    Attributes:
+        drawn: uint8 `(num_queries, 32, 32, 3)`.
+        retrieved: Numbers of images of the retrieval set; `None` for a system that retrieves nothing.
+        retrieves: Whether it decides to retrieve.
+        asks: Whether it writes `[IMG0]` right after the query, by itself.
+    """
+
+    drawn: np.ndarray
+    retrieved: np.ndarray | None = None
+    retrieves: np.ndarray | None = None
+    asks: np.ndarray | None = None
+
+
+@torch.no_grad()
+def answer_by_states(
+    base: GillPipeline,
+    gill: GillForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    seed: int,
+) -> Answers:
+    """Answers of adapters whose language model reads its own chat template.
+
+    As the pipeline's, but the states of all prompts are read in batches that share their beginning.
+    """
+    reader = StateReader(gill.language_model, tokenizer, gill.img_embeddings.weight.detach())
+    count = gill.config.num_image_output_tokens
+    states = reader.read([as_chat(text, tokenizer) for text in texts], count + 1)
+    logits = [gill.compute_logits(part.to(gill.language_model.dtype)).float() for part in states[:, 0].split(128)]
+    asks = torch.cat(logits).argmax(-1) == gill.config.image_output_token_ids[0]
+    outputs = [gill.image_outputs(part) for part in states[:, 1:].split(256)]
+    library = torch.from_numpy(np.asarray(base.retrieval_set.dataset.with_format("numpy")["embedding"][:]))
+    embeds = torch.cat([output["retrieval_embeds"] for output in outputs])
+    found = [(functional.normalize(part, dim=-1) @ library.float().T).argmax(-1) for part in embeds.split(256)]
+    conditioning = torch.cat([output["conditioning"]["prompt_embeds"] for output in outputs])
+    decided = torch.cat([output["decision_logits"] for output in outputs]).argmax(-1) == 1
+    drawn = generate_from_conditioning(plain_generator(base), conditioning, seed)
+    return Answers(drawn, torch.cat(found).numpy(), decided.numpy(), asks.numpy())
+
+
+@torch.no_grad()
+def answer_by_pipeline(pipe: GillPipeline, texts: Sequence[str], seed: int) -> Answers:
+    """Answers of the picture book's own GILL, whose language model knows the world's words alone."""
+    embeds, conditioning = [], []
+    for batch in batches(list(texts)):
+        inputs = pipe.processor([[{"role": "user", "content": text}] for text in batch], add_img_tokens=True)
+        out = pipe.model(**inputs)
+        embeds.append(out.retrieval_embeds)
+        conditioning.append(out.conditioning["prompt_embeds"])
+    library = torch.from_numpy(np.asarray(pipe.retrieval_set.dataset.with_format("numpy")["embedding"][:]))
+    found = (functional.normalize(torch.cat(embeds), dim=-1) @ library.float().T).argmax(-1)
+    drawn = generate_from_conditioning(plain_generator(pipe), torch.cat(conditioning), seed)
+    return Answers(drawn, found.numpy())
+
+
+def right_of(images: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
+    """Whether each image shows what its query asks for, bool `(num_queries,)`."""
+    judged = correctness(read(images), [query.scene for query in queries])
+    sorts = sorts_of()
+    return np.array([judged[sorts[query.sort].asked][number] for number, query in enumerate(queries)])
+
+
+def knowledge_tables(
+    queries: Sequence[Query], answers: Mapping[str, Answers], scenes: Sequence[Scene | None]
+) -> list[Table]:
+    """Tables of drawn and of retrieved images.
+
+    Args:
+        scenes: The scene of each image of the retrieval set.
+    """
+    sorts = [name for name in sorts_of() if any(query.sort == name for query in queries)]
+    # A query can be answered by retrieval if the set has its scene.
+    in_set = np.array([is_retrievable(query.scene) for query in queries])
+    of_sort = {name: np.array([query.sort == name for query in queries]) for name in sorts}
+    drawn: dict[str, dict[str, Estimate]] = {}
+    retrieved: dict[str, dict[str, Estimate]] = {}
+    for system, answer in answers.items():
+        right = right_of(answer.drawn, queries)
+        drawn[system] = {name: mean_of(right[of_sort[name]]) for name in sorts}
+        if answer.retrieved is not None:
+            shown = np.stack([_draw(scenes[number]) for number in answer.retrieved])
+            right = right_of(shown, queries)
+            retrieved[system] = {name: mean_of(right[of_sort[name] & in_set]) for name in sorts}
+    note = (
+        f"{len(queries)} queries of the test split, one half of the words and sentences that were kept for measuring. "
+        "Right is what the column names: the kind, colour, place or background, or else the whole scene. None of the "
+        "other words was in any text that was trained on."
+    )
+    return [
+        Table("knowledge_drawn", "Words that were never trained on, drawn, % right", sorts, drawn, note),
+        Table(
+            "knowledge_retrieved",
+            "The same, retrieved first among 9,152 images, % right",
+            sorts,
+            retrieved,
+            f"{int(in_set.sum())} of these queries, whose scene the retrieval set has.",
+        ),
+    ]
+
+
+def decision_and_requests(
+    queries: Sequence[Query], answer: Answers, scenes: Sequence[Scene | None], asks_without_request: np.ndarray
+) -> Table:
+    """How often an image is asked for, and whether answers are right by the own decision."""
+    assert answer.retrieved is not None and answer.retrieves is not None and answer.asks is not None
+    drawn = right_of(answer.drawn, queries)
+    retrieved = right_of(np.stack([_draw(scenes[number]) for number in answer.retrieved]), queries)
+    known = np.array([query.sort in ("trained words", "new sentence forms") for query in queries])
+    in_set = np.array([is_retrievable(query.scene) for query in queries])
+    rows = {
+        "asks for an image after a request": {"%": mean_of(answer.asks)},
+        "asks for an image after another text": {"%": mean_of(asks_without_request)},
+        "decides as the retrieval set is": {"%": mean_of(answer.retrieves[known] == in_set[known])},
+        "answers right, own decision": {"%": mean_of(np.where(answer.retrieves, retrieved, drawn)[known])},
+        "answers right, always generated": {"%": mean_of(drawn[known])},
+        "answers right, always retrieved": {"%": mean_of(retrieved[known])},
+    }
+    note = "The last four rows are of trained words and new sentence forms, one object."
+    return Table("knowledge_decision", "Asking and deciding, SmolLM2", ("%",), rows, note)
+
+
+def write_knowledge(arguments: KnowledgeArguments) -> list[Table]:
+    """
+    Measure, print the tables, and write `knowledge.md`, `knowledge.json`.
+
+    Raises:
+        LanguageModelMissing: SmolLM2 is not there. FileNotFoundError: the checkpoint or adapters are not.
+
+    Example:
+
+        >>> from picturebook import KnowledgeArguments, write_knowledge
+        >>> write_knowledge(KnowledgeArguments(out=Path("runs/knowledge")))  # doctest: +SKIP
+    """
+    out, seed = Path(arguments.out), arguments.seed
+    base = GillPipeline.from_pretrained(find_checkpoint())
+    model, tokenizer = load_language_model(arguments.language_model, torch.bfloat16)
+    queries = sample_queries(arguments.items, seed)
+    texts = [query.text for query in queries]
+    answers = {PLAIN: Answers(generate_from_captions(plain_generator(base), texts, seed))}
+    answers[TINY] = answer_by_pipeline(base, texts, seed)
+    gill = load_adapters(base, model, Path(arguments.adapters or find_smollm2_adapters()))
+    answers[SMOLLM2] = answer_by_states(base, gill, tokenizer, texts, seed)
+    asked = _asks(gill, tokenizer, texts_without_request(TEST))
+    if arguments.random_adapters is not None:
+        record = json.loads((arguments.random_adapters / "record.json").read_text(encoding="utf-8"))
+        random = random_language_model(model, int(record["seed"]))
+        gill = load_adapters(base, random, arguments.random_adapters)
+        answers[RANDOM] = answer_by_states(base, gill, tokenizer, texts, seed)
+    scenes = [parse_full_caption(caption) for caption in base.retrieval_set.dataset["caption"]]
+    tables = [
+        *knowledge_tables(queries, answers, scenes),
+        decision_and_requests(queries, answers[SMOLLM2], scenes, asked),
+    ]
+    for table in tables:
+        print(table.markdown(), flush=True)
+    results = {table.name: table.as_json() for table in tables} | {"items": arguments.items, "seed": seed}
+    for name, text in (
+        ("knowledge.md", "\n".join(table.markdown() for table in tables)),
+        ("knowledge.json", json.dumps(results, indent=2) + "\n"),
+    ):
+        with replace_file(out / name) as new:
+            new.write_text(text, encoding="utf-8")
+    return tables
+
+
+def load_adapters(base: GillPipeline, language_model: PreTrainedModel, folder: Path) -> GillForConditionalGeneration:
+    """Adapters in float32 around a loaded language model."""
+    return GillForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, language_model=language_model, vision_model=base.model.vision_model
+    )
+
+
+@torch.no_grad()
+def _asks(gill: GillForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
+    reader = StateReader(gill.language_model, tokenizer, gill.img_embeddings.weight.detach())
+    count = gill.config.num_image_output_tokens
+    states = reader.read([as_chat(text, tokenizer) for text in texts], count + 1)[:, 0]
+    best = gill.compute_logits(states.to(gill.language_model.dtype)).argmax(-1)
+    return (best == gill.config.image_output_token_ids[0]).numpy()
+
+
+def _draw(scene: Scene | None) -> np.ndarray:
+    assert scene is not None  # captions of the retrieval set are complete
+    return draw(scene)
