@@ -58,7 +58,8 @@ def demo(arguments: DemoArguments) -> Path:
         `Path`: The page, one HTML file that holds all images.
 
     Raises:
-        FileNotFoundError: no checkpoint is installed; the message says how to install it.
+        FileNotFoundError: no checkpoint is installed, or SmolLM2 was asked for and is not there; the message says how
+            to get it.
         OSError, ValueError: `arguments.model` cannot be loaded.
 
     Example:
@@ -67,6 +68,8 @@ def demo(arguments: DemoArguments) -> Path:
         >>> demo(DemoArguments(out=Path("runs/demo"), seed=7))  # doctest: +SKIP
     """
     start = time.monotonic()
+    # First: it says at once how to fetch it.
+    in_english = load_smollm2_pipeline() if arguments.language_model is not None else None
     pipe = load_pipeline(arguments.model or find_checkpoint())
     # These stories leave nothing out, so the expected scene after each sentence is known.
     panels = illustrate_stories(pipe, stories(TEST, _NUM_STORIES, arguments.seed, 0.0), arguments.seed)
@@ -78,7 +81,7 @@ def demo(arguments: DemoArguments) -> Path:
     on = f"{pipe.device}, {torch.get_num_threads()} threads" if pipe.device.type == "cpu" else str(pipe.device)
     print(f"{_NUM_STORIES} stories and {len(answered)} dialogues in {time.monotonic() - start:.0f} s on {on}")
     page = Path(arguments.out, "index.html")
-    unseen = unseen_words(pipe, arguments.seed) if arguments.language_model is not None else None
+    unseen = None if in_english is None else unseen_words(pipe, in_english, arguments.seed)
     write_page(
         page,
         "demo",
@@ -107,14 +110,8 @@ class UnseenWords:
     rows: list[tuple[str, str, list[Answer]]]
 
 
-def unseen_words(base: GillPipeline, seed: int) -> UnseenWords:
-    """
-    Let the plain generator, the picture book's own GILL and SmolLM2 answer the same requests, right or wrong.
-
-    Raises:
-        LanguageModelMissing: SmolLM2 is not there; the message says how to fetch it.
-    """
-    pipe = load_smollm2_pipeline()
+def unseen_words(base: GillPipeline, in_english: GillPipeline, seed: int) -> UnseenWords:
+    """Let the plain generator, the picture book's own GILL and SmolLM2 answer the same requests, right or wrong."""
     sorts = sorts_of()
     queries = [query for query in sample_queries(_NUM_UNSEEN, seed) if "trained" not in query.sort]
     queries = [query for query in queries if query.sort != "two objects, new sentence forms"]
@@ -125,7 +122,7 @@ def unseen_words(base: GillPipeline, seed: int) -> UnseenWords:
         for image in to_images(generate_from_captions(plain_generator(base), texts, seed))
     ]
     answered: list[list[tuple[str, GillImage | None]]] = [[("", image) for image in plain]]
-    for system, force in ((base, True), (pipe, False)):
+    for system, force in ((base, True), (in_english, False)):
         answers = answer_prompts(system, messages, seed, force_image=force)
         answered.append([(text, images[0] if images else None) for text, images in answers])
     rows = []

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from picturebook.report.demo import Answer
+from gill.cli import main
+from picturebook.models.smollm2 import LanguageModelMissing
+from picturebook.report import demo
+from picturebook.report.demo import Answer, UnseenWords
 from picturebook.report.pages import write_page
 from pipeline_gill import GillImage
 
@@ -29,6 +32,9 @@ def page(tmp_path: Path) -> str:
         "words": ["house", "red"],
         "num_images": 4,
         "num_right": 1,
+        "unseen": UnseenWords(
+            ("plain generator", "SmolLM2"), [("Draw a cottage.", "kinds by synonym", [wrong, right])]
+        ),
     }
     write_page(tmp_path / "index.html", "demo", **arguments)
     return (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -44,6 +50,22 @@ def test_images_and_answers_in_words_that_are_wrong_are_marked(page: str) -> Non
     assert re.search(r"A cat\.\s*<span class=\"wrong\">wrong</span>", page)
     assert len(re.findall(r'class="wrong">wrong', page)) == 1
     assert "a: no image" in page
+
+
+def test_words_that_nobody_trained_on_have_a_column_for_each_system_failures_included(page: str) -> None:
+    assert "<th>plain generator</th><th>SmolLM2</th>" in page
+    assert page.index('class="failed"') < page.index('class="right"')
+
+
+def test_without_smollm2_the_demo_says_how_to_fetch_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> None:
+        raise LanguageModelMissing("Fetch it with: gill picturebook fetch")
+
+    monkeypatch.setattr(demo, "load_smollm2_pipeline", missing)
+    assert main(["demo", "--language-model", "smollm2", "--out", str(tmp_path)]) == 2
+    assert "gill picturebook fetch" in capsys.readouterr().err
 
 
 def test_dialogues_are_typeset_as_people_write(page: str) -> None:

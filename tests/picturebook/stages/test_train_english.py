@@ -52,6 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GillPipelin
     return out, base
 
 
+@pytest.mark.slow
 def test_the_adapters_are_small_and_say_what_they_were_trained_on(trained: tuple[Path, GillPipeline]) -> None:
     folder = trained[0] / "adapters"
     assert {path.name for path in folder.iterdir()} == {
@@ -65,6 +66,7 @@ def test_the_adapters_are_small_and_say_what_they_were_trained_on(trained: tuple
     assert "Q4_1" in json.loads((folder / "record.json").read_text())["weights"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(trained: tuple[Path, GillPipeline], capsys: pytest.CaptureFixture[str]) -> None:
     out, base = trained
     (out / "adapters" / "record.json").unlink()
@@ -74,6 +76,7 @@ def test_a_run_that_was_stopped_goes_on(trained: tuple[Path, GillPipeline], caps
     assert (out / "adapters" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_picture_book_answers_with_them(trained: tuple[Path, GillPipeline]) -> None:
     pipe = load_smollm2_pipeline(adapters=trained[0] / "adapters", language_model=stand_in())
     out = pipe(
@@ -85,6 +88,7 @@ def test_the_picture_book_answers_with_them(trained: tuple[Path, GillPipeline]) 
     assert {image.source for image in out.image_pieces[0]} == {"retrieved", "generated"}
 
 
+@pytest.mark.slow
 def test_states_are_those_of_the_joined_model(trained: tuple[Path, GillPipeline]) -> None:
     pipe = load_smollm2_pipeline(adapters=trained[0] / "adapters", language_model=stand_in())
     texts = ["a red house", "Can you draw a very small boat on the left at night?", "hello"]
