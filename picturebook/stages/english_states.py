@@ -7,6 +7,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,8 @@ class StateReader:
             numbers = order[begin : begin + _BATCH]
             batch = [ids[number] for number in numbers]
             shared = _shared_prefix(batch)
-            cache, before = None, torch.ones(len(batch), shared, dtype=torch.long)
+            cache: Any = None
+            before = torch.ones(len(batch), shared, dtype=torch.long)
             if shared:
                 prefix = run_decoder(
                     decoder, table(torch.tensor([batch[0][:shared]])), None, None, None, use_cache=True
