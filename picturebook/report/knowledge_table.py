@@ -18,8 +18,7 @@ from ..arguments import KnowledgeArguments
 from ..checkpoint_folder import find_checkpoint, find_smollm2_adapters
 from ..models import batches
 from ..models.image_generator import generate_from_captions, generate_from_conditioning
-from ..models.language_model import parse_full_caption
-from ..models.smollm2 import load_language_model, random_language_model
+from ..models.smollm2 import library_of, load_language_model, random_language_model
 from ..stages.english_states import StateReader
 from ..stages.train_english import as_chat
 from ..world.caption_grammar import shuffled
@@ -140,9 +139,9 @@ def answer_by_states(
     logits = [gill.compute_logits(part.to(gill.language_model.dtype)).float() for part in states[:, 0].split(128)]
     asks = torch.cat(logits).argmax(-1) == gill.config.image_output_token_ids[0]
     outputs = [gill.image_outputs(part) for part in states[:, 1:].split(256)]
-    library = torch.from_numpy(np.asarray(base.retrieval_set.dataset.with_format("numpy")["embedding"][:]))
+    library, _ = library_of(base)
     embeds = torch.cat([output["retrieval_embeds"] for output in outputs])
-    found = [(functional.normalize(part, dim=-1) @ library.float().T).argmax(-1) for part in embeds.split(256)]
+    found = [(functional.normalize(part, dim=-1) @ library.T).argmax(-1) for part in embeds.split(256)]
     conditioning = torch.cat([output["conditioning"]["prompt_embeds"] for output in outputs])
     decided = torch.cat([output["decision_logits"] for output in outputs]).argmax(-1) == 1
     drawn = generate_from_conditioning(plain_generator(base), conditioning, seed)
@@ -158,8 +157,8 @@ def answer_by_pipeline(pipe: GillPipeline, texts: Sequence[str], seed: int) -> A
         out = pipe.model(**inputs)
         embeds.append(out.retrieval_embeds)
         conditioning.append(out.conditioning["prompt_embeds"])
-    library = torch.from_numpy(np.asarray(pipe.retrieval_set.dataset.with_format("numpy")["embedding"][:]))
-    found = (functional.normalize(torch.cat(embeds), dim=-1) @ library.float().T).argmax(-1)
+    library, _ = library_of(pipe)
+    found = (functional.normalize(torch.cat(embeds), dim=-1) @ library.T).argmax(-1)
     drawn = generate_from_conditioning(plain_generator(pipe), torch.cat(conditioning), seed)
     return Answers(drawn, found.numpy())
 
@@ -171,9 +170,7 @@ def right_of(images: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
     return np.array([judged[sorts[query.sort].asked][number] for number, query in enumerate(queries)])
 
 
-def knowledge_tables(
-    queries: Sequence[Query], answers: Mapping[str, Answers], scenes: Sequence[Scene | None]
-) -> list[Table]:
+def knowledge_tables(queries: Sequence[Query], answers: Mapping[str, Answers], scenes: Sequence[Scene]) -> list[Table]:
     """Tables of drawn and of retrieved images.
 
     Args:
@@ -189,7 +186,7 @@ def knowledge_tables(
         right = right_of(answer.drawn, queries)
         drawn[system] = {name: mean_of(right[of_sort[name]]) for name in sorts}
         if answer.retrieved is not None:
-            shown = np.stack([_draw(scenes[number]) for number in answer.retrieved])
+            shown = np.stack([draw(scenes[number]) for number in answer.retrieved])
             right = right_of(shown, queries)
             retrieved[system] = {name: mean_of(right[of_sort[name] & in_set]) for name in sorts}
     note = (
@@ -210,12 +207,12 @@ def knowledge_tables(
 
 
 def decision_and_requests(
-    queries: Sequence[Query], answer: Answers, scenes: Sequence[Scene | None], asks_without_request: np.ndarray
+    queries: Sequence[Query], answer: Answers, scenes: Sequence[Scene], asks_without_request: np.ndarray
 ) -> Table:
     """How often an image is asked for, and whether answers are right by the own decision."""
     assert answer.retrieved is not None and answer.retrieves is not None and answer.asks is not None
     drawn = right_of(answer.drawn, queries)
-    retrieved = right_of(np.stack([_draw(scenes[number]) for number in answer.retrieved]), queries)
+    retrieved = right_of(np.stack([draw(scenes[number]) for number in answer.retrieved]), queries)
     known = np.array([query.sort in ("trained words", "new sentence forms") for query in queries])
     in_set = np.array([is_retrievable(query.scene) for query in queries])
     rows = {
@@ -257,7 +254,7 @@ def write_knowledge(arguments: KnowledgeArguments) -> list[Table]:
         random = random_language_model(model, int(record["seed"]))
         gill = load_adapters(base, random, arguments.random_adapters)
         answers[RANDOM] = answer_by_states(base, gill, tokenizer, texts, seed)
-    scenes = [parse_full_caption(caption) for caption in base.retrieval_set.dataset["caption"]]
+    _, scenes = library_of(base)
     tables = [
         *knowledge_tables(queries, answers, scenes),
         decision_and_requests(queries, answers[SMOLLM2], scenes, asked),
@@ -288,8 +285,3 @@ def _asks(gill: GillForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
     states = reader.read([as_chat(text, tokenizer) for text in texts], count + 1)[:, 0]
     best = gill.compute_logits(states.to(gill.language_model.dtype)).argmax(-1)
     return (best == gill.config.image_output_token_ids[0]).numpy()
-
-
-def _draw(scene: Scene | None) -> np.ndarray:
-    assert scene is not None  # captions of the retrieval set are complete
-    return draw(scene)

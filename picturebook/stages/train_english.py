@@ -27,9 +27,8 @@ from training_gill.losses import conditioning_loss
 from ..arguments import EnglishArguments
 from ..checkpoint_folder import SMOLLM2_ADAPTERS, find_checkpoint
 from ..models import batches
-from ..models.language_model import parse_full_caption
 from ..models.question_features import WORDS, QuestionAdapters, fit_features
-from ..models.smollm2 import HUB_ID, WEIGHTS, load_language_model, random_language_model
+from ..models.smollm2 import HUB_ID, WEIGHTS, library_of, load_language_model, random_language_model
 from ..world.caption_grammar import describe, layout, parse_caption, shuffled
 from ..world.drawing import to_images
 from ..world.english import sentence_of, texts_without_request
@@ -49,7 +48,7 @@ _READ_PAIRS, _READ_RIDGE = 6_000, 1e-3
 EXAMPLES_FILE = "chat_examples.json"
 VISION_MODEL = "gill-multimodal-picturebook"
 RECORD = "record.json"
-_SCHEDULE = Schedule(1_600, 64, 2e-3, warmup=60, decay=0.7)
+_SCHEDULE = Schedule(1_200, 64, 2e-3, warmup=60, decay=0.7, bf16=True)
 
 
 @dataclass(frozen=True)
@@ -318,15 +317,14 @@ def _data(base: GillPipeline, features: torch.Tensor, prompts: Sequence[Prompt],
     for captions in batches([prompt.caption for prompt in prompts], 256):
         tokens = base.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         targets.append(base.text_encoder(input_ids=tokens).last_hidden_state.half())
-    dataset = base.retrieval_set.dataset
-    library = torch.from_numpy(np.asarray(dataset.with_format("numpy")["embedding"][:], dtype=np.float32))
-    numbers = {parse_full_caption(caption): number for number, caption in enumerate(dataset["caption"])}
+    library, in_library = library_of(base)
+    numbers = {scene: number for number, scene in enumerate(in_library)}
     scenes = [prompt.scene for prompt in prompts]
     return _Data(
         features,
         torch.cat(targets),
         functional.normalize(embed_images(base, draw_all(scenes, stream(0, TRAIN, "english images"))), dim=-1),
-        functional.normalize(library, dim=-1),
+        library,
         torch.tensor([numbers.get(scene, -1) for scene in scenes]),
         torch.tensor([len(scene.objects) == 1 for scene in scenes]),
     )
@@ -400,6 +398,7 @@ def fit_decision(gill: GillForConditionalGeneration, states: torch.Tensor, promp
         scaled = weight / std / 2
         offset = (bias - (weight / std * mean).sum()) / 2
         # As `evaluation_gill.decisions.DECISIONS`: to generate, to retrieve.
+        assert gill.decision_head is not None
         gill.decision_head.weight.copy_(torch.stack([-scaled, scaled]))
         gill.decision_head.bias.copy_(torch.stack([-offset, offset]))
 
