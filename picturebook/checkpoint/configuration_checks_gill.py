@@ -5,6 +5,7 @@ from typing import Any
 from .image_encoder_gill import VISION_POOLINGS
 
 MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder", "projection")
+DECISION_INPUTS = ("states", "conditioning")
 IMG_LOGIT_SCALINGS = ("absolute", "signed")
 # Tokens around the placeholders of an image that is read, and around the run of an image in the answer.
 TOKENS_AROUND_IMAGES = (
@@ -74,6 +75,14 @@ def check_config(config: Any) -> None:
         raise ValueError(
             f"`retrieval_dim` is None and `{name}` is {getattr(config, name)!r}; expected a model that retrieves "
             "images, or one that generates them without deciding."
+        )
+    if config.decision_input not in DECISION_INPUTS:
+        raise ValueError(f"`decision_input` must be one of {DECISION_INPUTS}, got {config.decision_input!r}.")
+    if config.decision_input == "conditioning" and (config.mapper_type is None or config.conditioning is not None):
+        raise ValueError(
+            "`decision_input` 'conditioning' needs a mapper that makes one tensor of a fixed length; this one has "
+            f"`mapper_type` {config.mapper_type!r} and the tensors "
+            f"{[tensor.name for tensor in config.conditioning_tensors]}."
         )
     if config.mapper_hidden_size % config.mapper_num_heads:
         raise ValueError(

@@ -28,6 +28,8 @@ _OMITTED = {
     "added_token_ids": None,
     "visual_projection_depth": 1,
     "visual_projection_norm": False,
+    "decision_input": "states",
+    "distinct_image_states": False,
 }
 
 # Models whose embedding width differs from `hidden_size` (OPT-350m) store it under another name, looked up first.
@@ -104,6 +106,14 @@ class GillConfig(PretrainedConfig):
         use_decision_head (`bool`, *optional*): Whether the model has a head that decides between retrieving and
             generating an image; by default where it has a retrieval space.
         decision_dropout (`float`, defaults to 0.5): Dropout probability before the decision head.
+        decision_input (`str`, defaults to `"states"`): What the decision head reads: the `"states"` that the retrieval
+            head reads, or the `"conditioning"` that the mapper makes of them, one tensor of a fixed length. A linear
+            head cannot read from states what depends on several parts of the image together, unless the language
+            model's state at `[IMG0]` says so; of the conditioning it can.
+        distinct_image_states (`bool`, defaults to `False`): Whether the `[IMG]` states are told apart: the retrieval
+            head and the decision head read all of them, concatenated, rather than that at `[IMG0]` alone, and the GILL
+            mapper projects each by a linear map of its own. For `[IMG]` rows that ask the language model different
+            questions, see `initializer_text` of `training_gill`.
         img_logit_scaling (`str`, defaults to `"absolute"`):
             How a factor `f` is applied to the logit `l` of the token that opens an image: `"absolute"` gives `|l| f`
             where `f > 1` (GILL), `"signed"` gives `l f` (FROMAGe).
@@ -164,6 +174,8 @@ class GillConfig(PretrainedConfig):
         conditioning: list[dict[str, Any]] | None = None,
         use_decision_head: bool | None = None,
         decision_dropout: float = 0.5,
+        decision_input: str = "states",
+        distinct_image_states: bool = False,
         img_logit_scaling: str = "absolute",
         language_model_lora: str | None = None,
         **kwargs: Any,
@@ -216,6 +228,8 @@ class GillConfig(PretrainedConfig):
         self.mapper_tokens_per_img_token = mapper_tokens_per_img_token
         self.use_decision_head = retrieval_dim is not None if use_decision_head is None else use_decision_head
         self.decision_dropout = decision_dropout
+        self.decision_input = decision_input
+        self.distinct_image_states = distinct_image_states
         self.img_logit_scaling = img_logit_scaling
         self.language_model_lora = language_model_lora
         super().__init__(**kwargs)
@@ -247,6 +261,18 @@ class GillConfig(PretrainedConfig):
     def embedding_dim(self) -> int:
         """Width of the language model's input embeddings and of its head's input [`d`]."""
         return _first_int(self.text_config.get_text_config(), _EMBEDDING_DIM_NAMES, "text_config")
+
+    @property
+    def image_head_dim(self) -> int:
+        """Width of what the retrieval head reads of the `[IMG]` states."""
+        return self.embedding_dim * (self.num_image_output_tokens if self.distinct_image_states else 1)
+
+    @property
+    def decision_dim(self) -> int:
+        """Width of what the decision head reads."""
+        if self.decision_input == "conditioning":
+            return (self.conditioning_length or 1) * (self.conditioning_dim or 1)
+        return self.image_head_dim
 
     @property
     def vision_dim(self) -> int:

@@ -42,6 +42,25 @@ class MapperOutput:
         return found
 
 
+class DistinctProjection(nn.Module):
+    """A linear map of its own for each `[IMG]` token: `(n, num_image_output_tokens, d)` to `(n, ..., width)`."""
+
+    def __init__(self, num_tokens: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_tokens, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(num_tokens, out_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As `nn.Linear`."""
+        bound = self.weight.shape[-1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("nrd,rwd->nrw", states, self.weight) + self.bias
+
+
 class GillMapper(nn.Module):
     """The paper's GILLMapper (section 3.2): an encoder over the `[IMG]` states and a decoder with learnt queries.
 
@@ -55,7 +74,11 @@ class GillMapper(nn.Module):
         self.specification = config.conditioning_tensors
         ragged = [tensor for tensor in self.specification if tensor.mask_key is not None]
         num_queries = sum(tensor.num_positions for tensor in self.specification) + len(ragged)
-        self.input_projection = nn.Linear(config.embedding_dim, width)
+        self.input_projection: nn.Module = (
+            DistinctProjection(config.num_image_output_tokens, config.embedding_dim, width)
+            if config.distinct_image_states
+            else nn.Linear(config.embedding_dim, width)
+        )
         self.transformer = _pre_norm_transformer(config)
         self.queries = nn.Parameter(torch.randn(1, num_queries, width))
         heads = {tensor.name: nn.Linear(width, tensor.dim) for tensor in self.specification}

@@ -62,11 +62,11 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetr
         self.image_retrieval_head: Any = None
         self.logit_scale: Any = None
         if config.retrieval_dim is not None:
-            self.text_retrieval_head = nn.Linear(width, config.retrieval_dim)
+            self.text_retrieval_head = nn.Linear(config.image_head_dim, config.retrieval_dim)
             self.image_retrieval_head = nn.Linear(config.vision_dim, config.retrieval_dim)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.mapper = build_mapper(config)
-        self.decision_head = nn.Linear(width, 2) if config.use_decision_head else None
+        self.decision_head = nn.Linear(config.decision_dim, 2) if config.use_decision_head else None
         self.decision_dropout = nn.Dropout(config.decision_dropout)
         norm_eps = getattr(config.vision_config, "layer_norm_eps", 1e-5)
         self.visual_norm = nn.LayerNorm(width, eps=norm_eps) if config.visual_projection_norm else None
@@ -194,14 +194,16 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetr
             `dict`: `img_hidden_states`, `retrieval_embeds`, `conditioning` and `decision_logits` of [`GillOutput`].
         """
         states = img_hidden_states.to(self.img_embeddings.weight)
-        first = states[:, 0]
         mapped = self.mapper(states, self.img_embeddings.weight) if self.mapper is not None else None
+        read = self.head_states(states)
         return {
             "img_hidden_states": img_hidden_states,
-            "retrieval_embeds": self.text_retrieval_head(first) if self.text_retrieval_head is not None else None,
+            "retrieval_embeds": self.text_retrieval_head(read) if self.text_retrieval_head is not None else None,
             "conditioning": mapped.conditioning(self.config) if mapped is not None else None,
             "decision_logits": (
-                self.decision_head(self.decision_dropout(first)) if self.decision_head is not None else None
+                self.decision_head(self.decision_dropout(self.decision_states(states, mapped)))
+                if self.decision_head is not None
+                else None
             ),
         }
 

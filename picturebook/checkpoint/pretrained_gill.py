@@ -19,7 +19,7 @@ from .backbones_gill import LANGUAGE_MODEL_OPTIONS, check_backbones, load_backbo
 from .configuration_gill import AUTO_MAP, GillConfig
 from .fingerprint_gill import find_changed_weight, sample_weights
 from .language_model_lora_gill import LORA_FOLDER, has_lora, load_lora, save_lora
-from .mapper_gill import GillMapper
+from .mapper_gill import DistinctProjection, GillMapper
 
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 BACKBONE_PREFIXES = ("language_model.", "vision_model.")
@@ -53,7 +53,7 @@ class GillPreTrainedModel(PreTrainedModel):
         # As in the authors' code: torch's defaults, and Xavier for all matrices of a transformer.
         if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and module is self.added_head):
             nn.init.normal_(module.weight, std=getattr(self.config.text_config, "init_std", 0.02))
-        elif isinstance(module, (nn.Linear, nn.LayerNorm)):
+        elif isinstance(module, (nn.Linear, nn.LayerNorm, DistinctProjection)):
             module.reset_parameters()
         elif isinstance(module, nn.MultiheadAttention):
             module._reset_parameters()

@@ -7,6 +7,7 @@ from torch import nn
 
 from .fingerprint_gill import fingerprint_weights
 from .image_encoder_gill import ImagePooling
+from .mapper_gill import MapperOutput
 
 
 class GillRetrievalMixin:
@@ -75,7 +76,7 @@ class GillRetrievalMixin:
             attention_mask = torch.ones_like(input_ids)
         img_ids = torch.tensor(self.config.image_output_run_ids, device=input_ids.device)
         num_img = len(img_ids)
-        # The state that is read is that of `[IMG0]`, which a start token may precede.
+        # The states that are read begin with that of `[IMG0]`, which a start token may precede.
         offset = self.config.image_output_run_ids.index(self.config.image_output_token_ids[0])
         # Padding on the right goes to the left, so that no row has a hole.
         padding = attention_mask.flip(1).argmax(1, keepdim=True)
@@ -94,8 +95,38 @@ class GillRetrievalMixin:
         self._check_length(embeds.shape[1])
         hidden_states = self.run_language_model(embeds, mask, use_cache=False).last_hidden_state
         rows = torch.arange(len(ids), device=hidden_states.device)
-        first = hidden_states[rows, (starts + offset).to(hidden_states.device)]
-        return head(first.to(head.weight))
+        columns = torch.arange(self.config.num_image_output_tokens, device=hidden_states.device)
+        columns = (starts + offset).to(hidden_states.device)[:, None] + columns
+        return head(self.head_states(hidden_states[rows[:, None], columns].to(head.weight)))
+
+    def head_states(self: Any, img_hidden_states: torch.Tensor) -> torch.Tensor:
+        """
+        What the retrieval head reads of the states at `[IMG]` tokens.
+
+        Args:
+            img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`).
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, config.image_head_dim)`.
+        """
+        return img_hidden_states.flatten(1) if self.config.distinct_image_states else img_hidden_states[:, 0]
+
+    def decision_states(self: Any, img_hidden_states: torch.Tensor, mapped: MapperOutput | None = None) -> torch.Tensor:
+        """
+        What the decision head reads, see `decision_input` in [`GillConfig`].
+
+        Args:
+            img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`).
+            mapped ([`MapperOutput`], *optional*): What the mapper makes of them, where that is known already.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, config.decision_dim)`.
+        """
+        if self.config.decision_input == "states":
+            return self.head_states(img_hidden_states)
+        mapped = self.mapper(img_hidden_states, self.img_embeddings.weight) if mapped is None else mapped
+        (tensor,) = mapped.tensors.values()
+        return tensor.flatten(1)
 
     def retrieval_scores(self: Any, retrieval_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         """
