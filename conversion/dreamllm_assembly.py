@@ -175,6 +175,7 @@ def _assemble(
         settings.query_tokens,
         image_token=dreamllm.PATCH,
         chat_template=dreamllm.CHAT_TEMPLATE,
+        truncate_text=False,
         image_start_token=dreamllm.IMAGE_START,
         image_end_token=dreamllm.IMAGE_END,
         image_output_start_token=dreamllm.OUTPUT_START,

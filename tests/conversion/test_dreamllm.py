@@ -14,6 +14,7 @@ from conversion.dreamllm import read_settings
 from conversion.dreamllm_files import DIFFUSION, QUERIES, VISION
 from gill.cli import main
 from modeling_gill import GillConfig, GillForConditionalGeneration
+from pipeline_gill import GillPipeline
 from tests.dream_fixtures import convert_dream
 
 from .test_dreamllm_files import edit_plugin
@@ -76,6 +77,14 @@ def test_the_repository_says_what_the_release_is(dream_repository, dream_world) 
     names = load_file(dream_repository / "model.safetensors")
     assert len(names) == 25
     assert not any(name.startswith("vision_model.") for name in names)
+
+
+def test_the_generator_is_named_also_where_it_is_nothing_but_folders(dream_repository, dream_world) -> None:
+    assert not (dream_world / "sd-dream" / "model_index.json").exists()
+    generator = GillPipeline.from_pretrained(dream_repository).image_generator
+    assert type(generator.scheduler).__name__ == "DDPMScheduler"
+    assert (generator.text_encoder, generator.tokenizer) == (None, None)
+    assert not any((dream_repository / name).exists() for name in ("vae", "unet", "text_encoder", "tokenizer"))
 
 
 def test_tokens_that_no_training_labels_are_never_written(dream_repository) -> None:
