@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline, ModelMixin, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    ModelMixin,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedTokenizerBase
 
@@ -30,6 +36,8 @@ from .load_options_gill import (
 _LOADED_STATE, _LEFT_OUT, _NEGATIVES = "_gill_loaded_state", "_gill_text_left_out", "_gill_negatives"
 _VALUES_COMPARED = 16
 GENERATOR_FOLDER = "image_generator"
+# What a repository must at least hold to be named as an image generator.
+_LEAST: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
 # Generators that read the dtype of their text encoder even when a call gives the embeddings.
 TEXT_ENCODER_READERS = ("StableCascadePriorPipeline", "StableCascadeCombinedPipeline")
 
@@ -132,7 +140,13 @@ def _load_pipeline(
     without_text: bool,
 ) -> Any:
     hub = {name: value for name, value in hub.items() if value is not None}
-    entries = DiffusionPipeline.load_config(source, **hub)
+    try:
+        entries = DiffusionPipeline.load_config(source, **hub)
+    except OSError as error:
+        try:
+            return _load_least(source, config, options, hub, parts)
+        except (OSError, KeyError):
+            raise error from None
     class_name = entries["_class_name"]
     unknown = [name for name, part in options.components.items() if name not in entries and part is not None]
     if unknown:
@@ -161,6 +175,31 @@ def _load_pipeline(
             tuple(left_out), partial(_load_left_out, tuple(left_out), source, hub, unplaced)
         )
     return generator
+
+
+def _load_least(
+    source: str,
+    config: dict[str, Any],
+    options: LoadOptions,
+    hub: dict[str, Any],
+    parts: Mapping[str, Any],
+) -> StableDiffusionPipeline:
+    """A generator of which the repository of the model has all components but some of [`_LEAST`], which are folders
+    of another without `model_index.json`.
+
+    Raises:
+        KeyError: other components are lacking. OSError: one cannot be loaded.
+    """
+    given = {**parts, **{name: part for name, part in options.components.items() if name in GENERATOR_COMPONENTS}}
+    loading = _loading_options(config, options, GENERATOR_COMPONENTS)
+    classes = {name: _LEAST[name] for name in GENERATOR_COMPONENTS if name not in given}
+    found = {
+        name: _load_part(component_class, name, source, options, loading, subfolder=name, **hub)
+        for name, component_class in classes.items()
+    }
+    return StableDiffusionPipeline(
+        **{**given, **found}, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
 
 
 def _load_left_out(
@@ -214,21 +253,28 @@ def _left_out_parts(
 def _parts(folder: str, index: dict[str, Any], config: dict[str, Any], options: LoadOptions) -> dict[str, Any]:
     """Components that the repository has folders of, or is without."""
     loading = _loading_options(config, options, GENERATOR_COMPONENTS)
-    quantization, dtype = loading.pop("quantization_config", None), loading.pop(DTYPE, None)
-    parts: dict[str, Any] = {}
-    for name in (name for name in GENERATOR_COMPONENTS if name in index and name not in options.components):
-        parts[name] = None
-        if index[name][0] is None:
-            continue
-        component_class, kwargs = _class_in(index, name), dict[str, Any]()
-        if issubclass(component_class, torch.nn.Module):
-            own = dtype.get(name, dtype.get("default")) if isinstance(dtype, dict) else dtype
-            of_diffusers = issubclass(component_class, ModelMixin)
-            quantized = quantization and quantization._resolve_quant_config(of_diffusers, name)
-            kwargs = {"use_safetensors": True, **loading, DTYPE if of_diffusers else "dtype": own}
-            kwargs |= {"quantization_config": quantized} if quantized else {}
-        parts[name] = load_variant(component_class, os.path.join(folder, name), options, **kwargs)
-    return parts
+    return {
+        name: None
+        if index[name][0] is None
+        else _load_part(_class_in(index, name), name, os.path.join(folder, name), options, loading)
+        for name in GENERATOR_COMPONENTS
+        if name in index and name not in options.components
+    }
+
+
+def _load_part(
+    component_class: Any, name: str, source: str, options: LoadOptions, loading: Mapping[str, Any], **where: Any
+) -> Any:
+    kwargs = dict[str, Any]()
+    if issubclass(component_class, torch.nn.Module):
+        others = {key: value for key, value in loading.items() if key not in ("quantization_config", DTYPE)}
+        quantization, dtype = loading.get("quantization_config"), loading.get(DTYPE)
+        own = dtype.get(name, dtype.get("default")) if isinstance(dtype, dict) else dtype
+        of_diffusers = issubclass(component_class, ModelMixin)
+        quantized = quantization and quantization._resolve_quant_config(of_diffusers, name)
+        kwargs = {"use_safetensors": True, **others, DTYPE if of_diffusers else "dtype": own}
+        kwargs |= {"quantization_config": quantized} if quantized else {}
+    return load_variant(component_class, source, options, **where, **kwargs)
 
 
 def _loading_options(config: dict[str, Any], options: LoadOptions, components: Collection[str]) -> dict[str, Any]:
