@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-MAPPERS = ("gill_mapper", "linear", "mlp", "encoder")
+MAPPERS = ("gill_mapper", "linear", "mlp", "encoder", "projection")
+NEGATIVE_CONDITIONINGS = ("generator", "empty_prompt")
+# Tokens around an image that is read, and around the run of one in the answer.
+TOKENS_AROUND = ("image_start_token", "image_end_token", "image_output_start_token", "image_output_end_token")
 VISION_POOLINGS = ("pooler", "cls", "mean", "image_embeds", "patches")
 RECORD_KINDS = ("pairs", "documents", "instructed_documents", "conversations")
 RECORD_DIRECTIONS = ("both", "text_to_image", "image_to_text")
@@ -19,7 +22,13 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
 class ModelArguments:
     """What is trained: frozen models by name, and the sizes of the adapters (the paper's by default)."""
 
-    start_from: str | None = _option(None, "GILL repository whose adapters are trained on, in place of new ones.")
+    start_from: str | list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Repository whose adapters are trained on, in place of new ones; of further ones, those that they "
+            "have trained."
+        },
+    )
     language_model: str = _option("facebook/opt-6.7b", "Frozen causal language model: Hub name or folder.")
     language_model_revision: str | None = _option(None, "Its revision.")
     vision_model: str = _option("openai/clip-vit-large-patch14", "Frozen image encoder: Hub name or folder.")
@@ -31,6 +40,22 @@ class ModelArguments:
     mapper_type: str = _option("gill_mapper", f"One of {', '.join(MAPPERS)}, or none to retrieve only.")
     num_image_output_tokens: int = _option(8, "Number of [IMG] tokens (r).")
     img_tokens: str | None = _option(None, "Their names, separated by commas; by default [IMG0],[IMG1],...")
+    image_token: str = _option("<|image|>", "Token that stands where an image is read.")
+    image_start_token: str | None = _option(None, "Token before an image that is read; DreamLLM: <im_start>.")
+    image_end_token: str | None = _option(None, "Token after it; DreamLLM: <im_end>.")
+    image_output_start_token: str | None = _option(
+        None, "Token that opens an image in the answer; by default [IMG0] itself. DreamLLM: <dream_start>."
+    )
+    image_output_end_token: str | None = _option(None, "Token after such an image; DreamLLM: <dream_end>.")
+    predict_image_output_tokens: bool = _option(
+        True, "Whether the [IMG] tokens are predicted; false makes them embeddings alone, as DreamLLM's queries are."
+    )
+    chat_template: str | None = _option(None, "Chat template in Jinja; by default the tokenizer's own, or a plain one.")
+    negative_conditioning: str = _option(
+        "generator",
+        f"What the image generator guides away from, and learns in place of a dropped condition: one of "
+        f"{', '.join(NEGATIVE_CONDITIONINGS)}, the second through the language model.",
+    )
     initializer_token: str | None = _option(
         None, "Token of the language model whose embedding all [IMG] rows start from, e.g. image; random by default."
     )
@@ -50,7 +75,7 @@ class ModelArguments:
     vision_feature_layer: int = _option(
         -1, "Layer of the image encoder that cls, mean and patches are read at; -1 for its output, e.g. -2."
     )
-    retrieval_dim: int = _option(256, "Width of the retrieval space (p).")
+    retrieval_dim: int | None = _option(256, "Width of the retrieval space (p); null generates all images.")
     mapper_hidden_size: int = _option(512, "Width of the mapper.")
     mapper_num_layers: int = _option(4, "Layers of the mapper's encoder, and of its decoder.")
     mapper_num_heads: int = _option(4, "Attention heads of the mapper.")
@@ -117,6 +142,9 @@ class DataArguments:
     shuffle_buffer: int = _option(10_000, "Examples of a stream that are shuffled among each other.")
     cache: str | None = _option(None, "Folder that `gill precompute` wrote.")
     max_length: int = _option(32, "Tokens of a caption with its [IMG] tokens, or of a record.")
+    resolution: int | None = _option(
+        None, "Side of the images that the denoising loss draws, in pixels; by default the image generator's own."
+    )
     random_flip: bool = _option(
         False, "Mirror half of the images that a generator is to draw from records, whatever captions say of sides."
     )
@@ -141,6 +169,25 @@ class LossArguments:
     reconstruction_weight: float = _option(
         0.0, "Weight of the same loss after the image alone, without its caption; 0, as in the paper, leaves it out."
     )
+    denoising_weight: float = _option(
+        0.0, "Weight of the image generator's own denoising loss given the conditioning; 0 leaves it out."
+    )
+    stage: str | None = _option(
+        None, "Stage of DreamLLM, which sets train and the weights that are not given: creation, comprehension, tuning."
+    )
+    train: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What learns from records: of language_model, added_rows, visual_projection, img_embeddings and "
+            "mapper; by default the last three."
+        },
+    )
+    noise_offset: float = _option(
+        0.0, "Of the denoising loss: deviation of a constant added to the noise of a channel."
+    )
+    input_perturbation: float = _option(0.0, "Of the denoising loss: deviation of noise that is not predicted.")
+    min_snr_gamma: float | None = _option(None, "Of the denoising loss: bound on a timestep's weight, as 5; or none.")
+    condition_dropout: float = _option(0.0, "Of the denoising loss: probability that an image loses its condition.")
     lr_decay_every: int = _option(0, "Steps after the warm-up between decays of the learning rate; 0: none.")
     lr_decay_factor: float = _option(0.1, "Factor of each decay.")
     panel_steps: int = _option(0, "Steps between image panels; 0: none.")
@@ -155,6 +202,7 @@ class TrainCommand:
     recipe: str | None = _option(None, "YAML file, e.g. training_gill/recipes/gill_cc3m.yaml.", positional=True)
     list_entries: bool = _option(False, "Print what a recipe can hold, and stop.")
     sizes: bool = _option(False, "Print what the recipe trains and the memory that takes, and stop.")
+    processes: int = _option(1, "Processes that share the weights under FSDP, for --sizes.", min=1)
     overrides: list[str] = field(
         default_factory=list, metadata={"help": "Any entry of the recipe, as --learning_rate 1e-3.", "extra": True}
     )
@@ -256,9 +304,11 @@ class SmallDataArguments:
 __all__ = [
     "BACKBONE_DTYPES",
     "MAPPERS",
+    "NEGATIVE_CONDITIONINGS",
     "RECORD_DIRECTIONS",
     "RECORD_KINDS",
     "SHARD_ORDERS",
+    "TOKENS_AROUND",
     "DataArguments",
     "DecisionCommand",
     "DecisionHeadOptions",

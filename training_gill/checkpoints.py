@@ -73,13 +73,16 @@ def load_adapters(gill: GillForConditionalGeneration, folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise ValueError(f"The checkpoint {folder} cannot be read: {error}") from error
-    own, kept = (
-        {name: value for name, value in weights.items() if not name.startswith(BACKBONE_PREFIXES)}
-        for weights in (gill.state_dict(), tensors)
-    )
-    if "logit_scale" in kept and kept["logit_scale"].numel() == 1:
+    # Those of frozen models that have repositories of their own are not saved.
+    left_out = set(gill._keys_to_ignore_on_save or ())
+    own = {name: value for name, value in gill.state_dict().items() if name not in left_out}
+    kept = {name: value for name, value in tensors.items() if name not in left_out}
+    if "logit_scale" in own and "logit_scale" in kept and kept["logit_scale"].numel() == 1:
         tensors["logit_scale"] = kept["logit_scale"] = kept["logit_scale"].reshape(own["logit_scale"].shape)
+    saved = {own[name].data_ptr() for name in kept if name in own}
     for name in sorted({*own, *kept}):
+        if name not in kept and name.startswith(BACKBONE_PREFIXES) and own[name].data_ptr() in saved:
+            continue  # tied to a weight that was saved
         found, expected = (tuple(weights[name].shape) if name in weights else None for weights in (kept, own))
         if found != expected:
             raise ValueError(

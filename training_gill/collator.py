@@ -12,6 +12,7 @@ from modeling_gill.image_loading_gill import ImageError
 
 from .caches import ImageFeatureCache, LanguageStatesCache, TextTargetsCache
 from .seeded_random import random_fraction
+from .target_images import target_image
 from .training_data import load_example_image
 
 _REQUEST_PROBABILITY = 0.5
@@ -57,6 +58,7 @@ class CaptionedImageCollator:
         context_images (`float`, defaults to 0): Probability that the image of such a caption follows it.
         request (`str`, *optional*): Text that asks for an image.
         language_states ([`LanguageStatesCache`], *optional*): Source of `img_states`.
+        target_size (`int`, *optional*): Side in pixels of `target_images`, which the denoising loss draws.
 
     Raises:
         ValueError: `language_states` with something before a caption; a `max_length` that leaves no room for a caption,
@@ -76,6 +78,7 @@ class CaptionedImageCollator:
         context_images: float = 0.0,
         request: str = "",
         language_states: LanguageStatesCache | None = None,
+        target_size: int | None = None,
     ) -> None:
         if context < 0:
             raise ValueError(f"`context` is a number of captions, got {context}.")
@@ -94,6 +97,7 @@ class CaptionedImageCollator:
                 f"{request!r}; expected neither, or no cache of states."
             )
         self.language_states = language_states
+        self.target_size = target_size
         self.processor = processor
         self.max_length = max_length
         self.packing = packing
@@ -174,6 +178,14 @@ class CaptionedImageCollator:
         if special.intersection(ids[: -len(self.processor.image_output_token_ids)]):
             raise UnreadableExample(f"{name}: the caption holds a token that stands for an image: {caption!r:.80}")
         fields: dict[str, Any] = {"index": int(example["index"])}
+        has_features = "image_features" in example or self.image_features is not None
+        if self.target_size is not None or not has_features:
+            try:
+                image = load_example_image(example)
+                if self.target_size is not None:
+                    fields["target_images"] = target_image(image, self.target_size)
+            except ImageError as error:
+                raise UnreadableExample(f"{name}: {error}") from error
         if "image_features" in example:
             fields["image_features"] = torch.as_tensor(example["image_features"]).float()
         elif self.image_features is not None:
@@ -181,10 +193,6 @@ class CaptionedImageCollator:
                 raise UnreadableExample(f"{name}: {self.image_features.unreadable[example['key']]}")
             fields["image_features"] = self.image_features[example["key"]]
         else:
-            try:
-                image = load_example_image(example)
-            except ImageError as error:
-                raise UnreadableExample(f"{name}: {error}") from error
             prepared = preprocess_images(self.processor.image_processor, [image])
             fields |= {name: torch.as_tensor(values[0]) for name, values in prepared.items()}
         if "target_conditioning" in example:

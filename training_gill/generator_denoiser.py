@@ -72,6 +72,12 @@ class GeneratorDenoiser:
         """Dtype of the denoiser."""
         return self.denoiser.dtype
 
+    @property
+    def default_size(self) -> int | None:
+        """Side in pixels at which the generator draws by default, if its denoiser says."""
+        sample = self.denoiser.config.get("sample_size")
+        return sample * self.generator.vae_scale_factor if isinstance(sample, int) else None
+
     def to(self, device: torch.device) -> "GeneratorDenoiser":
         """Move the VAE and the denoiser."""
         for part in (self.denoiser, self.vae):

@@ -1,15 +1,19 @@
 """The model of a recipe: new adapters over frozen models, or those of a GILL repository."""
 
+import json
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from modeling_gill.backbones_gill import load_backbones
-from modeling_gill.conditioning_gill import conditioning_fields
+from modeling_gill.conditioning_gill import conditioning_fields, conditioning_of
 from modeling_gill.image_encoder_gill import ImagePooling, feature_shape, load_image_processor
 from modeling_gill.language_model_lora_gill import has_lora
 from pipeline_gill.frozen_models import (
@@ -22,13 +26,20 @@ from pipeline_gill.frozen_models import (
 )
 from pipeline_gill.generator_configs import conditioning_of_configs
 
-from .arguments import ModelArguments
+from .arguments import TOKENS_AROUND, ModelArguments
 from .caches import CacheError, TextTargetsCache, read_cached_conditioning
 from .recipe import RecipeError, lora_fields
+from .record_step import PARTS
+
+TRAINING_RECORD = "training.json"
 
 
 def build_model(
-    arguments: ModelArguments, dtype: torch.dtype, seed: int, cache: str | os.PathLike[str] | None = None
+    arguments: ModelArguments,
+    dtype: torch.dtype,
+    seed: int,
+    cache: str | os.PathLike[str] | None = None,
+    language_dtype: torch.dtype | None = None,
 ) -> tuple[GillForConditionalGeneration, GillProcessor]:
     """
     Load the frozen models and put adapters between them.
@@ -40,6 +51,8 @@ def build_model(
         cache (`str` or `os.PathLike`, *optional*):
             Of `gill precompute`, which says what the image generator is conditioned on. Without it, that is read from
             the configurations of the generator, if it is of a known class.
+        language_dtype (`torch.dtype`, *optional*): Of the language model, where it learns and `dtype` is too coarse
+            for the steps of an optimizer.
 
     Returns:
         Model, on the CPU, and processor.
@@ -49,7 +62,10 @@ def build_model(
         CacheError: a cache that is damaged, or of another image generator.
     """
     try:
-        model, processor = _loaded(arguments, dtype) if arguments.start_from else _new(arguments, dtype, seed, cache)
+        if arguments.start_from:
+            model, processor = _loaded(arguments.start_from, dtype, language_dtype or dtype)
+        else:
+            model, processor = _new(arguments, dtype, language_dtype or dtype, seed, cache)
         lora = lora_fields(arguments.lora)
         if lora is not None and not has_lora(model.language_model):
             add_lora(model, lora, seed)
@@ -75,6 +91,7 @@ def adapter_fields(arguments: ModelArguments) -> dict[str, Any]:
         "num_visual_tokens": arguments.num_visual_tokens,
         "vision_pooling": arguments.vision_pooling,
         "vision_feature_layer": arguments.vision_feature_layer,
+        "predict_image_output_tokens": arguments.predict_image_output_tokens,
         "retrieval_dim": arguments.retrieval_dim,
         "mapper_hidden_size": arguments.mapper_hidden_size,
         "mapper_num_layers": arguments.mapper_num_layers,
@@ -111,12 +128,34 @@ def generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] | 
                 f"There is no cache of text targets in {str(cache)!r}, which would say what the {generator} is "
                 "conditioned on: make it with `gill precompute`, or name another folder with `cache`."
             ) from error
+    if arguments.mapper_type == "projection":
+        fields = _one_position_each(arguments, fields)
     return {
         "mapper_type": arguments.mapper_type,
         "image_generator_id": name,
         "image_generator_revision": revision,
         **fields,
     }
+
+
+def token_fields(around: Mapping[str, str], token_id: Callable[[str], int], text_config: Any) -> dict[str, Any]:
+    """Fields of [`GillConfig`] for the tokens around images.
+
+    Args:
+        around (`Mapping[str, str]`): Those of [`TOKENS_AROUND`] that are set.
+        token_id: From a token to its id.
+        text_config (`PretrainedConfig`): Of the language model.
+    """
+    ids = {f"{name}_id": token_id(token) for name, token in around.items()}
+    rows = text_config.get_text_config().vocab_size
+    return {**ids, "added_token_ids": [i for i in ids.values() if i >= rows] or None}
+
+
+def _one_position_each(arguments: ModelArguments, fields: dict[str, Any]) -> dict[str, Any]:
+    """The generator's conditioning with as many positions as there are `[IMG]` tokens."""
+    count = arguments.num_image_output_tokens
+    tensors = [replace(tensor, length=tensor.length and count) for tensor in conditioning_of(fields)]
+    return conditioning_fields(tensors)
 
 
 @torch.no_grad()
@@ -168,23 +207,74 @@ def add_lora(model: GillForConditionalGeneration, fields: dict[str, Any], seed: 
             weight.data = weight.data.float()
 
 
-def _loaded(arguments: ModelArguments, dtype: torch.dtype) -> tuple[GillForConditionalGeneration, GillProcessor]:
-    assert arguments.start_from is not None
-    config = GillConfig.from_pretrained(arguments.start_from)
-    if config.is_self_contained:
-        model = GillForConditionalGeneration.from_pretrained(arguments.start_from, dtype=torch.float32)
-        model.language_model.to(dtype)
+def _loaded(
+    start_from: str | list[str], dtype: torch.dtype, language_dtype: torch.dtype
+) -> tuple[GillForConditionalGeneration, GillProcessor]:
+    first, *others = [start_from] if isinstance(start_from, str) else start_from
+    config = GillConfig.from_pretrained(first)
+    if config.language_model_id is None:
+        model = GillForConditionalGeneration.from_pretrained(first, dtype=torch.float32)
+        model.language_model.to(language_dtype)
         model.vision_model.to(dtype)
     else:
-        backbones = load_backbones(config, dtype)
+        backbones = _backbones(config, dtype, language_dtype)
         model = GillForConditionalGeneration.from_pretrained(
-            arguments.start_from, dtype=torch.float32, language_model=backbones[0], vision_model=backbones[1]
+            first, dtype=torch.float32, language_model=backbones[0], vision_model=backbones[1]
         )
-    return model, GillProcessor.from_pretrained(arguments.start_from)
+    for name in others:
+        _take_trained(model, first, name)
+    return model, GillProcessor.from_pretrained(first)
+
+
+def _backbones(config: GillConfig, dtype: torch.dtype, language_dtype: torch.dtype) -> tuple[Any, Any]:
+    if language_dtype == dtype:
+        return load_backbones(config, dtype)
+    language_model, vision_model = load_backbones(config, language_dtype)
+    return language_model, vision_model.to(dtype)
+
+
+def _take_trained(model: GillForConditionalGeneration, first: str, name: str) -> None:
+    """Take the adapters that the training of another repository has trained over the same frozen models.
+
+    Raises:
+        RecipeError: it says not what it trained, or has other frozen models or other rows of added tokens.
+    """
+    try:
+        record = json.loads(Path(cached_file(name, TRAINING_RECORD)).read_text(encoding="utf-8"))
+        trained = list(record["losses"]["train"])
+        places = [place for part in trained for place in PARTS[part]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"`start_from` names {name!r} after {first!r}, but its {TRAINING_RECORD} does not say what it has trained "
+            f"({type(error).__name__}: {error}); expected the result of a training from records."
+        ) from error
+    if "language_model" in trained:
+        raise RecipeError(f"`start_from` names {name!r} after {first!r}, but it has a language model of its own.")
+    other = GillForConditionalGeneration.from_pretrained(
+        name, dtype=torch.float32, language_model=model.language_model, vision_model=model.vision_model
+    )
+    for field in ("language_model_id", "vision_model_id", "image_generator_id", "added_token_ids"):
+        ours, theirs = getattr(model.config, field), getattr(other.config, field)
+        if ours != theirs:
+            raise RecipeError(f"`start_from` names {first!r} of {field} {ours!r}, and {name!r} of {theirs!r}.")
+    for place in ("added_embeddings", "added_head"):
+        ours, theirs = getattr(model, place), getattr(other, place)
+        if ours is not None and not torch.equal(ours.weight, theirs.weight):
+            raise RecipeError(
+                f"{first!r} and {name!r} of `start_from` have different rows for tokens that the language model lacks; "
+                "expected the same, which the same `seed` gives."
+            )
+    for place in places:
+        if getattr(model, place) is not None:
+            getattr(model, place).load_state_dict(getattr(other, place).state_dict())
 
 
 def _new(
-    arguments: ModelArguments, dtype: torch.dtype, seed: int, cache: str | os.PathLike[str] | None
+    arguments: ModelArguments,
+    dtype: torch.dtype,
+    language_dtype: torch.dtype,
+    seed: int,
+    cache: str | os.PathLike[str] | None,
 ) -> tuple[GillForConditionalGeneration, GillProcessor]:
     language, vision = frozen_models(arguments)
     img_tokens = (
@@ -193,7 +283,8 @@ def _new(
         else [f"[IMG{i}]" for i in range(arguments.num_image_output_tokens)]
     )
     tokenizer = load_part(AutoTokenizer, language, "tokenizer", padding_side="left")
-    GillProcessor.extend_tokenizer(tokenizer, img_tokens)
+    around = {name: getattr(arguments, name) for name in TOKENS_AROUND if getattr(arguments, name) is not None}
+    GillProcessor.extend_tokenizer(tokenizer, [*around.values(), *img_tokens], arguments.image_token)
     text_config = load_part(AutoConfig, language, "configuration")
     vision_config = load_vision_config(vision)
     image_processor = load_part(load_image_processor, vision, "image processor")
@@ -210,18 +301,36 @@ def _new(
         vision_model_revision=vision.revision,
         image_token_id=tokenizer.cls_token_id,
         image_output_token_ids=tokenizer.convert_tokens_to_ids(img_tokens),
+        **token_fields(around, tokenizer.convert_tokens_to_ids, text_config),
         **fields,
         **generator_fields(arguments, cache),
     )
     feature_shape(config.vision_config, config.image_pooling, image_processor)  # they must fit each other
     torch.manual_seed(seed)
     model = GillForConditionalGeneration(config, defer_backbones=True)
-    model.attach_backbones(*load_backbones(config, dtype))
+    model.attach_backbones(*_backbones(config, dtype, language_dtype))
     for option in ("initializer_token", "initializer_text"):
         if getattr(arguments, option) is not None:
             begin_img_rows_as(model, tokenizer, getattr(arguments, option), option)
     model.generation_config = generation_config(language, text_config, tokenizer)
-    return model, GillProcessor(image_processor, tokenizer, config.num_visual_tokens, img_tokens)
+    processor = GillProcessor(
+        image_processor,
+        tokenizer,
+        config.num_visual_tokens,
+        img_tokens,
+        image_token=arguments.image_token,
+        chat_template=arguments.chat_template,
+        **around,
+    )
+    return model, processor
 
 
-__all__ = ["adapter_fields", "add_lora", "build_model", "frozen_models", "generator_fields"]
+__all__ = [
+    "TRAINING_RECORD",
+    "adapter_fields",
+    "add_lora",
+    "build_model",
+    "frozen_models",
+    "generator_fields",
+    "token_fields",
+]

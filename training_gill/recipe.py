@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 from .arguments import (
     BACKBONE_DTYPES,
     MAPPERS,
+    NEGATIVE_CONDITIONINGS,
     RECORD_DIRECTIONS,
     RECORD_KINDS,
     SHARD_ORDERS,
@@ -32,6 +33,28 @@ from .training_step import LossWeights
 RECIPES = Path(__file__).with_name("recipes")
 # Entry of a recipe that holds what is left out in it: another recipe, relative to its folder.
 _BASE = "base"
+# Entries that a stage of DreamLLM sets where a recipe does not (Dong et al., 2024, and the authors' code).
+_NO_OTHER_LOSS = {"captioning_weight": 0.0, "contrastive_weight": 0.0, "conditioning_weight": 0.0}
+STAGES: dict[str, dict[str, Any]] = {
+    "creation": {
+        "train": ["mapper", "img_embeddings"],
+        "language_weight": 0.0,
+        "denoising_weight": 1.0,
+        **_NO_OTHER_LOSS,
+    },
+    "comprehension": {
+        "train": ["visual_projection"],
+        "language_weight": 1.0,
+        "denoising_weight": 0.0,
+        **_NO_OTHER_LOSS,
+    },
+    "tuning": {
+        "train": ["language_model", "visual_projection", "mapper", "img_embeddings"],
+        "language_weight": 1.0,
+        "denoising_weight": 10.0,
+        **_NO_OTHER_LOSS,
+    },
+}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NOT_RECORDED = ("output_dir", "logging_dir", "hub_token", "local_rank", "run_name", "resume_from_checkpoint")
 
@@ -65,7 +88,19 @@ class Recipe:
             losses.contrastive_weight,
             losses.conditioning_weight,
             losses.reconstruction_weight,
+            losses.denoising_weight,
         )
+
+    @property
+    def trains_on_records(self) -> bool:
+        """Whether the data are records in which text and images alternate, not images with captions."""
+        return isinstance(self.data.train_data, list)
+
+    @property
+    def learns(self) -> list[str]:
+        """What learns from records."""
+        draws = self.losses.denoising_weight or self.losses.conditioning_weight
+        return self.losses.train or ["visual_projection", "img_embeddings", *(["mapper"] if draws else [])]
 
     def backbone_dtype(self) -> torch.dtype:
         """Dtype of the frozen models."""
@@ -111,7 +146,11 @@ def read_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], **overrides:
         path = _find(recipe)
         name, entries = path.name, _read_yaml(path)
     where = f"The recipe {name}" if name else "The recipe"
-    values = _checked({**entries, **overrides}, where)
+    entries = {**entries, **overrides}
+    stage = entries.get("stage")
+    if stage is not None and stage not in STAGES:
+        raise RecipeError(f"{where}: `stage` must be one of {', '.join(STAGES)}, got {stage!r}.")
+    values = _checked({**(STAGES[stage] if stage is not None else {}), **entries}, where)
     try:
         groups: list[Any] = [
             group(**{field: value for field, value in values.items() if field in _fields_of(group)})
@@ -122,6 +161,7 @@ def read_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], **overrides:
     model, data, losses, training = groups
     result = Recipe(model, data, losses, training, name)
     _check(result.model, result.data)
+    _check_learning(result)
     return result
 
 
@@ -375,10 +415,24 @@ def _check(model: ModelArguments, data: DataArguments) -> None:
             record_sets(sets, name)
 
 
+def _check_learning(recipe: Recipe) -> None:
+    if recipe.model.negative_conditioning not in NEGATIVE_CONDITIONINGS:
+        raise RecipeError(
+            f"`negative_conditioning` must be one of {NEGATIVE_CONDITIONINGS}, got "
+            f"{recipe.model.negative_conditioning!r}."
+        )
+    if recipe.losses.train is not None and not recipe.trains_on_records:
+        raise RecipeError(
+            f"`train` is {recipe.losses.train!r}, but `train_data` is {recipe.data.train_data!r}: from images with "
+            "captions, all adapters learn that the losses reach. Expected a list of sets of records."
+        )
+
+
 _GROUPS = (ModelArguments, DataArguments, LossArguments, TrainingArguments)
 
 __all__ = [
     "RECIPES",
+    "STAGES",
     "Recipe",
     "RecipeError",
     "describe_entries",

@@ -9,13 +9,14 @@ from PIL import Image
 
 from modeling_gill import GillProcessor
 from modeling_gill.image_encoder_gill import preprocess_images
-from modeling_gill.image_loading_gill import MAX_PIXELS, ImageError, load_image
+from modeling_gill.image_loading_gill import ImageError, load_image
 
 from .collator import UnreadableExample, pad_rows
 from .record_encoding import IGNORED, EncodedRecord, RecordEncoder
 from .records import Direction, PairRecord, Record, RecordImage
 from .seeded_random import random_fraction
 from .tar_shards import TarMember
+from .target_images import target_image
 
 
 class _TooSmall(ImageError):
@@ -170,28 +171,6 @@ def open_record_image(image: RecordImage) -> Image.Image:
     """
     source = image.source
     return load_image(source.read() if isinstance(source, TarMember) else source)
-
-
-def target_image(image: Image.Image, size: int) -> torch.Tensor:
-    """
-    An image as a generator is to draw it: its shorter side scaled to `size` (bilinear), cut to a square in the middle.
-
-    Returns:
-        `torch.Tensor` of shape `(3, size, size)`, float32 in [-1, 1].
-
-    Raises:
-        ImageError: it is so much longer than wide that it would be too large.
-    """
-    width, height = image.size
-    longer = int(size * max(width, height) / min(width, height))
-    if longer * size > MAX_PIXELS:
-        raise ImageError(f"it is {width} x {height} pixels, which scaled to {size} would be {longer} long")
-    scaled = (size, longer) if width <= height else (longer, size)
-    resized = image.resize(scaled, Image.Resampling.BILINEAR)
-    left, top = (round((side - size) / 2) for side in scaled)
-    square = resized.crop((left, top, left + size, top + size))
-    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3)
-    return (pixels.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
 
 
 __all__ = ["RecordCollator", "open_record_image", "target_image"]

@@ -16,6 +16,8 @@ _SUMMED = (
     "conditioning_count",
     "reconstruction_sum",
     "reconstruction_count",
+    "denoising_sum",
+    "denoising_count",
 )
 # Every process knows these of the global batch already.
 _SHARED = ("contrastive_sum", "contrastive_count")
@@ -49,7 +51,7 @@ class StepMeasurements:
         sums |= {name: float(value) for name, value in self._sums.items() if name not in _SUMMED}
         seconds = time.perf_counter() - self._since
         found: dict[str, float] = {}
-        for name in ("captioning", "language", "contrastive", "conditioning", "reconstruction"):
+        for name in ("captioning", "language", "contrastive", "conditioning", "reconstruction", "denoising"):
             if sums.get(f"{name}_count"):
                 found[f"{name}_loss"] = sums[f"{name}_sum"] / sums[f"{name}_count"]
         for name in ("captioning", "language"):

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 
 from modeling_gill.conditioning_gill import ConditioningTensor
 from pipeline_gill.conditioning_capture_gill import capture_conditioning, capture_negatives, derive_conditioning
-from pipeline_gill.load_options_gill import DTYPE
+from pipeline_gill.load_options_gill import DTYPE, TEXT_PREFIXES
 
 from .training_data import DataError
 
@@ -62,9 +62,16 @@ class TargetEncoder:
         return capture_negatives(self._generator, self.tensors, **self._call)
 
 
-def load_generator(name: str, revision: str | None, dtype: torch.dtype = torch.float32) -> Any:
+def load_generator(
+    name: str, revision: str | None, dtype: torch.dtype = torch.float32, without_text: bool = False
+) -> Any:
     """
     An image generator of any kind, on the CPU and without a progress bar.
+
+    Args:
+        name, revision: A diffusers repository.
+        dtype (`torch.dtype`, defaults to `torch.float32`): Of its weights.
+        without_text (`bool`, defaults to `False`): Load no text encoders and tokenizers.
 
     Raises:
         DataError: it cannot be loaded.
@@ -74,7 +81,8 @@ def load_generator(name: str, revision: str | None, dtype: torch.dtype = torch.f
         parts = DiffusionPipeline.load_config(name, **hub)
         # Images of a training are not checked.
         no_checker = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
-        generator = DiffusionPipeline.from_pretrained(name, **{DTYPE: dtype}, **hub, **no_checker)
+        absent = {part: None for part in parts if without_text and part.startswith(TEXT_PREFIXES)}
+        generator = DiffusionPipeline.from_pretrained(name, **{DTYPE: dtype}, **hub, **no_checker, **absent)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise DataError(f"The image generator {name!r} could not be loaded: {error}") from error
     generator.set_progress_bar_config(disable=True)

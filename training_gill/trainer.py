@@ -23,12 +23,13 @@ from .callbacks import ImgRowScale, SeededOrder, SetEpoch, SingleProgressBar, me
 from .checkpoints import STAGING, clear_staging, load_adapters, put_in_place, read_state, staging_folder
 from .losses import retrieval_accuracy
 from .record_mixture import MixtureOrder, RecordMixture
+from .record_step import RecordTrainingStep
 from .step_measurements import StepMeasurements
-from .training_step import AdapterTrainingStep, BatchTotals, captioning_rows
+from .training_step import AdapterTrainingStep, BatchTotals
 
 logger = logging.get_logger(__name__)
 
-_EVALUATED = ("captioning", "language", "contrastive", "conditioning", "reconstruction")
+_EVALUATED = ("captioning", "language", "contrastive", "conditioning", "reconstruction", "denoising")
 
 
 class TooManyUnreadable(ValueError):
@@ -47,7 +48,7 @@ class GillTrainer(Trainer):
     `gradient_accumulation_steps=n` they are n times fewer than the examples of a step.
 
     Args:
-        step ([`AdapterTrainingStep`]): The model, with the weights of its losses.
+        step ([`AdapterTrainingStep`] or [`RecordTrainingStep`]): The model, with the weights of its losses.
         args (`TrainingArguments`).
         processor ([`GillProcessor`]): Saved beside the model.
         collator, eval_collator: See [`CaptionedImageCollator`]; the second by default as the first.
@@ -62,7 +63,7 @@ class GillTrainer(Trainer):
 
     def __init__(
         self,
-        step: AdapterTrainingStep,
+        step: AdapterTrainingStep | RecordTrainingStep,
         args: TrainingArguments,
         processor: GillProcessor,
         collator: Any,
@@ -74,6 +75,7 @@ class GillTrainer(Trainer):
         lr_decay_factor: float = 0.1,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
+        self.step = step
         self.gill: GillForConditionalGeneration = step.gill
         self.processor = processor
         self.max_unreadable = max_unreadable
@@ -89,9 +91,13 @@ class GillTrainer(Trainer):
         if args.ddp_find_unused_parameters is None:
             # The loss reaches whatever is trained in every batch.
             args.ddp_find_unused_parameters = False
-        used_ids = sorted(set(processor.tokenizer.get_vocab().values()))
-        self._img_row_scale = ImgRowScale(step.gill, mean_frozen_norm(step.gill, used_ids))
-        if args.fsdp_plugin_args is not None:
+        self._img_row_scale: ImgRowScale | None = None
+        if step.gill.config.predict_image_output_tokens:
+            # Rows that are columns of the head too compete with those of other tokens.
+            used_ids = sorted(set(processor.tokenizer.get_vocab().values()))
+            self._img_row_scale = ImgRowScale(step.gill, mean_frozen_norm(step.gill, used_ids))
+            callbacks = [self._img_row_scale, *callbacks]
+        if args.fsdp_plugin_args is not None and step.gill.logit_scale is not None:
             # FSDP takes no scalars; `own_weights` restores its shape.
             step.gill.logit_scale = torch.nn.Parameter(
                 step.gill.logit_scale.data.reshape(1), step.gill.logit_scale.requires_grad
@@ -103,7 +109,7 @@ class GillTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             compute_metrics=_evaluation_metrics,
-            callbacks=[self._img_row_scale, *callbacks],
+            callbacks=list(callbacks),
         )
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(SingleProgressBar)
@@ -137,12 +143,7 @@ class GillTrainer(Trainer):
         """`BatchTotals` of a step; also counts what could not be read, on all processes."""
         counts = torch.zeros(4, dtype=torch.float64)
         for batch in batch_samples:
-            reads = captioning_rows(batch["input_ids"], self.gill.config)
-            predicted = (batch["labels"][:, 1:] != -100).sum(1)
-            counts += torch.tensor(
-                [float(predicted[reads].sum()), float(predicted[~reads].sum()), float(len(batch["index"])), 0.0],
-                dtype=torch.float64,
-            )
+            counts[:3] += torch.tensor(self.step.count(batch), dtype=torch.float64)
             for message in batch.get("skipped", ()):
                 logger.warning(f"Left out, as it cannot be read: {message}")
                 counts[3] += 1
@@ -190,9 +191,11 @@ class GillTrainer(Trainer):
         if "loss" in logs and "learning_rate" in logs:
             # The Trainer averages over processes what `compute_loss` has multiplied by their number.
             logs |= self._measurements.report(self.accelerator)
-            logs["img_row_norm"] = self._img_row_scale.norm
+            if self._img_row_scale is not None:
+                logs["img_row_norm"] = self._img_row_scale.norm
             logs["adapter_norm"] = self._adapter_norm()
-            logs["temperature"] = float((-_whole(self.gill.logit_scale.detach()).float()).exp())
+            if self.gill.logit_scale is not None:
+                logs["temperature"] = float((-_whole(self.gill.logit_scale.detach()).float()).exp())
             if self.unreadable:
                 logs["unreadable_examples"] = float(self.unreadable)
         super().log(logs, start_time)
@@ -308,15 +311,20 @@ class GillTrainer(Trainer):
     def own_weights(self, weights: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
         """Weights of [`gathered_state`] by the model's names and in its shapes; `None` for those that it holds."""
         if weights is None:
-            weights = self.gill.state_dict() if self.gill.logit_scale.ndim else None
+            is_reshaped = self.gill.logit_scale is not None and self.gill.logit_scale.ndim
+            weights = self.gill.state_dict() if is_reshaped else None
         if weights is not None:
             weights = {name.removeprefix("gill."): value for name, value in weights.items()}
-            weights["logit_scale"] = weights["logit_scale"].reshape(())
+            if "logit_scale" in weights:
+                weights["logit_scale"] = weights["logit_scale"].reshape(())
         return weights
 
     def gathered_state(self) -> dict[str, torch.Tensor] | None:
         """All weights by the step's names where FSDP has them in parts, else `None`. Called by all processes."""
-        is_sharded = self.is_fsdp_enabled and self.model_wrapped is not self.model
+        # FSDP2 shares the weights of the model itself out, its predecessor wraps it.
+        is_sharded = self.is_fsdp_enabled and (
+            self.model_wrapped is not self.model or any(isinstance(w, DTensor) for w in self.model.parameters())
+        )
         return self.accelerator.get_state_dict(self.model) if is_sharded else None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -32,15 +32,17 @@ from .callbacks import hide_loading_bars
 from .checkpoints import last_checkpoint, only_writer
 from .collator import CaptionedImageCollator
 from .image_panel import ImagePanel
-from .model_building import build_model
+from .model_building import TRAINING_RECORD, build_model
 from .recipe import Recipe, RecipeError, describe_entries, parse_overrides, read_recipe, record_sets
 from .record_mixture import RecordMixture, open_mixture
+from .record_step import RecordTrainingStep
 from .sizes import recipe_sizes
+from .step_building import build_denoising_loss, build_record_collator, build_step, guides_by_empty_prompt, target_size
 from .trainer import GillTrainer
 from .training_data import CaptionedImages, CaptionedImageStream, open_data
 from .training_step import AdapterTrainingStep
 
-RECORD_FILE = "training.json"
+RECORD_FILE = TRAINING_RECORD
 
 
 def train(recipe: str | os.PathLike[str] | dict[str, Any] | Recipe, **overrides: Any) -> dict[str, float]:
@@ -133,9 +135,12 @@ def open_validation_data(recipe: Recipe) -> CaptionedImages | CaptionedImageStre
 
 
 def build_collator(
-    recipe: Recipe, gill: GillForConditionalGeneration, processor: GillProcessor
+    recipe: Recipe, gill: GillForConditionalGeneration, processor: GillProcessor, target_size: int | None = None
 ) -> CaptionedImageCollator:
     """The collator of a recipe, its caches checked against the model.
+
+    Args:
+        target_size (`int`, *optional*): Side of the images that are drawn, where they are.
 
     Raises:
         CacheError: a cache that is missing, incomplete, damaged, or made for something else.
@@ -172,6 +177,7 @@ def build_collator(
         context_images=data.context_images,
         request=data.request,
         language_states=states,
+        target_size=target_size,
     )
 
 
@@ -198,7 +204,9 @@ def check_cache_covers(collator: CaptionedImageCollator, data: Any) -> None:
             )
 
 
-def start_report(recipe: Recipe, step: AdapterTrainingStep, data: Any, resume: str | None, trainer: GillTrainer) -> str:
+def start_report(
+    recipe: Recipe, step: AdapterTrainingStep | RecordTrainingStep, data: Any, resume: str | None, trainer: GillTrainer
+) -> str:
     """What a run prints before its first step."""
     args = recipe.training
     trained = sum(weight.numel() for weight in step.parameters() if weight.requires_grad)
@@ -225,6 +233,7 @@ def write_repository(
     trainer: GillTrainer,
     weights: Any = None,
     negatives: dict[str, torch.Tensor] | None = None,
+    guides_by_empty_prompt: bool = False,
 ) -> None:
     """Write the output folder as a Hub repository, in one step; checkpoints, panels and a card stay.
 
@@ -234,6 +243,8 @@ def write_repository(
         weights: Where FSDP gathered them.
         negatives (`dict[str, torch.Tensor]`, *optional*):
             What the image generator guides away from, so that no text encoder is needed to draw.
+        guides_by_empty_prompt (`bool`, defaults to `False`): Whether it guides away from what the model makes of no
+            prompt.
     """
     record = {
         **recipe_record,
@@ -243,11 +254,12 @@ def write_repository(
         "measured": {name: value for name, value in metrics.items() if isinstance(value, (int, float))},
         "versions": library_versions("torch", "transformers"),
     }
+    negative = {"negative_conditioning": "empty_prompt"} if guides_by_empty_prompt else {}
     write_gill_repository(
         str(trainer.args.output_dir),
         trainer.gill,
         trainer.processor,
-        pipeline_config={"ranking_size": None},
+        pipeline_config={"ranking_size": None, **negative},
         negative_conditioning=negatives,
         extra_files={RECORD_FILE: record},
         state_dict=trainer.own_weights(weights),
@@ -286,19 +298,24 @@ def _train(recipe: Recipe) -> dict[str, float]:
         return finished
     set_seed(args.seed)
     train_data, validation_data = open_training_data(recipe), open_validation_data(recipe)
-    gill, processor = build_model(recipe.model, recipe.backbone_dtype(), args.seed, recipe.data.cache)
+    # An optimizer's steps are too small for bfloat16.
+    learns_language = recipe.trains_on_records and "language_model" in recipe.learns
+    gill, processor = build_model(
+        recipe.model,
+        recipe.backbone_dtype(),
+        args.seed,
+        recipe.data.cache,
+        language_dtype=torch.float32 if learns_language else None,
+    )
     try:
-        step = AdapterTrainingStep(gill, recipe.loss_weights(), recipe.model.train_img_embeddings)
-        collator = build_collator(recipe, gill, processor)
-        # Metrics are of single examples, whatever training packs and puts before them.
-        alone = replace(recipe.data, packing=0.0, context=0, context_images=0.0, request="")
-        eval_collator = build_collator(replace(recipe, data=alone), gill, processor)
+        step, collator, eval_collator = _step_and_collators(recipe, gill, processor)
     except (CacheError, RecipeError):
         raise
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    for data in (train_data, validation_data):
-        check_cache_covers(collator, data)
+    if isinstance(collator, CaptionedImageCollator):
+        for data in (train_data, validation_data):
+            check_cache_covers(collator, data)
     resume = _checkpoint_to_resume(args)
     # With `push_to_hub`, the Trainer makes the repository before anything else.
     with clear_hub_errors(str(args.hub_model_id)):
@@ -328,9 +345,10 @@ def _train(recipe: Recipe) -> dict[str, float]:
         metrics = trainer.evaluate()
     weights = trainer.gathered_state()
     if args.should_save:
-        cache = recipe.data.cache if collator.text_targets is not None else None
+        has_targets = isinstance(collator, CaptionedImageCollator) and collator.text_targets is not None
+        cache = recipe.data.cache if has_targets else None
         negatives = read_negatives(Path(cache)) if cache is not None else None
-        write_repository(recipe_record, metrics, trainer, weights, negatives)
+        write_repository(recipe_record, metrics, trainer, weights, negatives, guides_by_empty_prompt(recipe))
         print(f"wrote {args.output_dir}: a Hub repository (upload with `gill push`)", flush=True)
     if args.push_to_hub and trainer.is_world_process_zero():
         trainer.wait_for_pushes()
@@ -338,11 +356,31 @@ def _train(recipe: Recipe) -> dict[str, float]:
     return metrics
 
 
+def _step_and_collators(
+    recipe: Recipe, gill: GillForConditionalGeneration, processor: GillProcessor
+) -> tuple[AdapterTrainingStep | RecordTrainingStep, Any, Any]:
+    """The step, and the collators of training and of evaluation."""
+    denoising = build_denoising_loss(recipe, gill)
+    if recipe.trains_on_records:
+        collator = build_record_collator(recipe, processor, denoising)
+        step = build_step(recipe, gill, denoising, collator)
+        return step, collator, build_record_collator(recipe, processor, denoising, for_training=False)
+    # Metrics are of single examples, whatever training packs and puts before them.
+    alone = replace(recipe.data, packing=0.0, context=0, context_images=0.0, request="")
+    step = build_step(recipe, gill, denoising)
+    size = target_size(recipe, denoising)
+    first, second = (build_collator(r, gill, processor, size) for r in (recipe, replace(recipe, data=alone)))
+    return step, first, second
+
+
 def _panels(
-    recipe: Recipe, step: AdapterTrainingStep, processor: GillProcessor, data: CaptionedImages | Any
+    recipe: Recipe,
+    step: AdapterTrainingStep | RecordTrainingStep,
+    processor: GillProcessor,
+    data: CaptionedImages | Any,
 ) -> list[ImagePanel]:
     losses = recipe.losses
-    if not losses.panel_steps or not isinstance(data, CaptionedImages):
+    if not losses.panel_steps or not isinstance(data, CaptionedImages) or not isinstance(step, AdapterTrainingStep):
         return []
     return [
         ImagePanel(
@@ -384,7 +422,7 @@ def _check_arguments(recipe: Recipe) -> None:
             f"{args.n_gpu} GPUs are visible to one process; start one process for each with `accelerate launch -m gill "
             "train ...`, or show one with CUDA_VISIBLE_DEVICES."
         )
-    if args.activation_checkpointing:
+    if args.activation_checkpointing and not recipe.trains_on_records:
         raise RecipeError("`activation_checkpointing` is not supported: captions are read over a key-value cache.")
     if args.eval_strategy != "no" and recipe.data.validation_data is None:
         raise RecipeError(f"`eval_strategy` is {str(args.eval_strategy.value)!r}, but `validation_data` is not set.")

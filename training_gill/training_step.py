@@ -13,7 +13,7 @@ once for generation, and why the gradients stay the same:
 - A loss with a weight of 0 is not computed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ from torch import nn
 from modeling_gill import GillConfig, GillForConditionalGeneration
 from modeling_gill.decoder_traits_gill import cache_of
 
+from .denoising_loss import DenoisingLoss
 from .frozen_head_loss import frozen_head_cross_entropy
 from .losses import conditioning_loss, global_contrast
 
@@ -35,7 +36,8 @@ TOKENS_PER_GROUP = 48
 class LossWeights:
     """
     Weights of the losses; 0 leaves a loss and its cost out. In the paper, four are 1, and there is no reconstruction,
-    which reads an image and asks for its own conditioning, without a caption.
+    which reads an image and asks for its own conditioning, without a caption; nor a denoising loss, DreamLLM's, which
+    trains the conditioning by how well the image generator denoises images given it.
     """
 
     captioning: float = 1.0
@@ -43,6 +45,7 @@ class LossWeights:
     contrastive: float = 1.0
     conditioning: float = 1.0
     reconstruction: float = 0.0
+    denoising: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,11 @@ class AdapterTrainingStep(nn.Module):
         gill ([`GillForConditionalGeneration`]): With its backbones.
         weights (`LossWeights`): Of the losses.
         train_img_embeddings (`bool`, defaults to `True`): Whether the rows of the `[IMG]` tokens learn.
+        denoising (`DenoisingLoss`, *optional*): Of the image generator; needed by the denoising loss.
 
     Raises:
-        ValueError: weights that train nothing, or a conditioning loss for a model without a mapper.
+        ValueError: weights that train nothing, a loss of the mapper for a model without one, or a denoising loss
+            without its generator.
     """
 
     def __init__(
@@ -75,19 +80,25 @@ class AdapterTrainingStep(nn.Module):
         gill: GillForConditionalGeneration,
         weights: LossWeights | None = None,
         train_img_embeddings: bool = True,
+        denoising: DenoisingLoss | None = None,
     ) -> None:
         super().__init__()
         self.gill = gill
         self.weights = weights or LossWeights()
+        self.denoising = denoising
         if not any(vars(self.weights).values()):
             raise ValueError("All loss weights are 0: there is nothing to train.")
-        for name in ("conditioning", "reconstruction"):
+        for name in ("conditioning", "reconstruction", "denoising"):
             weight = getattr(self.weights, name)
             if weight and gill.mapper is None:
                 raise ValueError(
                     f"The weight of the {name} loss is {weight}, but the model has no mapper (`mapper_type` is None); "
                     "expected 0."
                 )
+        if bool(self.weights.denoising) != (denoising is not None):
+            raise ValueError(
+                f"The weight of the denoising loss is {self.weights.denoising}: expected its generator with it."
+            )
         self.has_lora = any("lora_" in name for name, _ in gill.language_model.named_parameters())
         self.train_img_embeddings = train_img_embeddings
         if self.weights.language and not (train_img_embeddings or self.has_lora):
@@ -109,6 +120,12 @@ class AdapterTrainingStep(nn.Module):
                 module.train(mode)
         return self
 
+    def count(self, batch: Mapping[str, Any]) -> tuple[float, float, float]:
+        """What the losses of a batch are means over, in the order of [`BatchTotals`]."""
+        reads = captioning_rows(batch["input_ids"], self.gill.config)
+        predicted = (batch["labels"][:, 1:] != -100).sum(1)
+        return float(predicted[reads].sum()), float(predicted[~reads].sum()), float(len(batch["index"]))
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -117,6 +134,7 @@ class AdapterTrainingStep(nn.Module):
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         target_conditioning: dict[str, torch.Tensor] | None = None,
+        target_images: torch.Tensor | None = None,
         context_images: torch.Tensor | None = None,
         img_states: torch.Tensor | None = None,
         totals: BatchTotals | None = None,
@@ -136,6 +154,8 @@ class AdapterTrainingStep(nn.Module):
                 that of the `[IMG]` runs of the text rows.
             target_conditioning (`dict[str, torch.Tensor]`, *optional*): The image generator's own conditioning for the
                 text of each `[IMG]` run, in the form of [`GillOutput.conditioning`].
+            target_images (`torch.FloatTensor` of shape `(num_images, 3, height, width)`, *optional*): The images as the
+                generator is to draw them, in [-1, 1], for the denoising loss.
             context_images (`torch.LongTensor` of shape `(num_context_images,)`, *optional*): Indices of the images in
                 text rows, in reading order. They are read without a graph, as all that precedes `[IMG]`.
             img_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`,
@@ -157,29 +177,35 @@ class AdapterTrainingStep(nn.Module):
                     image_inputs = gill.take_image_inputs(others)
                     image_features = gill.get_image_features(pixel_values, **image_inputs).pooler_output
         reads = captioning_rows(input_ids, gill.config)
-        measured = _Measured()
+        measured = Measured()
         if self.weights.captioning:
             rows = _Rows(input_ids[reads], attention_mask[reads], labels[reads])
             self._captioning(rows, image_features, measured)
         if img_states is not None:
-            self._images(img_states, image_features, target_conditioning, measured)
-        elif self.weights.language or self.weights.contrastive or self.weights.conditioning:
+            self._images(img_states, image_features, target_conditioning, target_images, measured)
+        elif self.weights.language or self._wants_states:
             rows = _Rows(input_ids[~reads], attention_mask[~reads], labels[~reads])
             shown = None if context_images is None else self.gill.embed_images(image_features[context_images])
             states = self._text(rows, shown, measured)
             if states is not None:
-                self._images(states, image_features, target_conditioning, measured)
+                self._images(states, image_features, target_conditioning, target_images, measured)
         if self.weights.reconstruction and len(image_features):
             self._reconstruction(image_features, target_conditioning, measured)
-        total = self._weighted_total(measured, totals)
+        # The first parameter's device stands in where a batch holds nothing at all.
+        total = weighted_total(self.weights, measured, totals, gill.img_embeddings.weight.device)
         # Whatever is trained must be reached from the loss, or DDP waits for its gradient: a batch may be empty.
         reached = torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum() * 0.0
         sums = {f"{name}_sum": value.detach() for name, value in measured.sums.items()}
         return {"loss": total + reached, **measured.details, **sums}
 
+    @property
+    def _wants_states(self) -> bool:
+        weights = self.weights
+        return bool(weights.contrastive or weights.conditioning or weights.denoising)
+
     # --- the passes --------------------------------------------------------------------------------------------------
 
-    def _captioning(self, rows: "_Rows", image_features: torch.Tensor, measured: "_Measured") -> None:
+    def _captioning(self, rows: "_Rows", image_features: torch.Tensor, measured: "Measured") -> None:
         gill, config = self.gill, self.gill.config
         visual = gill.embed_images(image_features)
         per_row = (rows.ids == config.image_token_id).sum(1) // config.num_visual_tokens
@@ -195,7 +221,7 @@ class AdapterTrainingStep(nn.Module):
             targets = part.labels.masked_fill(part.labels == config.image_token_id, -100)[:, 1:]
             self._add_cross_entropy("captioning", states[:, :-1], targets, measured)
 
-    def _text(self, rows: "_Rows", shown: torch.Tensor | None, measured: "_Measured") -> torch.Tensor | None:
+    def _text(self, rows: "_Rows", shown: torch.Tensor | None, measured: "Measured") -> torch.Tensor | None:
         """Cross-entropy of the captions, and the states at all `[IMG]` runs in reading order, of shape `(num_images,
         num_image_output_tokens, hidden_size)`.
 
@@ -204,7 +230,7 @@ class AdapterTrainingStep(nn.Module):
                 order.
         """
         gill, config = self.gill, self.gill.config
-        wants_states = bool(self.weights.contrastive or self.weights.conditioning)
+        wants_states = self._wants_states
         first_img, count = config.image_output_token_ids[0], config.num_image_output_tokens
         begins = (rows.ids == first_img).int().argmax(1).tolist()
         found: list[torch.Tensor] = []
@@ -305,10 +331,11 @@ class AdapterTrainingStep(nn.Module):
         states: torch.Tensor,
         image_features: torch.Tensor,
         target_conditioning: dict[str, torch.Tensor] | None,
-        measured: "_Measured",
+        target_images: torch.Tensor | None,
+        measured: "Measured",
     ) -> None:
         gill = self.gill
-        states = states.to(gill.text_retrieval_head.weight)
+        states = states.to(gill.img_embeddings.weight)
         num_images = states.shape[0]
         if self.weights.contrastive:
             text = gill.text_retrieval_head(gill.head_states(states))
@@ -318,12 +345,14 @@ class AdapterTrainingStep(nn.Module):
             measured.details |= {**contrast.accuracy, "text_embeds": text.detach(), "image_embeds": image.detach()}
         if self.weights.conditioning and num_images:
             self._add_conditioning("conditioning", states, target_conditioning, measured)
+        if self.weights.denoising and num_images:
+            self._add_denoising(states, target_images, measured)
 
     def _reconstruction(
         self,
         image_features: torch.Tensor,
         target_conditioning: dict[str, torch.Tensor] | None,
-        measured: "_Measured",
+        measured: "Measured",
     ) -> None:
         """Read each image by itself, as the prompt that is this image, and ask for its conditioning."""
         gill = self.gill
@@ -332,7 +361,7 @@ class AdapterTrainingStep(nn.Module):
         img = gill.embed_tokens(img_ids.expand(len(visual), -1))
         embeds = torch.cat([visual.to(img), img], dim=1)
         states = gill.run_language_model(embeds, None, use_cache=False).last_hidden_state[:, -len(img_ids) :]
-        states = states.to(gill.text_retrieval_head.weight)
+        states = states.to(gill.img_embeddings.weight)
         self._add_conditioning("reconstruction", states, target_conditioning, measured)
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -358,7 +387,7 @@ class AdapterTrainingStep(nn.Module):
         name: str,
         states: torch.Tensor,
         target_conditioning: dict[str, torch.Tensor] | None,
-        measured: "_Measured",
+        measured: "Measured",
     ) -> None:
         if target_conditioning is None:
             raise ValueError(f"The {name} loss has a weight, but the batch has no `target_conditioning`.")
@@ -368,7 +397,19 @@ class AdapterTrainingStep(nn.Module):
         mean = conditioning_loss(mapped, target_conditioning, gill.config.conditioning_tensors)
         measured.add(name, mean * num_images, mean.new_tensor(float(num_images)))
 
-    def _add_cross_entropy(self, name: str, states: torch.Tensor, targets: torch.Tensor, measured: "_Measured") -> None:
+    def _add_denoising(self, states: torch.Tensor, target_images: torch.Tensor | None, measured: "Measured") -> None:
+        gill = self.gill
+        assert gill.mapper is not None and self.denoising is not None
+        found = 0 if target_images is None else len(target_images)
+        if found != len(states):
+            raise ValueError(
+                f"The batch draws {len(states)} images, but has {found} `target_images`; expected as many."
+            )
+        conditioning = gill.mapper(states, gill.img_embeddings.weight).conditioning(gill.config)
+        losses = self.denoising(conditioning, target_images)
+        measured.add("denoising", losses.sum(), losses.new_tensor(float(len(losses))))
+
+    def _add_cross_entropy(self, name: str, states: torch.Tensor, targets: torch.Tensor, measured: "Measured") -> None:
         targets = targets.to(states.device)
         kept = targets != -100
         loss, correct = frozen_head_cross_entropy(
@@ -382,25 +423,6 @@ class AdapterTrainingStep(nn.Module):
         )
         measured.add(name, loss, kept.sum().float(), correct)
 
-    def _weighted_total(self, measured: "_Measured", totals: BatchTotals | None) -> torch.Tensor:
-        if totals is None:
-            counts: dict[str, Any] = {name: measured.details[f"{name}_count"].clamp(min=1) for name in measured.sums}
-        else:
-            counts = {
-                "captioning": totals.captioning_tokens,
-                "language": totals.language_tokens,
-                "contrastive": totals.images,
-                "conditioning": totals.images,
-                "reconstruction": totals.images,
-            }
-        # The first parameter stands in where a batch holds nothing at all.
-        total = self.gill.img_embeddings.weight.new_zeros((), dtype=torch.float32)
-        for name, value in measured.sums.items():
-            weight = getattr(self.weights, name)
-            if weight:
-                total = total + (weight * value / counts[name]).to(total.device)
-        return total
-
     def _freeze_what_no_loss_reaches(self) -> None:
         gill, weights = self.gill, self.weights
         reached = {
@@ -408,21 +430,22 @@ class AdapterTrainingStep(nn.Module):
             "visual_projection": bool(weights.captioning or weights.reconstruction),
             "text_retrieval_head": bool(weights.contrastive),
             "image_retrieval_head": bool(weights.contrastive),
-            "mapper": bool(weights.conditioning or weights.reconstruction),
+            "mapper": bool(weights.conditioning or weights.reconstruction or weights.denoising),
             "decision_head": False,
         }
         for name, is_reached in reached.items():
             module = getattr(gill, name)
             if module is not None:
                 module.requires_grad_(is_reached)
-        gill.logit_scale.requires_grad_(bool(weights.contrastive))
+        if gill.logit_scale is not None:
+            gill.logit_scale.requires_grad_(bool(weights.contrastive))
         gill.vision_model.requires_grad_(False)
         for name, weight in gill.language_model.named_parameters():
             weight.requires_grad_("lora_" in name)
 
 
 @dataclass
-class _Measured:
+class Measured:
     """
     Adds up the losses of the groups of rows that a batch is run in.
 
@@ -440,6 +463,34 @@ class _Measured:
         for name, number in ((f"{loss}_count", count), (f"{loss}_correct", correct)):
             if number is not None:
                 self.details[name] = number + self.details[name] if name in self.details else number
+
+
+def weighted_total(
+    weights: LossWeights, measured: Measured, totals: BatchTotals | None, device: torch.device
+) -> torch.Tensor:
+    """
+    Sum of the losses with their weights, each divided by what it is a mean over.
+
+    Args:
+        weights (`LossWeights`): Of the losses.
+        measured (`Measured`): Their sums.
+        totals (`BatchTotals`, *optional*): By default the counts of `measured`.
+        device (`torch.device`): Of the result.
+
+    Returns:
+        `torch.FloatTensor`, a scalar.
+    """
+    if totals is None:
+        counts: dict[str, Any] = {name: measured.details[f"{name}_count"].clamp(min=1) for name in measured.sums}
+    else:
+        counts = dict.fromkeys(measured.sums, totals.images)
+        counts |= {"captioning": totals.captioning_tokens, "language": totals.language_tokens}
+    total = torch.zeros((), device=device)
+    for name, value in measured.sums.items():
+        weight = getattr(weights, name)
+        if weight:
+            total = total + (weight * value / counts[name]).to(device)
+    return total
 
 
 class _Rows:
@@ -496,4 +547,12 @@ def _groups_of_text(lengths: list[int], begins: list[int], count: int) -> Iterat
             yield [rows[number] for number in group]
 
 
-__all__ = ["AdapterTrainingStep", "BatchTotals", "LossWeights", "captioning_rows", "length_groups"]
+__all__ = [
+    "AdapterTrainingStep",
+    "BatchTotals",
+    "LossWeights",
+    "Measured",
+    "captioning_rows",
+    "length_groups",
+    "weighted_total",
+]

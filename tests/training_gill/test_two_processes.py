@@ -15,14 +15,18 @@ from training_gill.callbacks import SeededOrder
 from training_gill.losses import global_contrast, retrieval_accuracy
 
 
-def run_processes(command: list[str], processes: int) -> None:
+def run_processes(
+    command: list[str], processes: int, variables: dict[str, str] | None = None, float64: bool = True
+) -> None:
     """Run the same command in so many processes that find each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     running = []
     for rank in range(processes):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "FLOAT64": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
+        if float64:
+            environment["FLOAT64"] = "1"
         if processes > 1:
             environment |= {
                 "RANK": str(rank),
