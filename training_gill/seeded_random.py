@@ -18,6 +18,7 @@ def random_permutation(size: int, seed: int, indices: Sequence[int], which: str)
 
     Example:
 
+        >>> from training_gill.seeded_random import random_permutation
         >>> sorted(random_permutation(3, seed=0, indices=[0], which="order").tolist())
         [0, 1, 2]
     """

@@ -11,12 +11,17 @@ import yaml
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from torch.utils.data import DataLoader
 
+from tests.examples import run_example
 from tests.training_gill.record_files import caption_number, chat, pair_shard, write_json
 from training_gill.arguments import RECORD_KINDS, RecordSetArguments
+from training_gill.json_lists import JsonList
 from training_gill.recipe import RecipeError, parse_overrides, read_recipe, record_sets
-from training_gill.record_mixture import MixtureOrder, RecordMixture, open_mixture
+from training_gill.record_encoding import RecordEncoder
+from training_gill.record_mixture import MixtureOrder, RecordMixture, expand_files, open_mixture
 from training_gill.record_sets import RecordSet, read_record
 from training_gill.records import inside_folder
+from training_gill.seeded_random import random_permutation
+from training_gill.tar_shards import index_tar
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +176,15 @@ def test_a_large_mixture_takes_little_memory_and_time():
     for number in (0, 1):
         ordinals = [e["record"] for e in seen if mixture._place(0, e["index"])[0] == number]
         assert ordinals == list(range(ordinals[0], ordinals[0] + len(ordinals)))
+
+
+@pytest.mark.parametrize(
+    "documented", (RecordEncoder, RecordMixture, JsonList, expand_files, index_tar, random_permutation, record_sets)
+)
+def test_the_examples_of_docstrings_run(documented, tmp_path, monkeypatch):
+    (tmp_path / "picturebook").symlink_to(Path(__file__).parents[2] / "picturebook")
+    monkeypatch.chdir(tmp_path)
+    run_example(documented)
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
