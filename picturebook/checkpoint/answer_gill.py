@@ -26,6 +26,7 @@ class ImageSlot:
         retrieved, generated ([`GillImage`], *optional*): The best candidate, once there is one.
         by_score (`bool`): Whether the one with the higher retrieval score is taken, alone.
         reference ([`GillImage`], *optional*): The retrieved image that the generated one is drawn after.
+        number (`int`): Which image of its answer it is, counted from 0.
     """
 
     prompt: int
@@ -38,6 +39,7 @@ class ImageSlot:
     generated: GillImage | None = None
     by_score: bool = False
     reference: GillImage | None = None
+    number: int = 0
 
     def decide(
         self, decision: str, decision_logits: torch.Tensor | None, can_retrieve: bool, can_generate: bool

@@ -98,6 +98,23 @@ def check_per_prompt(name: str, value: Any, kind: type, batch_size: int) -> None
         raise ValueError(f"`{name}` must be a `{what}` or a list with one for each prompt, got {wrong[0]!r:.60}.")
 
 
+def check_generators(generator: Any, batch_size: int, max_images: int) -> None:
+    """Raise a ValueError unless `generator` is None, a generator, or a list that has for each prompt a generator or a
+    list with one for each image of its answer."""
+    lists = [own for own in generator if isinstance(own, (list, tuple))] if isinstance(generator, (list, tuple)) else []
+    for own in lists:
+        if len(own) != max_images:
+            raise ValueError(
+                f"`generator` has a list of {len(own)} for a prompt, and its answer may have {max_images} images "
+                "(`max_images`); expected one each."
+            )
+        check_per_prompt("generator", own, torch.Generator, max_images)
+    if not lists:
+        check_per_prompt("generator", generator, torch.Generator, batch_size)
+    elif len(lists) != batch_size:
+        raise ValueError(f"`generator` has lists for {len(lists)} of {batch_size} prompts; expected one for each.")
+
+
 def check_rows(name: str, value: Any, rows: int) -> None:
     """Raise a ValueError unless `value` is None or a tensor whose first dimension is `rows`."""
     if value is not None and not (isinstance(value, torch.Tensor) and value.shape[:1] == (rows,)):
@@ -110,4 +127,12 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-__all__ = ["check_integer", "check_names", "check_number", "check_per_prompt", "check_rows"]
+__all__ = [
+    "check_generators",
+    "check_integer",
+    "check_names",
+    "check_number",
+    "check_per_prompt",
+    "check_reference_argument",
+    "check_rows",
+]

@@ -42,6 +42,7 @@ from .url_fetching_gill import fetch_url  # noqa: F401
 
 from .answer_gill import DECISIONS, AnswerEnd, ImageSlot
 from .call_arguments_gill import (
+    check_generators,
     check_integer,
     check_names,
     check_number,
@@ -76,6 +77,9 @@ from .retrieval_trust_gill import sign_paths  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
+# Of all prompts, of each, or of each image of each.
+Generators = torch.Generator | list[torch.Generator] | list[list[torch.Generator]]
+
 EXAMPLE_DOC_STRING = """
         Examples:
             ```python
@@ -107,6 +111,10 @@ class GillPipeline(RepositoryPipeline):
             Defaults of a call, those of the image generator's own call if not given.
         allowed_image_sources (`Collection[str]`, *optional*):
             Default of a call: the sources that images of prompts may come from, see [`GillProcessor`].
+        negative_conditioning (`str`, defaults to `"generator"`):
+            What guidance goes away from: `"generator"` is what the image generator makes of the negative prompt, or of
+            an empty one; `"empty_prompt"` is what the model makes of it (DreamLLM), without any text encoder.
+        read_back (`bool`, defaults to `False`): Default of a call.
         retrieval_set_id (`str`, *optional*), retrieval_set_revision (`str`, *optional*):
             Dataset repository of the Hub with the images to retrieve, and its commit.
     """
@@ -128,8 +136,14 @@ class GillPipeline(RepositoryPipeline):
         retrieval_set_id: str | None = None,
         retrieval_set_revision: str | None = None,
         allowed_image_sources: Collection[str] | None = None,
+        negative_conditioning: str = "generator",
+        read_back: bool = False,
     ) -> None:
         super().__init__()
+        if negative_conditioning not in ("generator", "empty_prompt"):
+            raise ValueError(
+                f"`negative_conditioning` must be 'generator' or 'empty_prompt', got {negative_conditioning!r}."
+            )
         self._running_generators = []
         self.register_modules(model=model, processor=processor, image_generator=image_generator)
         self.negative_conditioning = stored_negatives(image_generator)
@@ -141,6 +155,8 @@ class GillPipeline(RepositoryPipeline):
             retrieval_set_id=retrieval_set_id,
             retrieval_set_revision=retrieval_set_revision,
             allowed_image_sources=allowed_image_sources,
+            negative_conditioning=negative_conditioning,
+            read_back=read_back,
         )
 
     # --- the steps of a call -----------------------------------------------------------------------------------------
@@ -150,6 +166,7 @@ class GillPipeline(RepositoryPipeline):
         *,
         batch_size: int,
         decision: str,
+        read_back: bool,
         reference_argument: str | None,
         force_image: bool,
         output_type: str,
@@ -158,7 +175,7 @@ class GillPipeline(RepositoryPipeline):
         width: int | None,
         guidance_scale: float | None,
         integers: dict[str, tuple[Any, int]],
-        generator: torch.Generator | list[torch.Generator] | None,
+        generator: Generators | None,
         negative_prompt: str | list[str] | None,
         callback_on_step_end_tensor_inputs: Sequence[str],
         latents: torch.Tensor | None,
@@ -175,6 +192,13 @@ class GillPipeline(RepositoryPipeline):
         """
         if decision not in DECISIONS:
             raise ValueError(f"`decision` must be one of {DECISIONS}, got {decision!r}.")
+        if decision not in ("auto", "generate") and self.model.config.retrieval_dim is None:
+            raise ValueError(
+                f"`decision={decision!r}` needs the retrieval heads of a model, and this one has none (its "
+                "`retrieval_dim` is None); expected 'auto' or 'generate'."
+            )
+        if read_back and output_type == "latent":
+            raise ValueError("`read_back=True` needs images, and `output_type='latent'` has none; expected 'pil'.")
         if (decision in ("retrieve", "both", "score") or reference_argument) and self.retrieval_set is None:
             problem = self.retrieval_set_problem or (
                 "load one with `load_retrieval_set(...)`, or build one with `build_retrieval_set`"
@@ -197,7 +221,7 @@ class GillPipeline(RepositoryPipeline):
             raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}.")
         if output_type == "latent" and decision != "generate":
             raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved image has no latents.")
-        check_per_prompt("generator", generator, torch.Generator, batch_size)
+        check_generators(generator, batch_size, integers["max_images"][0])
         check_per_prompt("negative_prompt", negative_prompt, str, batch_size)
         known = getattr(self.image_generator, "_callback_tensor_inputs", self._callback_tensor_inputs)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in known]
@@ -221,11 +245,14 @@ class GillPipeline(RepositoryPipeline):
         max_images: int,
         truncate_text: bool,
         num_return_sequences: int,
+        filled: dict[tuple[int, int], ImageSlot] | None = None,
         **kwargs: Any,
     ) -> tuple[list[list[str | ImageSlot]], GillGenerateOutput]:
         """Let the model answer.
 
         Args:
+            filled (`dict[tuple[int, int], ImageSlot]`, *optional*):
+                Slots that are filled while the model writes, by row and column of `[IMG0]`.
             kwargs: Those of [`~GillForConditionalGeneration.generate`].
 
         Returns:
@@ -234,7 +261,7 @@ class GillPipeline(RepositoryPipeline):
         """
         # A forced image stands at the end of the prompt and is the first of the answer.
         image_tokens = self.processor.image_output_token_ids
-        begin = batch["input_ids"].shape[1] - (len(image_tokens) if force_image else 0)
+        begin = batch["input_ids"].shape[1] - (len(self.processor.image_output_run_ids) if force_image else 0)
         if force_image and max_images == 1:
             # The answer ends with the image: there is nothing to generate.
             output = self._read_forced_image(batch, begin, kwargs.get("streamer"))
@@ -255,13 +282,16 @@ class GillPipeline(RepositoryPipeline):
             # Beams that ended early may be filled with -1.
             pieces = self.processor.split_answer([i for i in ids if i >= 0], max_images, truncate_text)
             for _ in range(copies):
-                prompt = len(answers) // num_return_sequences
-                answers.append(
-                    [
-                        piece if isinstance(piece, str) else ImageSlot(prompt, len(answers), images[row, begin + piece])
-                        for piece in pieces
-                    ]
-                )
+                answer: list[str | ImageSlot] = []
+                for piece in pieces:
+                    if isinstance(piece, str):
+                        answer.append(piece)
+                        continue
+                    place, number = (row, begin + piece), sum(isinstance(one, ImageSlot) for one in answer)
+                    slot = None if filled is None else filled.get(place)
+                    prompt = len(answers) // num_return_sequences
+                    answer.append(slot or ImageSlot(prompt, len(answers), images[place], number=number))
+                answers.append(answer)
         return answers, output
 
     def decide(self, slots: Sequence[ImageSlot], decision: str, decision_logits: torch.Tensor | None) -> None:
@@ -274,20 +304,28 @@ class GillPipeline(RepositoryPipeline):
             slot.decide(decision, logits, can_retrieve, self.has_image_generator)
 
     def retrieve_images(
-        self, slots: Sequence[ImageSlot], retrieval_embeds: torch.Tensor, *, num_images_per_prompt: int, fallback: bool
+        self,
+        slots: Sequence[ImageSlot],
+        retrieval_embeds: torch.Tensor | None,
+        *,
+        num_images_per_prompt: int,
+        fallback: bool,
+        seen: dict[int, set[int]] | None = None,
     ) -> None:
         """Fill the slots that are to be retrieved; no image comes twice in an answer.
 
         Args:
             retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`): The queries.
             fallback (`bool`): Whether to generate where no image could be opened.
+            seen (`dict[int, set[int]]`, *optional*): For each answer, the images that it has; those found join them.
         """
-        seen: dict[int, set[int]] = {slot.answer: set() for slot in slots}
+        seen = {} if seen is None else seen
         for slot in slots:
             if slot.decision == "generate":
                 continue
-            query = retrieval_embeds[slot.image]
-            found = [self._retrieve_image(query, seen[slot.answer]) for _ in range(num_images_per_prompt)]
+            assert retrieval_embeds is not None
+            query, shown = retrieval_embeds[slot.image], seen.setdefault(slot.answer, set())
+            found = [self._retrieve_image(query, shown) for _ in range(num_images_per_prompt)]
             slot.retrieved = _best_of([image for image in found if image is not None])
             if slot.retrieved is None and fallback:
                 logger.warning(f"Prompt {slot.prompt}: no image could be retrieved; one is generated instead.")
@@ -317,11 +355,11 @@ class GillPipeline(RepositoryPipeline):
         self,
         slots: Sequence[ImageSlot],
         conditioning: dict[str, torch.Tensor] | None,
-        retrieval_embeds: torch.Tensor,
+        retrieval_embeds: torch.Tensor | None,
         *,
         num_images_per_prompt: int,
         output_type: str,
-        generator: torch.Generator | list[torch.Generator] | None,
+        generator: Generators | None,
         negative_prompt: str | list[str] | None,
         latents: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
@@ -360,17 +398,33 @@ class GillPipeline(RepositoryPipeline):
         drawn_from = {name: v.to(device, dtype if v.is_floating_point() else None) for name, v in drawn_from.items()}
         generated = self._run_generator(
             **generator_arguments(drawn_from, tensors),
-            generator=_per_image(generator, repeated),
+            generator=_generator_per_image(generator, repeated),
             **without_negative_prompt(self.image_generator),
             output_type=output_type,
             **self._arguments_of_generator(kwargs),
         )
         scores: Sequence[float | None] = [None] * len(repeated)
-        if output_type != "latent":
+        if output_type != "latent" and retrieval_embeds is not None:
             scores = self.score_images(generated, retrieval_embeds[images.to(retrieval_embeds.device)])
         for number, slot in enumerate(slots):
             own = range(number * num_images_per_prompt, (number + 1) * num_images_per_prompt)
             slot.generated = _best_of([GillImage(generated[i], "generated", "generate", score=scores[i]) for i in own])
+
+    @torch.no_grad()
+    def read_images(self, slots: Sequence[ImageSlot]) -> list[torch.Tensor | None]:
+        """Image features for the model of the image that goes first in each slot, as it is shown: in 8 bits.
+
+        Returns:
+            `list[torch.Tensor | None]`: Of shape `config.image_feature_shape`; `None` where there is no image.
+        """
+        self._onload_model()
+        shown = [slot.finished("pil")[0].image for slot in slots]
+        images = [as_pil(image) for image in shown if image is not None]
+        if not images:
+            return [None] * len(slots)
+        prepared = preprocess_images(self.processor.image_processor, images)
+        features = iter(self.model.get_image_features(**prepared).pooler_output)
+        return [None if image is None else next(features) for image in shown]
 
     @torch.no_grad()
     def score_images(self, images: Sequence[Any], retrieval_embeds: torch.Tensor) -> list[float]:
@@ -412,6 +466,7 @@ class GillPipeline(RepositoryPipeline):
         decision: str = "auto",
         force_image: bool = False,
         max_images: int = 1,
+        read_back: bool | None = None,
         num_images_per_prompt: int = 1,
         min_text_tokens: int = 0,
         image_token_scale: float = 1.0,
@@ -422,7 +477,7 @@ class GillPipeline(RepositoryPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | list[str] | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators | None = None,
         latents: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         ip_adapter_image: Any = None,
@@ -455,6 +510,8 @@ class GillPipeline(RepositoryPipeline):
                 image of the set can be opened, it generates too.
             force_image (`bool`, defaults to `False`): Begin the answer with an image, whatever the model would answer.
             max_images (`int`, defaults to 1): The answer ends after this many images.
+            read_back (`bool`, *optional*, defaults to that of the repository):
+                Retrieve or generate each image when it is written, and let the model read it before the text goes on.
             num_images_per_prompt (`int`, defaults to 1):
                 Candidates for each image, the one with the highest retrieval score first.
             min_text_tokens (`int`, defaults to 0): Tokens of text before the first image.
@@ -467,8 +524,9 @@ class GillPipeline(RepositoryPipeline):
             num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*):
                 Of the image generator; by default those of the repository.
             negative_prompt (`str` or `list[str]`, *optional*): Of the image generator; a list has one for each prompt.
-            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
-                Random numbers of the image generator; a list has one for each prompt.
+            generator (`torch.Generator` or `list`, *optional*):
+                Random numbers of the image generator. A list has one for each prompt, which goes on over the images
+                of its answer in their order, or for each prompt a list with one for each of `max_images` images.
             latents (`torch.Tensor` of shape `(batch_size * num_images_per_prompt, channels, height, width)`,
             *optional*), negative_prompt_embeds (`torch.Tensor` of shape `(batch_size, length, width)`, *optional*),
             ip_adapter_image (*optional*), ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*),
@@ -513,6 +571,7 @@ class GillPipeline(RepositoryPipeline):
         asked_tokens = _first(max_new_tokens, getattr(kwargs.get("generation_config"), "max_new_tokens", None))
         max_new_tokens = _first(asked_tokens, self.model.generation_config.max_new_tokens, 32)
         truncate_text = _first(truncate_text, self.processor.truncate_text)
+        read_back = bool(_first(read_back, self.config.get("read_back")))
         num_inference_steps = _first(num_inference_steps, self.config.num_inference_steps)
         guidance_scale = _first(guidance_scale, self.config.guidance_scale)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -524,6 +583,7 @@ class GillPipeline(RepositoryPipeline):
         self.check_inputs(
             batch_size=len(prompts),
             decision=decision,
+            read_back=read_back,
             reference_argument=reference_argument,
             force_image=force_image,
             output_type=output_type,
@@ -558,35 +618,7 @@ class GillPipeline(RepositoryPipeline):
                 # A default does not fail where fewer tokens fit.
                 max_new_tokens = max(1, min(max_new_tokens, longest - batch["input_ids"].shape[1]))
 
-            # 3. Generate text
-            answers, output = self.generate_text(
-                batch,
-                force_image=force_image,
-                max_images=max_images,
-                truncate_text=truncate_text,
-                num_return_sequences=num_return_sequences,
-                min_text_tokens=min_text_tokens,
-                image_token_scale=image_token_scale,
-                max_new_tokens=max_new_tokens,
-                logits_processor=logits_processor,
-                stopping_criteria=stopping_criteria,
-                **kwargs,
-            )
-            slots = [piece for answer in answers for piece in answer if isinstance(piece, ImageSlot)]
-
-            # 4. Decide for each image
-            self.decide(slots, decision, output.decision_logits)
-
-            # 5. Retrieve images
-            self.retrieve_images(
-                slots,
-                output.retrieval_embeds,
-                num_images_per_prompt=num_images_per_prompt,
-                fallback=decision in ("auto", "score") and self.has_image_generator,
-            )
-
-            # 6. Generate images
-            options = {
+            of_generator = {
                 "height": height,
                 "width": width,
                 "num_inference_steps": num_inference_steps,
@@ -600,21 +632,68 @@ class GillPipeline(RepositoryPipeline):
                 "cross_attention_kwargs": cross_attention_kwargs,
                 **(image_generator_kwargs or {}),
             }
-            if reference_argument is not None:
-                self.find_references(slots, output.retrieval_embeds)
-            for run in [slots] if reference_argument is None else [[slot] for slot in slots]:
-                if reference_argument is not None and run[0].reference is not None:
-                    options[reference_argument] = run[0].reference.image
-                self.generate_images(
-                    run,
-                    output.conditioning,
-                    output.retrieval_embeds,
+            seen: dict[int, set[int]] = {}
+            filled: dict[tuple[int, int], ImageSlot] = {}
+
+            def fill(slots: Sequence[ImageSlot], images: Any) -> None:
+                # 4. Decide for each image
+                self.decide(slots, decision, images.decision_logits)
+
+                # 5. Retrieve images
+                self.retrieve_images(
+                    slots,
+                    images.retrieval_embeds,
                     num_images_per_prompt=num_images_per_prompt,
-                    output_type=output_type,
-                    generator=generator,
-                    negative_prompt=negative_prompt,
-                    **options,
+                    fallback=decision in ("auto", "score") and self.has_image_generator,
+                    seen=seen,
                 )
+
+                # 6. Generate images
+                if reference_argument is not None:
+                    self.find_references(slots, images.retrieval_embeds)
+                for run in [slots] if reference_argument is None else [[slot] for slot in slots]:
+                    if reference_argument is not None and run[0].reference is not None:
+                        of_generator[reference_argument] = run[0].reference.image
+                    self.generate_images(
+                        run,
+                        images.conditioning,
+                        images.retrieval_embeds,
+                        num_images_per_prompt=num_images_per_prompt,
+                        output_type=output_type,
+                        generator=generator,
+                        negative_prompt=negative_prompt,
+                        **of_generator,
+                    )
+
+            def fill_and_read(images: Any) -> list[torch.Tensor | None]:
+                places = zip(images.img_batch_indices.tolist(), images.img_start_positions.tolist(), strict=True)
+                slots = []
+                for image, (row, column) in enumerate(places):
+                    number = sum(of_row == row for of_row, _ in filled)
+                    filled[row, column] = ImageSlot(row // num_return_sequences, row, image, number=number)
+                    slots.append(filled[row, column])
+                fill(slots, images)
+                return self.read_images(slots)
+
+            # 3. Generate text
+            answers, output = self.generate_text(
+                batch,
+                force_image=force_image,
+                max_images=max_images,
+                truncate_text=truncate_text,
+                num_return_sequences=num_return_sequences,
+                min_text_tokens=min_text_tokens,
+                image_token_scale=image_token_scale,
+                max_new_tokens=max_new_tokens,
+                logits_processor=logits_processor,
+                stopping_criteria=stopping_criteria,
+                filled=filled,
+                **({"image_callback": fill_and_read} if read_back else {}),
+                **kwargs,
+            )
+            slots = [piece for answer in answers for piece in answer if isinstance(piece, ImageSlot)]
+            known = {id(slot) for slot in filled.values()}
+            fill([slot for slot in slots if id(slot) not in known], output)
 
         # 7. Assemble the answers
         assembled = self.assemble(answers, num_return_sequences=num_return_sequences, output_type=output_type)
@@ -675,6 +754,8 @@ class GillPipeline(RepositoryPipeline):
         encoded_with = given.keys() & {*inspect.signature(getattr(generator, "encode_prompt", len)).parameters}
         if NEGATIVE + tensors[0].name in given or not self._guides(given):
             return {}
+        if self.config.negative_conditioning == "empty_prompt":
+            return self._negatives_of_model(negative_prompts or [""] * num_images)
         if negative_prompts is None and self.negative_conditioning is not None and not encoded_with:
             found = [self.negative_conditioning] * num_images
         else:
@@ -716,6 +797,7 @@ class GillPipeline(RepositoryPipeline):
             and not (name == "vae" and output_type == "latent")
         ]
         guides = (guidance_scale or 0) > 1 and negative_prompt_embeds is None
+        guides = guides and self.config.negative_conditioning == "generator"
         if guides and (negative_prompt is not None or self.negative_conditioning is None):
             missing += self._lacks_text_encoders()
         if missing:
@@ -723,6 +805,22 @@ class GillPipeline(RepositoryPipeline):
                 f"This call needs {', '.join(f'`{name}`' for name in missing)}, which the image generator was made "
                 f"without; set `pipe.{missing[0]}` or pass `{missing[0]}=` to `from_pretrained`."
             )
+
+    def _negatives_of_model(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """What the model makes of negative prompts, for each image: the same as of prompts that it draws."""
+        unique = list(dict.fromkeys(texts))
+        self._onload_model()
+        found = []
+        for text in unique:
+            # An empty prompt is what the tokenizer puts before a text, and the image.
+            batch = self.processor([text], add_img_tokens=True) if text else None
+            ids = [*self.processor.tokenizer("").input_ids, *self.processor.image_output_run_ids]
+            read = {"input_ids": torch.tensor([ids])} if batch is None else dict(batch)
+            read = {name: values.to(self._model_device) for name, values in read.items()}
+            found.append(self.model(**read, use_cache=False, logits_to_keep=1, output_images=True).conditioning)
+        numbers = torch.tensor([unique.index(text) for text in texts])
+        joined = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        return {NEGATIVE + name: values for name, values in take_images(joined, numbers).items()}
 
     def _check_components(self, *names: str) -> None:
         missing = [name for name in names if getattr(self, name) is None]
@@ -746,6 +844,13 @@ def _per_image(value: Any, slots: Sequence[ImageSlot]) -> Any:
     if value is None:
         return None
     return [value[slot.prompt] if isinstance(value, (list, tuple)) else value for slot in slots]
+
+
+def _generator_per_image(generator: Generators | None, slots: Sequence[ImageSlot]) -> Any:
+    found = _per_image(generator, slots)
+    if found is None:
+        return None
+    return [own[slot.number] if isinstance(own, (list, tuple)) else own for own, slot in zip(found, slots, strict=True)]
 
 
 def _best_of(images: list[GillImage]) -> GillImage | None:
