@@ -129,5 +129,5 @@ class KnowledgeArguments:
     language_model: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of SmolLM2; by default the fetched one.", "metavar": "MODEL"}
     )
-    items: int = field(default=120, metadata={"help": "Queries of each sort.", "min": 1})
+    items: int = field(default=60, metadata={"help": "Queries of each sort.", "min": 1})
     seed: int = field(default=0, metadata={"help": "Seed of the queries and of the noise."})

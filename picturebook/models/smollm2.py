@@ -229,9 +229,8 @@ def build_processor(base: GillPipeline, tokenizer: PreTrainedTokenizerBase, gill
 
 def join_to_picturebook(base: GillPipeline, gill: Any, processor: GillProcessor) -> GillPipeline:
     """A pipeline of a model and of the picture book's image generator and retrieval set."""
-    generator = {name: getattr(base, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
     defaults = {name: getattr(base.config, name) for name in ("num_inference_steps", "guidance_scale")}
-    pipe = GillPipeline(gill, processor, **generator, **defaults)
+    pipe = GillPipeline(gill, processor, base.image_generator, **defaults)
     pipe.retrieval_set = base.retrieval_set
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -1,7 +1,7 @@
 """What a pretrained language model's knowledge adds: images of words that were never trained on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,11 +188,14 @@ def knowledge_tables(queries: Sequence[Query], answers: Mapping[str, Answers], s
         if answer.retrieved is not None:
             shown = np.stack([draw(scenes[number]) for number in answer.retrieved])
             right = right_of(shown, queries)
-            retrieved[system] = {name: mean_of(right[of_sort[name] & in_set]) for name in sorts}
+            retrieved[system] = {
+                name: mean_of(right[of_sort[name] & in_set]) for name in sorts if (of_sort[name] & in_set).any()
+            }
     note = (
-        f"{len(queries)} queries of the test split, one half of the words and sentences that were kept for measuring. "
-        "Right is what the column names: the kind, colour, place or background, or else the whole scene. None of the "
-        "other words was in any text that was trained on."
+        f"{len(queries)} queries, {len(queries) // len(sorts)} of each sort, in words and sentences that are kept for "
+        "measuring; scenes of two objects are of the test split. Right is what the column names: the kind, colour, "
+        "place or background, or else the whole scene. None of the other words was in any text that was trained on. "
+        "95 % bootstrap intervals."
     )
     return [
         Table("knowledge_drawn", "Words that were never trained on, drawn, % right", sorts, drawn, note),
@@ -229,7 +232,7 @@ def decision_and_requests(
 
 def write_knowledge(arguments: KnowledgeArguments) -> list[Table]:
     """
-    Measure, print the tables, and write `knowledge.md`, `knowledge.json`.
+    Measure, print the tables, and write `knowledge.md`, `knowledge.json`. A run that was stopped keeps its answers.
 
     Raises:
         LanguageModelMissing: SmolLM2 is not there. FileNotFoundError: the checkpoint or adapters are not.
@@ -244,16 +247,19 @@ def write_knowledge(arguments: KnowledgeArguments) -> list[Table]:
     model, tokenizer = load_language_model(arguments.language_model, torch.bfloat16)
     queries = sample_queries(arguments.items, seed)
     texts = [query.text for query in queries]
-    answers = {PLAIN: Answers(generate_from_captions(plain_generator(base), texts, seed))}
-    answers[TINY] = answer_by_pipeline(base, texts, seed)
+    work = out / "answers" / f"{arguments.items}-{seed}"
+    plain = plain_generator(base)
+    answers = {
+        PLAIN: _kept(work / "plain.npz", lambda: Answers(generate_from_captions(plain, texts, seed))),
+        TINY: _kept(work / "tiny.npz", lambda: answer_by_pipeline(base, texts, seed)),
+    }
     gill = load_adapters(base, model, Path(arguments.adapters or find_smollm2_adapters()))
-    answers[SMOLLM2] = answer_by_states(base, gill, tokenizer, texts, seed)
+    answers[SMOLLM2] = _kept(work / "smollm2.npz", lambda: answer_by_states(base, gill, tokenizer, texts, seed))
     asked = _asks(gill, tokenizer, texts_without_request(TEST))
     if arguments.random_adapters is not None:
         record = json.loads((arguments.random_adapters / "record.json").read_text(encoding="utf-8"))
-        random = random_language_model(model, int(record["seed"]))
-        gill = load_adapters(base, random, arguments.random_adapters)
-        answers[RANDOM] = answer_by_states(base, gill, tokenizer, texts, seed)
+        random = load_adapters(base, random_language_model(model, int(record["seed"])), arguments.random_adapters)
+        answers[RANDOM] = _kept(work / "random.npz", lambda: answer_by_states(base, random, tokenizer, texts, seed))
     _, scenes = library_of(base)
     tables = [
         *knowledge_tables(queries, answers, scenes),
@@ -269,6 +275,17 @@ def write_knowledge(arguments: KnowledgeArguments) -> list[Table]:
         with replace_file(out / name) as new:
             new.write_text(text, encoding="utf-8")
     return tables
+
+
+def _kept(path: Path, answer: Callable[[], Answers]) -> Answers:
+    """Answers from a file, or written to it."""
+    if path.exists():
+        with np.load(path) as arrays:
+            return Answers(**{name: arrays[name] for name in arrays.files})
+    found = answer()
+    with replace_file(path) as new, open(new, "wb") as file:
+        np.savez_compressed(file, **{name: value for name, value in vars(found).items() if value is not None})
+    return found
 
 
 def load_adapters(base: GillPipeline, language_model: PreTrainedModel, folder: Path) -> GillForConditionalGeneration:

@@ -313,10 +313,11 @@ class _Data:
 
 @torch.no_grad()
 def _data(base: GillPipeline, features: torch.Tensor, prompts: Sequence[Prompt], work: Path) -> _Data:
+    generator: Any = base.image_generator
     targets = []
     for captions in batches([prompt.caption for prompt in prompts], 256):
-        tokens = base.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        targets.append(base.text_encoder(input_ids=tokens).last_hidden_state.half())
+        tokens = generator.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        targets.append(generator.text_encoder(input_ids=tokens).last_hidden_state.half())
     library, in_library = library_of(base)
     numbers = {scene: number for number, scene in enumerate(in_library)}
     scenes = [prompt.scene for prompt in prompts]
