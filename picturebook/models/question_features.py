@@ -5,8 +5,8 @@ of them generalize differently, and adapters are trained on both:
 
 * *answers*: the language model's own output rows of the world's words, at the colon that asks for them ("logit lens").
   No example fits them, so they read words that were never trained on as the language model understands them.
-* *readings*: ridge regression of everything about the scene from each token's states. They tell two objects apart,
-  which the answers do not, but know trained words only.
+* *readings*: ridge regression of everything about the scene from all states. They tell two objects apart, which the
+  answers do not, but know trained words only.
 
 All of it is linear in the states, so it is folded into the adapters' first layers when training ends.
 """
@@ -39,7 +39,7 @@ _READINGS = (KINDS, COLOURS, PLACES, KINDS, COLOURS, PLACES, BACKGROUNDS, ("seco
 NUM_READINGS = sum(map(len, _READINGS))
 # The readings that answers replace where there is one object.
 _ANSWERED = len(KINDS) + len(COLOURS)
-_RIDGE = 0.01
+_RIDGE, _MOST_FITTED = 0.1, 4_096
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class QuestionFeatures:
 
     Attributes:
         weight: `torch.FloatTensor` of shape `(num_tokens, num_features, hidden_size)`. Features that are not read at a
-            token have zeros. The last `NUM_READINGS` are what the token's states say.
+            token have zeros. The last `NUM_READINGS` are the token's share of the readings, the sum of all tokens.
         mean: `torch.FloatTensor` of shape `(num_tokens, hidden_size)`, that is subtracted from the states.
         groups: For each answer, the number of its question and attribute; answers of one group are scaled together.
     """
@@ -117,18 +117,15 @@ def readings_of(known: Sequence[PartialScene]) -> torch.Tensor:
 
 
 def _ridge(states: torch.Tensor, mean: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """`(num_tokens, hidden_size, num_readings)`, each token's states by themselves.
-
-    Fitted together, the tokens' shares would cancel each other, and a mapper that adds them up badly reads anything.
-    """
-    wanted = targets - targets.mean(0)
-    fitted = []
-    for token, own_mean in enumerate(mean):
-        centred = states[:, token].float() - own_mean
-        products = centred.T @ centred
-        products += _RIDGE * products.diagonal().mean() * torch.eye(len(products))
-        fitted.append(torch.linalg.solve(products, centred.T @ wanted))
-    return torch.stack(fitted)
+    """`(num_tokens, hidden_size, num_readings)`; fitted in the space of the prompts, of which there are fewer."""
+    step = -(-len(states) // _MOST_FITTED)
+    centred = states[::step].float() - mean
+    scale = centred.std(0) + 1e-3 * centred.std()
+    flat = (centred / scale).flatten(1)
+    products = flat @ flat.T
+    regularized = products + _RIDGE * products.diagonal().mean() * torch.eye(len(products))
+    solved = torch.linalg.solve(regularized, targets[::step] - targets[::step].mean(0))
+    return (flat.T @ solved).view(*mean.shape, -1) / scale[..., None]
 
 
 class QuestionAdapters(nn.Module):

@@ -48,7 +48,7 @@ _READ_PAIRS, _READ_RIDGE = 6_000, 1e-3
 EXAMPLES_FILE = "chat_examples.json"
 VISION_MODEL = "gill-multimodal-picturebook"
 RECORD = "record.json"
-_SCHEDULE = Schedule(1_200, 64, 2e-3, warmup=60, decay=0.7, bf16=True)
+_SCHEDULE = Schedule(1_600, 64, 2e-3, warmup=60, decay=0.7)
 
 
 @dataclass(frozen=True)
