@@ -128,6 +128,13 @@ def test_a_projection_of_several_layers_with_a_norm_is_what_its_fields_say(proce
     torch.testing.assert_close(model.embed_images(features), expected)
 
 
+def test_a_pooled_feature_can_have_a_projection_of_several_layers_too(processor):
+    fields = {"vision_pooling": "pooler", "vision_feature_layer": -1, "num_visual_tokens": NUM_PATCHES}
+    model = small_dream_model(processor, visual_projection_depth=2, **fields)
+    assert model.embed_images(torch.randn(3, 20)).shape == (3, NUM_PATCHES, 24)
+    assert model(**processor(PROMPTS, add_img_tokens=True)).conditioning["prompt_embeds"].shape == (3, NUM_QUERIES, 12)
+
+
 def test_a_projection_serves_a_generator_with_a_mask_and_one_with_a_vector_per_image(processor):
     conditioning = [
         {"name": "prompt_embeds", "length": NUM_QUERIES, "dim": 10, "mask_name": "prompt_attention_mask"},
@@ -306,6 +313,13 @@ def test_a_language_model_that_was_changed_is_not_saved_as_a_reference_to_what_i
     with pytest.raises(ValueError, match=r"'lm_head.weight' of the language model was trained or replaced"):
         made.save_pretrained(tmp_path / "dream")
     made.save_pretrained(tmp_path / "whole", self_contained=True)
+
+
+def test_a_shard_of_a_weight_is_not_taken_for_another_weight(model, tmp_path):
+    made = referring(model, tmp_path)
+    head = made.language_model.lm_head
+    head.weight = torch.nn.Parameter(head.weight[:1].clone(), requires_grad=False)
+    made.save_pretrained(tmp_path / "dream")
 
 
 def test_added_rows_are_saved_with_the_adapters_and_learn_with_the_language_model(processor, tmp_path):

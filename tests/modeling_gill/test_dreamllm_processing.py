@@ -31,6 +31,11 @@ def test_an_image_is_read_between_its_tokens(processor):
     assert tokens == READ
 
 
+def test_texts_that_follow_one_another_are_one_text(processor):
+    expected = tokens_of(processor, [PHOTO, "a yellow car"])
+    assert tokens_of(processor, [PHOTO, "a yel", "low car"]) == expected
+
+
 def test_what_begins_a_text_begins_a_prompt_that_begins_with_an_image(processor):
     processor = GillProcessor(
         processor.image_processor, processor.tokenizer, NUM_PATCHES, processor.img_tokens, "<im_patch>", **AROUND_IMAGES
