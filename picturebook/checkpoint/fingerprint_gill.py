@@ -11,7 +11,7 @@ import hashlib
 import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,17 +26,24 @@ _VALUES_PER_TENSOR = 4096
 _ROUNDING = 2**-8
 
 
-def sample_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+class WeightSample(NamedTuple):
+    """A few values of a weight, and how many it has."""
+
+    values: torch.Tensor
+    numel: int
+
+
+def sample_weights(module: nn.Module) -> dict[str, WeightSample]:
     """A few values of each weight by its name, for [`find_changed_weight`]. Weights that are not in memory as a whole
     (offloaded, sharded) are left out."""
-    samples = {}
-    for name, weight in module.named_parameters():
-        if not weight.is_meta and not hasattr(weight, "full_tensor") and weight.numel():
-            samples[_plain_name(name)] = _sample(weight).to("cpu", copy=True)
-    return samples
+    return {
+        _plain_name(name): WeightSample(_sample(weight).to("cpu", copy=True), weight.numel())
+        for name, weight in module.named_parameters()
+        if not weight.is_meta and not hasattr(weight, "full_tensor") and weight.numel()
+    }
 
 
-def find_changed_weight(module: nn.Module, samples: Mapping[str, torch.Tensor]) -> str | None:
+def find_changed_weight(module: nn.Module, samples: Mapping[str, WeightSample]) -> str | None:
     """Name of a weight that is to be trained, or whose values are no longer those of a sample up to rounding; LoRA
     weights are not asked."""
     for name, weight in module.named_parameters():
@@ -45,12 +52,11 @@ def find_changed_weight(module: nn.Module, samples: Mapping[str, torch.Tensor]) 
         if weight.requires_grad:
             return name
         sample = samples.get(_plain_name(name))
-        if sample is None or weight.is_meta or hasattr(weight, "full_tensor"):
+        # A weight that has become smaller is a shard of itself (FSDP, DeepSpeed).
+        if sample is None or weight.is_meta or hasattr(weight, "full_tensor") or weight.numel() < sample.numel:
             continue
-        now = _sample(weight).to("cpu", torch.float32)
-        if len(now) != len(sample) or not torch.allclose(
-            now, sample.float(), rtol=_ROUNDING, atol=1e-6, equal_nan=True
-        ):
+        before, now = (values.to("cpu", torch.float32) for values in (sample.values, _sample(weight)))
+        if before.shape != now.shape or not torch.allclose(now, before, rtol=_ROUNDING, atol=1e-6, equal_nan=True):
             return name
     return None
 
@@ -131,6 +137,7 @@ def _close(first: list[float] | None, second: list[float] | None) -> bool:
 
 
 __all__ = [
+    "WeightSample",
     "differing_parts",
     "find_changed_weight",
     "fingerprint_name",

@@ -434,7 +434,7 @@ class GillProcessor(ProcessorMixin):
         tokenizer_kwargs: dict[str, Any],
     ) -> list[int]:
         tokens: list[_Token] = []
-        for piece in pieces:
+        for piece in _join_texts(pieces) if self.image_start_token else pieces:
             if isinstance(piece, ImageSource):
                 if self.image_start_token:
                     tokens += [_Token(i, "prefix") for i in prefix]
@@ -530,6 +530,18 @@ class GillProcessor(ProcessorMixin):
                 raise TypeError(f"GillProcessor takes no {name!r}: texts are tokenized in pieces between the images.")
             if name in ("audio_kwargs", "videos_kwargs") and value:
                 raise TypeError(f"GillProcessor takes no {name!r}, only text and images.")
+
+
+def _join_texts(pieces: Iterable[Piece]) -> list[Piece]:
+    """Put texts that follow one another together. GILL tokenizes them one by one; where a token starts an image, prompt
+    and images are one text."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
 
 
 def _surround(tokens: list[str], start: str | None, end: str | None) -> list[str]:
