@@ -66,6 +66,10 @@ class ModelArguments:
         True, "Train the [IMG] rows; false keeps them, so that `gill precompute --language-states` serves."
     )
     img_logit_scaling: str = _option("absolute", "What a scale on the logit of [IMG0] does: absolute, or signed.")
+    img_state_layers: str | None = _option(
+        None, "Layers whose states at [IMG] are read, e.g. -1,-9; by default the last alone. See GillConfig."
+    )
+    img_state_combination: str | None = _option(None, "How they become one: mean (default) or learned.")
     num_visual_tokens: int | None = _option(
         4, "Embeddings per image read (k); with vision_pooling patches, null takes all patches."
     )

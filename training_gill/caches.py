@@ -123,7 +123,7 @@ class ImageFeatureCache(ArrayCache):
 class LanguageStatesCache(ArrayCache):
     """
     Hidden states of the language model at the `[IMG]` tokens that follow a caption, float32 of shape
-    `(num_image_output_tokens, embedding_dim)`.
+    `(num_image_output_tokens, embedding_dim)`, with `img_state_layers` one for each layer.
 
     Args:
         cache (`Path`): Folder that `gill precompute --language-states` wrote.
@@ -163,11 +163,14 @@ def states_info(gill: GillForConditionalGeneration, max_length: int) -> dict[str
     if name is None:
         weights = [weight for _, weight in sorted(gill.language_model.named_parameters())]
         name = f"weights {fingerprint_weights({'language_model': weights})['digest']}"
+    layers = config.img_state_layers
+    shape = [config.num_image_output_tokens, *([] if layers is None else [len(layers)]), config.embedding_dim]
     return {
+        **({} if layers is None else {"img_state_layers": layers}),
         "language_model": name,
         "language_model_revision": config.language_model_revision or "main",
         "img_rows": hashlib.sha256(rows.tobytes()).hexdigest()[:16],
-        "shape": [config.num_image_output_tokens, config.embedding_dim],
+        "shape": shape,
         "max_length": max_length,
     }
 

@@ -144,10 +144,10 @@ def prompt_features(
         batch = processor([prompts[i] for i in numbers], add_img_tokens=True).to(model.device)
         # Not the whole `forward`: the mapper would cost as much as the language model, and nothing here reads it.
         embeds = model.embed_prompt(batch["input_ids"])
-        states = model.run_language_model(embeds, batch["attention_mask"], use_cache=False).last_hidden_state
+        _, states = model.read_img_states(embeds, batch["attention_mask"], use_cache=False)
         # Prompts are padded on the left, so all of them end with the `[IMG]` tokens.
-        states = states[:, -model.config.num_image_output_tokens :].to(model.text_retrieval_head.weight)
-        features[numbers] = model.decision_states(states).float().cpu()
+        states = model.combine_img_states(states[:, -model.config.num_image_output_tokens :])
+        features[numbers] = model.decision_states(states.to(model.text_retrieval_head.weight)).float().cpu()
     return features
 
 

@@ -23,7 +23,8 @@ class LanguageStateEncoder:
         device (`str`): To run on.
 
     Attributes:
-        shape (`tuple[int, ...]`): Of the states of a caption: `(num_image_output_tokens, embedding_dim)`.
+        shape (`tuple[int, ...]`): Of the states of a caption: `(num_image_output_tokens, embedding_dim)`, with
+            `img_state_layers` `(num_image_output_tokens, num_layers, embedding_dim)`.
 
     Raises:
         RecipeError: a recipe whose states change while it trains, or whose models cannot be loaded.
@@ -64,7 +65,7 @@ class LanguageStateEncoder:
             ids = torch.tensor([rows[number] + [pad] * (longest - len(rows[number])) for number in group])
             # Padding on the right is never looked at from the left: no mask is needed.
             embeds = self.gill.embed_tokens(ids.to(self.gill.device))
-            states = self.gill.run_language_model(embeds, None, use_cache=False).last_hidden_state
+            _, states = self.gill.read_img_states(embeds, use_cache=False)
             for number, own in zip(group, states.float().cpu(), strict=True):
                 end = len(rows[number])
                 found[number] = own[end - count : end].numpy()

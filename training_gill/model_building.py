@@ -98,8 +98,17 @@ def adapter_fields(arguments: ModelArguments) -> dict[str, Any]:
         "mapper_num_heads": arguments.mapper_num_heads,
         "mapper_ffn_dim": arguments.mapper_ffn_dim,
         "img_logit_scaling": arguments.img_logit_scaling,
+        "img_state_layers": _layers(arguments.img_state_layers),
+        "img_state_combination": arguments.img_state_combination,
         "use_decision_head": False,  # `train_decision_head` adds one
     }
+
+
+def _layers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(layer) for layer in text.split(",")]
+    except ValueError:
+        raise RecipeError(f"`img_state_layers` must be integers with commas between them, got {text!r}.") from None
 
 
 def generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] | None = None) -> dict[str, Any]:

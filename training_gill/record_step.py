@@ -170,7 +170,7 @@ class RecordTrainingStep(nn.Module):
         embeds = gill.embed_prompt(input_ids, pixel_values, image_features, **image_inputs)
         # Padding on the right is never looked at from the left: no mask is needed.
         is_left = bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any())
-        outputs = gill.run_language_model(embeds, attention_mask if is_left else None, use_cache=False)
+        outputs, img_states = gill.read_img_states(embeds, attention_mask if is_left else None, use_cache=False)
         states = outputs.last_hidden_state
         measured = Measured()
         if self.weights.language:
@@ -178,7 +178,8 @@ class RecordTrainingStep(nn.Module):
         if self.weights.denoising or self.weights.conditioning:
             rows, starts = find_images(input_ids, config.image_output_token_ids)
             columns = starts[:, None] + torch.arange(config.num_image_output_tokens, device=starts.device)
-            run_states = states[rows[:, None].to(states.device), columns.to(states.device)]
+            run_states = img_states[rows[:, None].to(states.device), columns.to(states.device)]
+            run_states = gill.combine_img_states(run_states)
             self._images(run_states, target_images, target_conditioning, draw, measured)
         total = weighted_total(self.weights, measured, totals, states.device)
         # Whatever is trained must be reached from the loss, or DDP waits for its gradient.

@@ -165,13 +165,20 @@ def _state_bytes(step: AdapterTrainingStep, recipe: Recipe, dtype: torch.dtype) 
         cache = {} if past_key_values is None else {CACHE_NAME: past_key_values}
         return decoder(inputs_embeds=embeds, attention_mask=mask, use_cache=use_cache, **cache)
 
+    def run_heads(states: torch.Tensor) -> None:
+        # The heads are in float32, as all that is trained.
+        states = states[:, -count:].float()
+        layers = config.img_state_layers
+        states = states if layers is None else torch.stack([states] * len(layers), dim=-2)
+        gill.image_outputs(gill.combine_img_states(states))
+
     if weights.captioning:
         with kept:
             read(0, longest + config.num_visual_tokens, use_cache=False)
     if weights.reconstruction:
         with kept:
             states = read(0, config.num_visual_tokens + count, use_cache=False).last_hidden_state
-            gill.image_outputs(states[:, -count:].float())
+            run_heads(states)
     if not (weights.contrastive or weights.conditioning):
         return kept.num_bytes
     with_graph = count + round(recipe.data.packing * (longest - count) / 2)
@@ -179,8 +186,7 @@ def _state_bytes(step: AdapterTrainingStep, recipe: Recipe, dtype: torch.dtype) 
         cache = read(0, longest - with_graph)[CACHE_NAME]
     with kept:
         states = read(longest - with_graph, with_graph, cache).last_hidden_state
-        # The heads are in float32, as all that is trained.
-        gill.image_outputs(states[:, -count:].float())
+        run_heads(states)
     return kept.num_bytes
 
 

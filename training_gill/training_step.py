@@ -306,8 +306,8 @@ class AdapterTrainingStep(nn.Module):
             return prefix.last_hidden_state, None
         embeds = self._embed(part.ids, suffix_column, numbers, visual)
         mask = torch.cat([prefix_mask, inside.to(prefix_mask.dtype)], dim=1)
-        suffix = gill.run_language_model(embeds, mask, past_key_values=cache_of(prefix), use_cache=True)
-        return prefix.last_hidden_state, suffix.last_hidden_state
+        _, states = gill.read_img_states(embeds, mask, past_key_values=cache_of(prefix), use_cache=True)
+        return prefix.last_hidden_state, states
 
     def _read_whole(
         self,
@@ -321,9 +321,9 @@ class AdapterTrainingStep(nn.Module):
         all_columns = torch.arange(part.ids.shape[1], device=part.ids.device).expand_as(part.ids)
         embeds = self._embed(part.ids, all_columns, numbers, visual)
         # Padding on the right is never looked at from the left: no mask is needed.
-        states = self.gill.run_language_model(embeds, None, use_cache=False).last_hidden_state
+        outputs, states = self.gill.read_img_states(embeds, use_cache=False)
         row = torch.arange(states.shape[0], device=states.device)[:, None]
-        prefix = states[row, prefix_column.clamp(min=0)]
+        prefix = outputs.last_hidden_state[row, prefix_column.clamp(min=0)]
         return prefix if self.has_lora else prefix.detach(), states[row, suffix_column]
 
     def _images(
@@ -335,7 +335,7 @@ class AdapterTrainingStep(nn.Module):
         measured: "Measured",
     ) -> None:
         gill = self.gill
-        states = states.to(gill.img_embeddings.weight)
+        states = gill.combine_img_states(states.to(gill.img_embeddings.weight))
         num_images = states.shape[0]
         if self.weights.contrastive:
             text = gill.text_retrieval_head(gill.head_states(states))
@@ -360,8 +360,8 @@ class AdapterTrainingStep(nn.Module):
         img_ids = torch.tensor(gill.config.image_output_token_ids, device=visual.device)
         img = gill.embed_tokens(img_ids.expand(len(visual), -1))
         embeds = torch.cat([visual.to(img), img], dim=1)
-        states = gill.run_language_model(embeds, None, use_cache=False).last_hidden_state[:, -len(img_ids) :]
-        states = states.to(gill.img_embeddings.weight)
+        _, states = gill.read_img_states(embeds, use_cache=False)
+        states = gill.combine_img_states(states[:, -len(img_ids) :].to(gill.img_embeddings.weight))
         self._add_conditioning("reconstruction", states, target_conditioning, measured)
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -431,6 +431,9 @@ class AdapterTrainingStep(nn.Module):
             "text_retrieval_head": bool(weights.contrastive),
             "image_retrieval_head": bool(weights.contrastive),
             "mapper": bool(weights.conditioning or weights.reconstruction or weights.denoising),
+            "layer_combination": bool(
+                weights.contrastive or weights.conditioning or weights.reconstruction or weights.denoising
+            ),
             "decision_head": False,
         }
         for name, is_reached in reached.items():

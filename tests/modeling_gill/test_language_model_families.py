@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, CLIPVisionConfig, PretrainedConfig
+from transformers import MODEL_MAPPING, AutoConfig, CLIPVisionConfig, PretrainedConfig
 
-from modeling_gill import GillConfig, GillForConditionalGeneration
+from modeling_gill import GillConfig, GillForConditionalGeneration, decoder_traits_gill
 from modeling_gill.backbones_gill import find_language_model_traits, language_model_class
 from modeling_gill.language_model_head_gill import UnsupportedLanguageModel
 from tests.training_passes import plain_losses
@@ -33,6 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {},
     "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4},
     "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
+    "codegen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
     "gpt_oss": {**BOTH_ATTENTIONS, "head_dim": 8, "num_local_experts": 4},
     "llama": {"tie_word_embeddings": False},
     "mistral": WINDOW,
@@ -61,6 +62,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek_v3": {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8}
     | {"v_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
     | {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_key_value_heads": 4},
+    "deepseek_v2": {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8}
+    | {"v_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+    | {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_key_value_heads": 4, "head_dim": 4},
+    "kimi_linear": {"kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    | {"layer_types": ["linear_attention", "full_attention"], "mlp_layer_types": ["dense", "sparse"]}
+    | {"linear_head_dim": 8, "linear_num_heads": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+    | {"moe_intermediate_size": 16, "num_key_value_heads": 4},
+    "bailing_hybrid": {"kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    | {"layer_types": ["linear_attention", "full_attention"], "mlp_layer_types": ["dense", "sparse"], "head_dim": 8}
+    | {"num_local_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+    | {"moe_intermediate_size": 16, "num_key_value_heads": 4},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
     "stablelm": {"num_key_value_heads": 2},
     "helium": {"num_key_value_heads": 2, "head_dim": 8},
@@ -86,6 +98,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "num_key_value_heads": 2}
     | {"expert_layer_period": 2, "expert_layer_offset": 1, "num_experts": 2, "use_mamba_kernels": False}
     | {"mamba_dt_rank": 4, "mamba_d_state": 4},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "num_key_value_heads": 4}
+    | {"use_mamba_kernels": False, "mamba_dt_rank": 4, "mamba_d_state": 4},
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "num_key_value_heads": 4}
+    | {"use_mamba_kernels": False, "mamba_d_state": 8, "n_mamba_heads": 4, "chunk_size": 8, "adapter_rank": 8},
     "mamba": {"state_size": 4},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 4, "expand": 2, "chunk_size": 8},
     "recurrent_gemma": {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 4},
@@ -355,6 +371,40 @@ def test_a_family_is_exact_or_refused_by_name(family):
     else:
         assert row.verdict == "exact", row.notes
         assert ("prompts one by one" in row.notes) == (family in NO_PADDING)
+
+
+# At the sizes that were published, or the family's own: those whose small copy is hard to find.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "codegen": {},
+    "zamba2": {},
+    "zamba": {},
+    "mamba2": {},
+    "kimi_linear": {},
+    "bailing_hybrid": {},
+    "deepseek_v2": {"hidden_size": 5120, "num_hidden_layers": 60, "num_attention_heads": 128, "head_dim": 64}
+    | {"n_routed_experts": 160, "num_experts_per_tok": 6, "n_group": 8, "topk_group": 3, "first_k_dense_replace": 1}
+    | {"topk_method": "group_limited_greedy", "num_key_value_heads": 128, "moe_intermediate_size": 1536},
+}
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == "codegen" else pytest.mark.slow) for name in PUBLISHED]
+)
+def test_a_family_is_tried_on_a_small_copy_at_the_sizes_that_were_published(family, monkeypatch):
+    config = AutoConfig.for_model(family, **PUBLISHED[family])
+    sizes = []
+    build = decoder_traits_gill._random_copy
+
+    def counted(*args: Any) -> Any:
+        decoder = build(*args)
+        sizes.append(sum(weight.numel() for weight in decoder.parameters()))
+        return decoder
+
+    monkeypatch.setattr(decoder_traits_gill, "_random_copy", counted)
+    fields = decoder_traits_gill._Fields(config, "sdpa")
+    found = decoder_traits_gill._traits_of_copies.__wrapped__(MODEL_MAPPING[type(config)], fields, True)
+    assert isinstance(found, decoder_traits_gill.DecoderTraits), found
+    assert sizes[-1] < 3 * decoder_traits_gill.MAX_COPY_PARAMETERS
 
 
 @pytest.mark.parametrize("family", ("bert", pytest.param("roberta", marks=pytest.mark.slow)))
