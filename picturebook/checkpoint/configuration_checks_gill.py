@@ -7,6 +7,7 @@ from .image_encoder_gill import VISION_POOLINGS
 MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder", "projection")
 DECISION_INPUTS = ("states", "conditioning")
 IMG_LOGIT_SCALINGS = ("absolute", "signed")
+IMG_STATE_COMBINATIONS = ("mean", "learned")
 # Tokens around the placeholders of an image that is read, and around the run of an image in the answer.
 TOKENS_AROUND_IMAGES = (
     "image_start_token_id",
@@ -89,6 +90,7 @@ def check_config(config: Any) -> None:
             f"`mapper_hidden_size` {config.mapper_hidden_size} is no multiple of `mapper_num_heads` "
             f"{config.mapper_num_heads}."
         )
+    _check_img_states(config)
     if config.img_logit_scaling not in IMG_LOGIT_SCALINGS:
         raise ValueError(f"`img_logit_scaling` must be one of {IMG_LOGIT_SCALINGS}, got {config.img_logit_scaling!r}.")
     if not 0 <= config.decision_dropout < 1:
@@ -104,6 +106,24 @@ def check_config(config: Any) -> None:
             f"`language_model_lora` is {config.language_model_lora!r}, but `language_model_id` is None; expected the "
             "name of the language model that it belongs to."
         )
+
+
+def _check_img_states(config: Any) -> None:
+    layers, combination = config.img_state_layers, config.img_state_combination
+    if layers is None:
+        if combination is not None:
+            raise ValueError(f"`img_state_combination` is {combination!r}, but `img_state_layers` is None.")
+        return
+    if not layers or any(type(layer) is not int for layer in layers) or len(set(layers)) != len(layers):
+        raise ValueError(f"`img_state_layers` must be one or more different integers, got {layers!r}.")
+    count = getattr(config.text_config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(count, int) and any(not -count - 1 <= layer <= count for layer in layers):
+        raise ValueError(
+            f"`img_state_layers` is {layers}, but the language model has {count} layers; expected indices from "
+            f"{-count - 1} to {count}."
+        )
+    if combination not in IMG_STATE_COMBINATIONS:
+        raise ValueError(f"`img_state_combination` must be one of {IMG_STATE_COMBINATIONS}, got {combination!r}.")
 
 
 def _check_tokens(config: Any) -> None:

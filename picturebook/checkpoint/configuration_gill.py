@@ -23,6 +23,8 @@ _OMITTED = {
     "conditioning": None,
     "conditioning_length": None,
     "conditioning_dim": None,
+    "img_state_layers": None,
+    "img_state_combination": None,
     **dict.fromkeys(TOKENS_AROUND_IMAGES),
     "predict_image_output_tokens": True,
     "added_token_ids": None,
@@ -117,6 +119,12 @@ class GillConfig(PretrainedConfig):
         img_logit_scaling (`str`, defaults to `"absolute"`):
             How a factor `f` is applied to the logit `l` of the token that opens an image: `"absolute"` gives `|l| f`
             where `f > 1` (GILL), `"signed"` gives `l f` (FROMAGe).
+        img_state_layers (`list[int]`, *optional*):
+            Layers of the language model whose states at the `[IMG]` tokens are read: indices into its `hidden_states`,
+            such as `[-1, -9]`, where 0 is the embeddings and -1 the last hidden states. By default these alone (GILL).
+        img_state_combination (`str`, *optional*):
+            How they become one state, with `img_state_layers` alone: `"mean"`, the default, or `"learned"`, a sum
+            with the softmax of trained weights.
         language_model_lora (`str`, *optional*):
             Folder of the repository with LoRA weights for the language model in peft's format, if there are any.
 
@@ -177,6 +185,8 @@ class GillConfig(PretrainedConfig):
         decision_input: str = "states",
         distinct_image_states: bool = False,
         img_logit_scaling: str = "absolute",
+        img_state_layers: list[int] | None = None,
+        img_state_combination: str | None = None,
         language_model_lora: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -231,6 +241,8 @@ class GillConfig(PretrainedConfig):
         self.decision_input = decision_input
         self.distinct_image_states = distinct_image_states
         self.img_logit_scaling = img_logit_scaling
+        self.img_state_layers = None if img_state_layers is None else list(img_state_layers)
+        self.img_state_combination = img_state_combination or (None if img_state_layers is None else "mean")
         self.language_model_lora = language_model_lora
         super().__init__(**kwargs)
         check_config(self)

@@ -21,6 +21,11 @@ CACHE_NAMES = ("past_key_values", "cache", "cache_params")
 # Parameters of a copy, beyond which it is made narrower, and beyond which it is not tried.
 MAX_COPY_PARAMETERS = 2_000_000
 LARGEST_COPY = 100_000_000
+# What the widths of a copy are divided by where its layers and heads are many enough, see `small_config`.
+_DIVISORS = (1, 32, 16, 8)
+NARROWEST = 2 + len(_DIVISORS)
+# A stream that is narrower hides what a decoder does wrong.
+LEAST_WIDTH = 16
 # A difference that rounding to float32 does not explain, relative to the largest state.
 TOLERANCE = 1e-3
 
@@ -131,39 +136,43 @@ def _traits_of_copies(decoder_class: Any, fields: _Fields, supports_sdpa: bool) 
 
 
 def _small_copy(decoder_class: Any, config: PretrainedConfig, attention: str) -> Any:
-    """The smallest copy that can be built and run; the plainest where that is small."""
+    """The plainest copy that is small and can be run, or the smallest of the others."""
     failures: list[str] = []
-    candidates: list[tuple[int, PretrainedConfig]] = []
-    for narrowness in range(3):
+    larger: list[tuple[int, PretrainedConfig]] = []
+    for narrowness in range(NARROWEST + 1):
         try:
             small = small_config(config, narrowness)
             small._attn_implementation = attention
             with torch.device("meta"):
                 size = sum(weight.numel() for weight in decoder_class(copy.deepcopy(small)).parameters())
+            if size > MAX_COPY_PARAMETERS:
+                larger.append((size, small))
+                continue
+            return _random_copy(decoder_class, small)
         except Exception as error:
             failures.append(f"{type(error).__name__}: {error}")
-            continue
-        candidates.append((size, small))
-        if size <= MAX_COPY_PARAMETERS:
-            break
-    for size, small in sorted(candidates, key=lambda candidate: candidate[0]):
+    for size, small in sorted(larger, key=lambda candidate: candidate[0]):
         if size > LARGEST_COPY:
             failures.append(f"a copy of few layers has {size:,} parameters")
             break
         try:
-            decoder = decoder_class(small).float().eval().requires_grad_(False)
-            for weight in decoder.parameters():
-                if weight.dim() > 1:
-                    nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
-                else:  # a gate that begins at zero would hide what is beside it
-                    weight.add_(torch.randn_like(weight) * 0.2)
-            nn.init.normal_(decoder.get_input_embeddings().weight)
-            run_decoder(decoder, decoder.get_input_embeddings()(torch.tensor([[1, 2]])), use_cache=False)
+            return _random_copy(decoder_class, small)
         except Exception as error:
             failures.append(f"{type(error).__name__}: {error}")
-        else:
-            return decoder
     raise RuntimeError(failures[-1])
+
+
+def _random_copy(decoder_class: Any, config: PretrainedConfig) -> Any:
+    """A decoder with random weights that was run once."""
+    decoder = decoder_class(config).float().eval().requires_grad_(False)
+    for weight in decoder.parameters():
+        if weight.dim() > 1:
+            nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+        else:  # a gate that begins at zero would hide what is beside it
+            weight.add_(torch.randn_like(weight) * 0.2)
+    nn.init.normal_(decoder.get_input_embeddings().weight)
+    run_decoder(decoder, decoder.get_input_embeddings()(torch.tensor([[1, 2]])), use_cache=False)
+    return decoder
 
 
 def small_config(config: PretrainedConfig, narrowness: int) -> PretrainedConfig:
@@ -172,7 +181,11 @@ def small_config(config: PretrainedConfig, narrowness: int) -> PretrainedConfig:
 
     Args:
         narrowness (`int`): 1 for fewer heads of the same size and a narrower feed-forward; 2 for a narrow residual
-            stream too, where that does not depend on the heads.
+            stream too, where that does not depend on the heads. 3 to 6 for two layers of each kind, as many heads, and
+            all widths divided by one number, for families whose widths are in fixed proportions.
+
+    Raises:
+        ValueError: the copy would be so narrow that it shows nothing.
     """
     small = copy.deepcopy(config)
     _set_at_most(small, 64, "vocab_size", "vocab_size_per_layer_input")
@@ -180,31 +193,51 @@ def small_config(config: PretrainedConfig, narrowness: int) -> PretrainedConfig:
         if getattr(small, name, None) is not None:
             setattr(small, name, 0)
     _set_at_most(small, 4, "sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
+    _set_at_most(small, 8, "chunk_size", "mamba_chunk_size")
     _set_at_most(small, 4, "num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
     _set_at_most(small, 2, "num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token", "top_k_experts")
     _set_at_most(small, 1, "n_group", "topk_group", "first_k_dense_replace")
-    _keep_layers_of_each_kind(small)
-    if narrowness:
+    _keep_layers_of_each_kind(small, 1 if narrowness < 3 else 2)
+    if narrowness > 2:
+        _divide_widths(small, _DIVISORS[narrowness - 3])
+    elif narrowness:
         _narrow(small)
-    if narrowness > 1:
+    if narrowness == 2:
         _set_at_most(small, 64, "hidden_size")
     return small
 
 
-def _keep_layers_of_each_kind(config: Any) -> None:
+def _divide_widths(config: Any, divisor: int) -> None:
+    width = getattr(config, "hidden_size", None)
+    if divisor > 1 and isinstance(width, int) and width // divisor < LEAST_WIDTH:
+        raise ValueError(f"a copy of width {width // divisor} is too narrow")
+    for name, value in vars(config).copy().items():
+        if type(value) is int and value >= divisor > 1 and name != "n_head" and not any(p in name for p in _NO_WIDTHS):
+            setattr(config, name, value // divisor)
+
+
+# Parts of the names of counts, ids and lengths.
+_NO_WIDTHS = (
+    *("vocab", "position", "layer", "heads", "expert", "group", "token", "_id", "num_", "_per_"),
+    *("window", "chunk", "kernel", "ctx", "length", "version", "period", "offset", "expand", "conv"),
+)
+
+
+def _keep_layers_of_each_kind(config: Any, each: int) -> None:
     count = getattr(config, "num_hidden_layers", None)
     if not isinstance(count, int):
         return
     fields = {k: v for k, v in vars(config).items() if isinstance(v, list)}
     by_layer = {k: v for k, v in fields.items() if len(v) == count and count > 2}
     periods = [k for k, v in vars(config).items() if isinstance(v, int) and k.endswith(("_period", "_offset"))]
-    first: dict[tuple[str, ...], int] = {}
+    first: dict[tuple[str, ...], list[int]] = {}
     for number in range(count):
-        first.setdefault(tuple(str(v[number]) for v in by_layer.values()), number)
+        first.setdefault(tuple(str(v[number]) for v in by_layer.values()), []).append(number)
     # Kinds that repeat, shorter lists than the layers are.
     repeated = max([len(v) for v in fields.values() if 1 < len(v) < count and isinstance(v[0], str)], default=0)
-    kept = sorted({*list(first.values())[:6], *range(max(repeated, min(2, count)))})
-    if periods and count > 4:
+    of_each_kind = [number for numbers in list(first.values())[:6] for number in numbers[:each]]
+    kept = sorted({*of_each_kind, *range(max(repeated, min(2, count)))})
+    if periods and count > 4 and not (by_layer and each > 1):
         # Layers whose kind follows from their number: one of each kind within the first four.
         kept = list(range(4))
         for name in periods:
@@ -213,7 +246,7 @@ def _keep_layers_of_each_kind(config: Any) -> None:
         if name in by_layer:
             setattr(config, name, [value[number] for number in kept])
         elif value and all(type(i) is int and 0 <= i < count for i in value) and ("layer" in name or "idx" in name):
-            setattr(config, name, [i for i in value if i < len(kept)] or [len(kept) - 1])
+            setattr(config, name, [kept.index(i) for i in value if i in kept] or [len(kept) - 1])
     config.num_hidden_layers = len(kept)
 
 
@@ -235,6 +268,7 @@ def _narrow(config: Any) -> None:
     keys, values = (getattr(config, f"linear_num_{part}_heads", None) for part in ("key", "value"))
     if isinstance(keys, int) and isinstance(values, int):
         config.linear_num_key_heads, config.linear_num_value_heads = 1, max(1, values // keys)
+    _set_at_most(config, 2, "linear_num_heads")
     for name, value in vars(config).copy().items():
         if type(value) is int and ("intermediate_size" in name or name in ("ffn_dim", "n_inner", "d_ff")):
             setattr(config, name, min(value, 128))

@@ -333,11 +333,10 @@ class GillGenerationMixin(GenerationMixin):
         begin = 0 if cache is None else cache.get_seq_length()
         end = prompt.offset + int(starts.max()) + self.config.num_image_output_tokens
         embeds, mask = prompt.read(sequences, kept, begin, end)
-        states = self.run_language_model(
-            embeds, mask, past_key_values=cache, use_cache=cache is not None
-        ).last_hidden_state
+        _, states = self.read_img_states(embeds, mask, past_key_values=cache, use_cache=cache is not None)
         columns = starts[:, None] + torch.arange(self.config.num_image_output_tokens, device=starts.device)
-        return states[index[:, None].to(states.device), (columns + prompt.offset - begin).to(states.device)]
+        columns = (columns + prompt.offset - begin).to(states.device)
+        return self.combine_img_states(states[index[:, None].to(states.device), columns])
 
 
 def _decode(

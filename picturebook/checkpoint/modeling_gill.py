@@ -20,6 +20,7 @@ from .configuration_gill import GillConfig
 from .decoder_traits_gill import cache_of, run_decoder
 from .generation_gill import GillGenerationMixin, find_images
 from .image_encoder_gill import encode_images, take_image_inputs
+from .img_states_gill import GillImgStatesMixin, LayerCombination
 from .language_model_head_gill import decoder_of, describe
 from .mapper_gill import build_mapper
 from .outputs_gill import CACHE_NAME, GillOutput
@@ -28,7 +29,9 @@ from .retrieval_heads_gill import GillRetrievalMixin
 from .token_rows_gill import GillTokenMixin, build_visual_projection
 
 
-class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetrievalMixin, GillGenerationMixin):
+class GillForConditionalGeneration(
+    GillPreTrainedModel, GillTokenMixin, GillImgStatesMixin, GillRetrievalMixin, GillGenerationMixin
+):
     """
     A causal language model and an image encoder with GILL's adapters between them. Both backbones are frozen; see
     [`~GillPreTrainedModel.unfreeze_language_model`] to train the language model too, as DreamLLM does.
@@ -65,6 +68,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetr
             self.text_retrieval_head = nn.Linear(config.image_head_dim, config.retrieval_dim)
             self.image_retrieval_head = nn.Linear(config.vision_dim, config.retrieval_dim)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.layer_combination = None if config.img_state_layers is None else LayerCombination(config)
         self.mapper = build_mapper(config)
         self.decision_head = nn.Linear(config.decision_dim, 2) if config.use_decision_head else None
         self.decision_dropout = nn.Dropout(config.decision_dropout)
@@ -188,7 +192,8 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetr
         Run the heads at images that the model has written.
 
         Args:
-            img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`).
+            img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`): Of
+                one layer, or combined by `combine_img_states`.
 
         Returns:
             `dict`: `img_hidden_states`, `retrieval_embeds`, `conditioning` and `decision_logits` of [`GillOutput`].
@@ -269,9 +274,20 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetr
                 else self.embed_prompt(input_ids, pixel_values, image_features, **image_inputs)
             )
         self._check_length(inputs_embeds.shape[1])
-        outputs = self.run_language_model(
-            inputs_embeds, attention_mask, position_ids, past_key_values, use_cache=use_cache, **kwargs
+        if output_images is None:
+            output_images = past_key_values is None and not torch.compiler.is_compiling()
+        output_images = output_images and input_ids is not None
+        read = self.read_img_states if output_images else self.run_language_model
+        outputs: Any = read(
+            inputs_embeds,
+            attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
         )
+        if output_images:
+            outputs, img_states = outputs
         hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.compute_logits(hidden_states if labels is not None else hidden_states[:, kept], image_token_scale)
@@ -282,15 +298,16 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetr
             if not torch.compiler.is_compiling() and not (labels[:, 1:] != -100).any():
                 loss = hidden_states.sum() * 0.0  # the mean over no tokens is not a number
         images: dict[str, Any] = {}
-        if output_images is None:
-            output_images = past_key_values is None and not torch.compiler.is_compiling()
-        if output_images and input_ids is not None:
+        if output_images:
+            assert input_ids is not None
             rows, starts = find_images(input_ids, self.config.image_output_token_ids)
-            images = self._images_at(hidden_states, rows, starts)
+            images = self._images_at(img_states, rows, starts)
+        # Those that are read of several layers are given to whoever asked for them alone.
+        is_asked_for = self.layer_combination is None or kwargs.get("output_hidden_states")
         return GillOutput(
             loss=loss,
             logits=logits,
-            hidden_states=outputs.get("hidden_states"),
+            hidden_states=outputs.get("hidden_states") if is_asked_for else None,
             attentions=outputs.get("attentions"),
             **{CACHE_NAME: cache_of(outputs)},
             **images,
@@ -388,7 +405,7 @@ class GillForConditionalGeneration(GillPreTrainedModel, GillTokenMixin, GillRetr
     def _images_at(self, hidden_states: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor) -> dict[str, Any]:
         columns = starts[:, None] + torch.arange(self.config.num_image_output_tokens, device=starts.device)
         rows, starts, columns = (index.to(hidden_states.device) for index in (rows, starts, columns))
-        images = self.image_outputs(hidden_states[rows[:, None], columns])
+        images = self.image_outputs(self.combine_img_states(hidden_states[rows[:, None], columns]))
         return {"img_batch_indices": rows, "img_start_positions": starts, **images}
 
 

@@ -24,7 +24,7 @@ class GillOutput(CausalLMOutputWithPast):
         img_batch_indices, img_start_positions (`torch.LongTensor` of shape `(num_images,)`):
             Row and column of each `[IMG0]`, in reading order; a start token precedes it where the model has one.
         img_hidden_states (`torch.FloatTensor` of shape `(num_images, num_image_output_tokens, embedding_dim)`):
-            Last hidden states at the `[IMG]` tokens.
+            Last hidden states at the `[IMG]` tokens, or what is read of several layers (`img_state_layers`).
         retrieval_embeds (`torch.FloatTensor` of shape `(num_images, retrieval_dim)`, *optional*):
             Embeddings in the retrieval space, not normalized; `None` for a model without one.
         conditioning (`dict[str, torch.Tensor]`, *optional*):

@@ -27,6 +27,7 @@ from .generation_segments_gill import SegmentRows  # noqa: F401
 from .image_conversion_gill import image_to_rgb  # noqa: F401
 from .image_encoder_gill import preprocess_images
 from .image_loading_gill import load_image  # noqa: F401
+from .img_states_gill import LayerCombination  # noqa: F401
 from .language_model_head_gill import describe  # noqa: F401
 from .language_model_lora_gill import load_lora  # noqa: F401
 from .mapper_gill import build_mapper  # noqa: F401

@@ -18,6 +18,7 @@ from .atomic_write_gill import replace_folder
 from .backbones_gill import LANGUAGE_MODEL_OPTIONS, check_backbones, load_backbones
 from .configuration_gill import AUTO_MAP, GillConfig
 from .fingerprint_gill import find_changed_weight, sample_weights
+from .img_states_gill import LayerCombination
 from .language_model_lora_gill import LORA_FOLDER, has_lora, load_lora, save_lora
 from .mapper_gill import DistinctProjection, GillMapper
 
@@ -32,7 +33,7 @@ ADAPTERS = (
     "mapper",
     "decision_head",
 )
-_OPTIONAL_ADAPTERS = ("visual_norm", "added_embeddings", "added_head")
+_OPTIONAL_ADAPTERS = ("layer_combination", "visual_norm", "added_embeddings", "added_head")
 
 
 class GillPreTrainedModel(PreTrainedModel):
@@ -61,6 +62,9 @@ class GillPreTrainedModel(PreTrainedModel):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
+        elif isinstance(module, LayerCombination):
+            if module.weight is not None:
+                nn.init.zeros_(module.weight)
         elif isinstance(module, GillMapper):
             nn.init.normal_(module.queries)
         elif isinstance(module, GillPreTrainedModel) and module.logit_scale is not None:

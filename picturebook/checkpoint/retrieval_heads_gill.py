@@ -93,11 +93,12 @@ class GillRetrievalMixin:
         mask = torch.cat([attention_mask, attention_mask.new_ones(len(input_ids), num_img)], dim=1)
         embeds = self.embed_prompt(ids, pixel_values, image_features, **kwargs)
         self._check_length(embeds.shape[1])
-        hidden_states = self.run_language_model(embeds, mask, use_cache=False).last_hidden_state
-        rows = torch.arange(len(ids), device=hidden_states.device)
-        columns = torch.arange(self.config.num_image_output_tokens, device=hidden_states.device)
-        columns = (starts + offset).to(hidden_states.device)[:, None] + columns
-        return head(self.head_states(hidden_states[rows[:, None], columns].to(head.weight)))
+        _, states = self.read_img_states(embeds, mask, use_cache=False)
+        rows = torch.arange(len(ids), device=states.device)
+        columns = torch.arange(self.config.num_image_output_tokens, device=states.device)
+        columns = (starts + offset).to(states.device)[:, None] + columns
+        states = self.combine_img_states(states[rows[:, None], columns])
+        return head(self.head_states(states.to(head.weight)))
 
     def head_states(self: Any, img_hidden_states: torch.Tensor) -> torch.Tensor:
         """

@@ -367,14 +367,14 @@ class ImageTurns:
         length = self._align(rows, layout)
         images = (layout.inputs.get(name) for name in ("image_features", "image_token_mask"))
         embeds = self.model.embed_with_images(layout.input_ids[:, length:], length, *images)
-        outputs = self.model.run_language_model(
+        outputs, states = self.model.read_img_states(
             embeds, layout.inputs["attention_mask"], past_key_values=self.cache, use_cache=self.cache is not None
         )
         if self.cache is not None:
             self.cache = cache_of(outputs) or self.cache
             for row in rows:
                 row.num_cached = self.prompt_width + len(row.ids)
-        return outputs.last_hidden_state[:, -self.config.num_image_output_tokens :]
+        return self.model.combine_img_states(states[:, -self.config.num_image_output_tokens :])
 
     def _finish_images(self, rows: list[AnswerRow]) -> list[AnswerRow]:
         """Hand the images that rows end with to `image_callback`, and let them read what it returns; return the rows
