@@ -27,6 +27,11 @@ GENERATOR_NAMES = {
     "z-image": "Z-Image",
     "stable-cascade-prior": "Stable Cascade, prior alone",
     "stable-cascade": "Stable Cascade",
+    "auraflow": "AuraFlow",
+    "controlnet": "Stable Diffusion 1.5 with a ControlNet",
+    "controlnet-sdxl": "Stable Diffusion XL with a ControlNet",
+    "inpainting": "Stable Diffusion 1.5, inpainting",
+    "image-to-image": "Stable Diffusion 1.5, image to image",
 }
 
 

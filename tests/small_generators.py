@@ -6,6 +6,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -93,6 +94,27 @@ def _vae(channels: int = 4, blocks: int = 2, **fields: Any) -> Any:
     )
 
 
+def _aura_flow() -> Any:
+    tokenizer = _tokenizer(256)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    return diffusers.AuraFlowPipeline(
+        tokenizer=tokenizer,
+        text_encoder=_t5(16),
+        vae=_vae(),
+        transformer=diffusers.AuraFlowTransformer2DModel(
+            sample_size=8,
+            num_mmdit_layers=1,
+            num_single_dit_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            caption_projection_dim=16,
+            pos_embed_max_size=64,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    )
+
+
 def _deep_vae(channels: int = 4) -> Any:
     return diffusers.AutoencoderDC(
         latent_channels=channels,
@@ -137,6 +159,17 @@ def _stable_diffusion(prediction: str = "epsilon", pipeline: Any = None, **field
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _control(pipeline: Any) -> Any:
+    """The pipeline with a random ControlNet, which begins with zeros until weights are moved."""
+    network = diffusers.ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=(8, 8))
+    name = type(pipeline).__name__.replace("Pipeline", "ControlNetPipeline")
+    return getattr(diffusers, name)(**pipeline.components, controlnet=network, **_checker(pipeline))
+
+
+def _checker(pipeline: Any) -> dict[str, Any]:
+    return {"requires_safety_checker": False} if "safety_checker" in pipeline.components else {}
 
 
 def _latent_consistency() -> Any:
@@ -435,9 +468,17 @@ GENERATORS: dict[str, Callable[[], Any]] = {
     "z-image": _z_image,
     "stable-cascade-prior": _cascade_prior,
     "stable-cascade": _cascade,
+    "auraflow": _aura_flow,
+    "controlnet": lambda: _control(_stable_diffusion()),
+    "controlnet-sdxl": lambda: _control(_stable_diffusion_xl()),
+    "inpainting": lambda: _stable_diffusion(pipeline=diffusers.StableDiffusionInpaintPipeline, in_channels=9),
+    "image-to-image": lambda: _stable_diffusion(pipeline=diffusers.StableDiffusionImg2ImgPipeline),
 }
 
-# Sizes at which the generators that do not know how small they are draw quickly.
+PHOTO = Image.effect_noise((16, 16), 80).convert("RGB")
+_MASK = Image.linear_gradient("L").resize((16, 16))
+# Images that the generators cannot be called without, and sizes at which those that do not know how small they are draw
+# quickly.
 CALLS: dict[str, dict[str, Any]] = {
     "qwen-image": {"height": 16, "width": 16},
     "z-image": {"height": 16, "width": 16},
@@ -448,4 +489,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "pixart-sigma": {"height": 16, "width": 16, "use_resolution_binning": False},
     "stable-cascade-prior": {"height": 128, "width": 128},
     "stable-cascade": {"height": 128, "width": 128},
+    "auraflow": {"height": 16, "width": 16},
+    "controlnet": {"image": PHOTO},
+    "controlnet-sdxl": {"image": PHOTO},
+    "inpainting": {"image": PHOTO, "mask_image": _MASK},
+    "image-to-image": {"image": PHOTO},
 }

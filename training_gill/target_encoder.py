@@ -4,15 +4,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 
 from modeling_gill.conditioning_gill import ConditioningTensor
-from pipeline_gill.conditioning_capture_gill import capture_conditioning, capture_negatives, derive_conditioning
+from pipeline_gill.conditioning_capture_gill import (
+    ImageDiffersError,
+    capture_conditioning,
+    capture_negatives,
+    derive_conditioning,
+)
 from pipeline_gill.load_options_gill import DTYPE, TEXT_PREFIXES
 
 from .training_data import DataError
+
+# What diffusers' models call how deep they are.
+_DEPTHS = (
+    "layers_per_block",
+    "transformer_layers_per_block",
+    "num_layers",
+    "num_single_layers",
+    "num_refiner_layers",
+    "num_mmdit_layers",
+    "num_single_dit_layers",
+    "n_layers",
+    "n_refiner_layers",
+)
 
 
 class TargetEncoder:
@@ -42,9 +61,34 @@ class TargetEncoder:
         dtype: torch.dtype = torch.float32,
         call: Mapping[str, Any] | None = None,
     ) -> None:
-        self._generator = load_generator(name, revision, dtype).to(device)
         self._call = dict(call or {})
-        self.tensors = derive_conditioning(self._generator, **self._call)
+        self._generator = _with_small_models(name, revision, dtype)
+        if self._generator is not None:
+            try:
+                self.tensors = derive_conditioning(self._generator.to(device), **self._call)
+            except (ImageDiffersError, RuntimeError):
+                self._generator = None  # so may be only that of the small models
+        if self._generator is None or self._reads_models():
+            self._generator = load_generator(name, revision, dtype).to(device)
+            self.tensors = derive_conditioning(self._generator, **self._call)
+
+    def _reads_models(self) -> bool:
+        """Whether it encodes text with a model that makes images, too, which then must not be a random one."""
+        read: list[Any] = []
+        models = [
+            part
+            for name, part in self._generator.components.items()
+            if isinstance(part, ModelMixin) and not name.startswith(TEXT_PREFIXES)
+        ]
+        hooks = [
+            module.register_forward_pre_hook(lambda *args: read.append(args[0]))
+            for model in models
+            for module in model.modules()
+        ]
+        self(["a red house"])
+        for hook in hooks:
+            hook.remove()
+        return bool(read)
 
     def __call__(self, captions: Sequence[str]) -> list[dict[str, np.ndarray]]:
         """For each caption the arrays of [`target_columns`] by the names of tensors and masks, in float32."""
@@ -63,7 +107,11 @@ class TargetEncoder:
 
 
 def load_generator(
-    name: str, revision: str | None, dtype: torch.dtype = torch.float32, without_text: bool = False
+    name: str,
+    revision: str | None,
+    dtype: torch.dtype = torch.float32,
+    without_text: bool = False,
+    components: Mapping[str, Any] | None = None,
 ) -> Any:
     """
     An image generator of any kind, on the CPU and without a progress bar.
@@ -72,6 +120,7 @@ def load_generator(
         name, revision: A diffusers repository.
         dtype (`torch.dtype`, defaults to `torch.float32`): Of its weights.
         without_text (`bool`, defaults to `False`): Load no text encoders and tokenizers.
+        components (`Mapping[str, Any]`, *optional*): Some of its components, which are not loaded then.
 
     Raises:
         DataError: it cannot be loaded.
@@ -81,12 +130,52 @@ def load_generator(
         parts = DiffusionPipeline.load_config(name, **hub)
         # Images of a training are not checked.
         no_checker = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
-        absent = {part: None for part in parts if without_text and part.startswith(TEXT_PREFIXES)}
-        generator = DiffusionPipeline.from_pretrained(name, **{DTYPE: dtype}, **hub, **no_checker, **absent)
+        absent = [part for part in parts if without_text and part.startswith(TEXT_PREFIXES)]
+        given = {**dict.fromkeys(absent), **(components or {})}
+        generator = DiffusionPipeline.from_pretrained(name, **{DTYPE: dtype}, **hub, **no_checker, **given)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise DataError(f"The image generator {name!r} could not be loaded: {error}") from error
     generator.set_progress_bar_config(disable=True)
     return generator
+
+
+@torch.no_grad()
+def _with_small_models(name: str, revision: str | None, dtype: torch.dtype) -> Any:
+    """
+    An image generator with its text encoders, and in place of the models that make images shallow random ones of the
+    same classes and widths: they show as well that its images of a prompt and of its tensors are the same.
+
+    Returns:
+        The generator, or `None` if its models cannot be made shallow.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    hub = {"revision": revision} if revision else {}
+    models: dict[str, Any] = {}
+    try:
+        entries = DiffusionPipeline.load_config(name, **hub)
+        for part, entry in entries.items():
+            of_diffusers = isinstance(entry, list) and entry[0] == "diffusers" and not part.startswith(TEXT_PREFIXES)
+            model_class: Any = getattr(diffusers, entry[1], None) if of_diffusers else None
+            if _is_model_class(model_class):
+                config = model_class.load_config(name, subfolder=part, **hub)
+                depths = {field: _shallow(config[field]) for field in _DEPTHS if config.get(field)}
+                model = models[part] = model_class.from_config({**config, **depths}).to(dtype).eval()
+                for weight in model.parameters():
+                    # Some begin with zeros, so that nothing would depend on the prompt.
+                    weight.add_(torch.randn_like(weight) * 0.02)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        return None
+    return load_generator(name, revision, dtype, components=models)
+
+
+def _is_model_class(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, ModelMixin)
+
+
+def _shallow(depth: Any) -> Any:
+    return [_shallow(value) for value in depth] if isinstance(depth, (list, tuple)) else 1
 
 
 def with_measured_scales(

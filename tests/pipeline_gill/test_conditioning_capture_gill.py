@@ -1,5 +1,6 @@
 """What generators of every kind make of a prompt is captured, and its image is the prompt's own, difference 0."""
 
+import functools
 from typing import Any
 
 import diffusers
@@ -14,6 +15,7 @@ from pipeline_gill.conditioning_capture_gill import (
     copy_generator,
     derive_conditioning,
     generator_arguments,
+    size_multiple,
     without_negative_prompt,
 )
 from pipeline_gill.generator_loading_gill import TEXT_ENCODER_READERS
@@ -42,9 +44,14 @@ TENSORS: dict[str, list[ConditioningTensor]] = {
         ConditioningTensor("prompt_embeds_pooled", 1, 16),
     ],
     "stable-cascade": [ConditioningTensor("prompt_embeds", 77, 16), ConditioningTensor("prompt_embeds_pooled", 1, 16)],
+    "auraflow": [ConditioningTensor("prompt_embeds", 256, 16, **_MASKED)],
+    "controlnet": [ConditioningTensor("prompt_embeds", 77, 16)],
+    "controlnet-sdxl": [ConditioningTensor("prompt_embeds", 77, 32), ConditioningTensor(_POOLED, None, 12)],
+    "inpainting": [ConditioningTensor("prompt_embeds", 77, 16)],
+    "image-to-image": [ConditioningTensor("prompt_embeds", 77, 16)],
 }
 # Of each layout one; the whole table is slow.
-_QUICK = ("stable-diffusion-1.5", "sdxl", "pixart-alpha", "z-image")
+_QUICK = ("stable-diffusion-1.5", "sdxl", "pixart-alpha", "z-image", "auraflow", "controlnet")
 
 
 def kinds(quick: tuple[str, ...] = _QUICK) -> list[Any]:
@@ -113,6 +120,28 @@ def test_a_generator_without_guidance_has_no_negatives() -> None:
     assert capture_negatives(small_generator("flux"), TENSORS["flux"]) == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "multiple"), (("sdxl", 8), ("flux", 4), ("qwen-image", 4), ("sana", 32), ("auraflow", 4))
+)
+def test_sizes_are_multiples_of_what_a_generator_can_draw(kind: str, multiple: int) -> None:
+    assert size_multiple(small_generator(kind), CALLS.get(kind, {})) == multiple
+
+
+def test_the_proof_is_drawn_small() -> None:
+    class Sized(diffusers.StableDiffusionPipeline):
+        """Notes the size that it is called with."""
+
+        @functools.wraps(diffusers.StableDiffusionPipeline.__call__)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            sizes.append(kwargs.get("height"))
+            return super().__call__(*args, **kwargs)
+
+    sizes: list[Any] = []
+    generator = Sized(**small_generator("stable-diffusion-1.5").components, requires_safety_checker=False)
+    derive_conditioning(generator)
+    assert {*sizes} == {None, 32}
+
+
 def test_a_generator_may_change_the_tensors_that_it_gets() -> None:
     tensor = ConditioningTensor("prompt_embeds", 3, 2, layout="list")
     conditioning = {"prompt_embeds": torch.ones(1, 3, 2), "prompt_embeds_mask": torch.tensor([[True, True, False]])}
@@ -127,6 +156,20 @@ def test_what_cannot_be_conditioned_is_refused_by_name() -> None:
     unconditional = diffusers.DDIMPipeline(unet=parts.unet, scheduler=parts.scheduler)
     with pytest.raises(ValueError, match="DDIMPipeline cannot be conditioned by a model: its call takes no `prompt`"):
         derive_conditioning(unconditional)
+
+    movq = diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4)
+    kandinsky = diffusers.KandinskyV22Pipeline(unet=parts.unet, scheduler=parts.scheduler, movq=movq)
+    with pytest.raises(ValueError, match=r"KandinskyV22Pipeline cannot be conditioned .* its call takes no `prompt`"):
+        derive_conditioning(kandinsky)
+    whole = diffusers.KandinskyV22CombinedPipeline(
+        unet=parts.unet,
+        scheduler=parts.scheduler,
+        movq=movq,
+        **{f"prior_{name}": None for name in ("prior", "image_encoder", "text_encoder", "tokenizer", "scheduler")},
+        prior_image_processor=None,
+    )
+    with pytest.raises(ValueError, match=r"KandinskyV22CombinedPipeline cannot be .* it has no `encode_prompt`"):
+        derive_conditioning(whole)
 
     class Deaf(diffusers.StableDiffusionPipeline):
         """Takes tensors and draws what it likes."""

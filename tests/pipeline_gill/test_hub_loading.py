@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from pipeline_gill.conditioning_capture_gill import capture_negatives
 from tests.hub_fixtures import TestHub, run_python
+from tests.pipeline_gill.test_whole_generator import TENSORS, call_of, pipeline
 
 PROMPT = "a dog on the beach"
 OPTIONS = "decision='generate', force_image=True, height=32, width=32, num_inference_steps=2"
@@ -64,6 +68,37 @@ def test_diffusers_loads_it_where_the_package_is_not_installed(pushed: TestHub) 
     print(type(pipe).__module__.split(".")[0], type(pipe).__name__, image.source, image.image.size)
     """
     assert run_python(code, pushed.environment).stdout.strip() == "diffusers_modules GillPipeline generated (32, 32)"
+
+
+@pytest.mark.slow
+def test_diffusers_loads_a_repository_with_a_whole_generator(hub_server: TestHub, tmp_path: Path) -> None:
+    pipe, call = pipeline("sdxl"), call_of("sdxl")
+    pipe.negative_conditioning = capture_negatives(pipe.image_generator, TENSORS["sdxl"])
+    pipe.save_pretrained(tmp_path / "gill", self_contained=True)
+    np.save(tmp_path / "wanted.npy", pipe("a cat", generator=torch.Generator().manual_seed(3), **call).images)
+    push = f"""
+    from huggingface_hub import HfApi
+    HfApi().create_repo("org/whole")
+    HfApi().upload_folder(repo_id="org/whole", folder_path={str(tmp_path / "gill")!r})
+    """
+    run_python(push, hub_server.environment)
+    for name in ("org/whole", str(tmp_path / "gill")):
+        code = f"""
+        import numpy as np, torch
+        from diffusers import DiffusionPipeline, EulerDiscreteScheduler
+        options = {{"trust_remote_code": True, "scheduler": EulerDiscreteScheduler()}}
+        pipe = DiffusionPipeline.from_pretrained({name!r}, **options)
+        assert pipe.scheduler is options["scheduler"] and pipe.text_encoder is None
+        pipe.set_progress_bar_config(disable=True)
+        found = pipe("a cat", generator=torch.Generator().manual_seed(3), **{call!r}).images
+        wanted = np.load({str(tmp_path / "wanted.npy")!r})
+        print(type(pipe.image_generator).__name__, np.abs(found - wanted).max() < 1e-5)
+        pipe("a cat", negative_prompt="a dog", **{call!r})
+        half = DiffusionPipeline.from_pretrained({name!r}, dtype=torch.bfloat16, **options)
+        print(half.unet.dtype, half.model.dtype)
+        """
+        lines = run_python(code, hub_server.environment).stdout.split()
+        assert lines == ["StableDiffusionXLPipeline", "True", "torch.bfloat16", "torch.bfloat16"]
 
 
 @pytest.mark.slow

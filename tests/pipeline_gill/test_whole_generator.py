@@ -1,11 +1,14 @@
 """A GILL pipeline draws with image generators of any kind, each a whole pipeline of diffusers."""
 
 import copy
+import functools
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline_gill import GillPipeline
@@ -15,9 +18,10 @@ from pipeline_gill.conditioning_capture_gill import (
     generator_arguments,
     without_negative_prompt,
 )
+from pipeline_gill.load_options_gill import GENERATOR_COMPONENTS
 from pipeline_gill.repository_writer_gill import write_repository
 from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS, kinds
-from tests.small_generators import CALLS, small_generator
+from tests.small_generators import CALLS, PHOTO, small_generator
 from tests.small_model import small_model, small_processor
 
 
@@ -48,7 +52,7 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(3)
 
 
-@pytest.mark.parametrize("kind", kinds(("sdxl", "z-image")))
+@pytest.mark.parametrize("kind", kinds(("sdxl", "z-image", "controlnet")))
 def test_the_image_is_the_generators_own_of_what_the_model_yields(kind: str) -> None:
     generator = small_generator(kind)
     pipe = pipeline(kind, generator)
@@ -166,3 +170,72 @@ def test_steps_and_guidance_are_the_generators_own() -> None:
     with pytest.raises(ValueError, match="LatentConsistencyModelPipeline takes no"):
         pipe = pipeline("lcm")
         pipe("a cat", latents=torch.zeros(1, 4, 8, 8), negative_prompt_embeds=torch.zeros(1, 77, 16), **call_of("lcm"))
+
+
+def test_a_size_that_the_generator_would_round_is_refused() -> None:
+    pipe = pipeline("flux")
+    with pytest.raises(ValueError, match="`height` must be a positive multiple of 4, got 18"):
+        pipe("a cat", height=18, decision="generate", force_image=True)
+
+    class Rounds(diffusers.StableDiffusionPipeline):
+        """Draws one size alone."""
+
+        @functools.wraps(diffusers.StableDiffusionPipeline.__call__)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(*args, **{**kwargs, "height": 16, "width": 16})
+
+    generator = Rounds(**small_generator("stable-diffusion-1.5").components, requires_safety_checker=False)
+    call = call_of("stable-diffusion-1.5")
+    with pytest.raises(ValueError, match=r"Rounds rounds sizes: it generated 16 x 16 pixels .* `height` of 24"):
+        pipeline("stable-diffusion-1.5", generator)("a cat", height=24, **call)
+
+
+def test_each_image_has_its_own_control_image() -> None:
+    pipe, call = pipeline("controlnet"), call_of("controlnet")
+    noise = torch.randn(2, 4, 8, 8, generator=seeded())
+    other = PHOTO.transpose(Image.Transpose.ROTATE_90)
+    together = pipe(["a cat", "a dog"], latents=noise, **{**call, "image_generator_kwargs": {"image": [PHOTO, other]}})
+    for number, (prompt, image) in enumerate((("a cat", PHOTO), ("a dog", other))):
+        own = {**call, "image_generator_kwargs": {"image": image}}
+        alone = pipe(prompt, latents=noise[number : number + 1], **own).images[0]
+        assert np.abs(together.images[number] - alone).max() < 1e-4
+    plain = pipe("a cat", latents=noise[:1], **{**call, "image_generator_kwargs": {"image": other}}).images[0]
+    assert np.abs(together.images[0] - plain).max() > 1e-3
+
+
+def test_components_are_read_and_set_through_to_the_generator() -> None:
+    pipe = pipeline("flux")
+    generator = pipe.image_generator
+    assert pipe.transformer is generator.transformer and pipe.text_encoder_2 is generator.text_encoder_2
+    assert not hasattr(pipe, "unet")
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
+    pipe.scheduler = scheduler
+    assert generator.scheduler is scheduler
+    pipe.transformer = transformer = small_generator("flux").transformer
+    assert generator.transformer is transformer
+    with pytest.raises(ValueError, match="contradicts the image generator"):
+        pipe.image_generator = small_generator("lcm")
+    assert pipe.image_generator is generator
+
+
+@pytest.mark.parametrize("stored", (False, True))
+def test_components_of_stable_diffusion_in_the_root_are_loaded_as_one_generator(tmp_path, stored: bool) -> None:
+    pipe, call = pipeline("stable-diffusion-1.5"), call_of("stable-diffusion-1.5")
+    if stored:
+        pipe.negative_conditioning = capture_negatives(pipe.image_generator, TENSORS["stable-diffusion-1.5"])
+    parts = {name: getattr(pipe, name) for name in GENERATOR_COMPONENTS}
+    write_repository(
+        tmp_path, pipe.model, pipe.processor, generator=parts, negative_conditioning=pipe.negative_conditioning
+    )
+    loaded = load(tmp_path)
+    assert not (tmp_path / "image_generator").exists() and (tmp_path / "unet").is_dir()
+    assert (loaded.text_encoder is None) == stored
+    for negative in (None, "a dog"):
+        wanted = pipe("a cat", negative_prompt=negative, generator=seeded(), **call).images
+        found = loaded("a cat", negative_prompt=negative, generator=seeded(), **call).images
+        assert np.abs(found - wanted).max() < 1e-5
+    assert loaded.text_encoder is not None
+    unet = pipe.unet
+    assert GillPipeline.from_pretrained(tmp_path, unet=unet).unet is unet
+    with pytest.raises(ValueError, match="has no component 'transformer'"):
+        GillPipeline.from_pretrained(tmp_path, transformer=unet)

@@ -8,12 +8,18 @@ import torch
 
 from modeling_gill.conditioning_gill import conditioning_fields
 from pipeline_gill import GillPipeline
-from pipeline_gill.conditioning_capture_gill import generator_arguments, without_negative_prompt
+from pipeline_gill.conditioning_capture_gill import (
+    capture_conditioning,
+    derive_conditioning,
+    generator_arguments,
+    without_negative_prompt,
+)
 from tests.small_generators import CALLS, small_generator
 from tests.small_model import small_model, small_processor
 from training_gill import PrecomputeArguments, precompute, train
 from training_gill.caches import TextTargetsCache, read_negatives
 from training_gill.collator import CaptionedImageCollator
+from training_gill.target_encoder import TargetEncoder
 from training_gill.training_step import AdapterTrainingStep, LossWeights
 
 CAPTIONS = (
@@ -109,3 +115,18 @@ def test_what_is_trained_draws_without_text_encoders(kind, recipe_with, small_wo
     arguments = generator_arguments({**learnt, **read_negatives(Path(cache))}, pipe.model.config.conditioning_tensors)
     wanted = generator(**arguments, **options, generator=torch.Generator().manual_seed(3))
     np.testing.assert_allclose(drawn.images, wanted.images, atol=1e-5)
+
+
+def test_text_targets_are_computed_without_loading_the_models_that_draw(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("its weights are not needed")
+
+    generator = small_generator("sdxl")
+    generator.save_pretrained(tmp_path / "sdxl")
+    wanted = capture_conditioning(generator, CAPTIONS[:2], derive_conditioning(generator))
+    for model in (generator.unet, generator.vae):
+        monkeypatch.setattr(type(model), "from_pretrained", refuse)
+    encoder = TargetEncoder(str(tmp_path / "sdxl"), None, "cpu")
+    for number, target in enumerate(encoder(CAPTIONS[:2])):
+        for name, values in target.items():
+            assert np.abs(values - wanted[name][number].numpy()).max() < 1e-5
