@@ -29,6 +29,10 @@ _SHORT, _LONG, _WORDS = "a red house", "a blue house on the left of two green tr
 _SEED = 0
 
 
+class ImageDiffersError(ValueError):
+    """The image of a generator's encoded prompt is not that of the prompt."""
+
+
 class _EncodedError(Exception):
     """Ends a call of a generator once its prompts are encoded."""
 
@@ -154,7 +158,12 @@ def capture_conditioning(
 
 @torch.no_grad()
 def capture_negatives(
-    generator: Any, tensors: Iterable[ConditioningTensor], negative_prompt: str | None = None, **call: Any
+    generator: Any,
+    tensors: Iterable[ConditioningTensor],
+    negative_prompt: str | None = None,
+    *,
+    num_prompts: int = 1,
+    **call: Any,
 ) -> dict[str, torch.Tensor]:
     """
     What a generator guides away from, by default what it makes of no negative prompt.
@@ -162,6 +171,7 @@ def capture_negatives(
     Args:
         generator, tensors, call: As for [`capture_conditioning`].
         negative_prompt (`str`, *optional*): The text of a negative prompt.
+        num_prompts (`int`, defaults to 1): How many prompts `call` is for, where it has an image for each.
 
     Returns:
         `dict[str, torch.Tensor]`: As from [`capture_conditioning`] for one prompt, with `negative_` before the names;
@@ -169,8 +179,9 @@ def capture_negatives(
     """
     if negative_prompt is not None and "negative_prompt" not in call_parameters(generator):
         raise ValueError(f"{type(generator).__name__} takes no `negative_prompt`.")
-    encoded, _ = _encode_negatives(generator, negative_prompt, call)
-    return _normalise(generator, encoded, tuple(tensors), NEGATIVE) if encoded else {}
+    encoded, _ = _encode_negatives(generator, negative_prompt, call, num_prompts)
+    negatives = _normalise(generator, encoded, tuple(tensors), NEGATIVE) if encoded else {}
+    return {name: values[:1] for name, values in negatives.items()}
 
 
 def check_negatives(negatives: Mapping[str, torch.Tensor], tensors: Iterable[ConditioningTensor]) -> None:
@@ -251,14 +262,14 @@ def _encode(generator: Any, prompts: list[str], call: Mapping[str, Any]) -> dict
 
 
 def _encode_negatives(
-    generator: Any, negative_prompt: str | None, call: Mapping[str, Any]
+    generator: Any, negative_prompt: str | None, call: Mapping[str, Any], num_prompts: int = 1
 ) -> tuple[dict[str, Any], str | None]:
     """What a generator guides away from, if it does, and the negative prompt that it did so for."""
     # Some guide only if they get a negative prompt, be it empty.
     for text in (None, "") if negative_prompt is None else (negative_prompt,):
         if text is None or "negative_prompt" in call_parameters(generator):
-            given = {} if text is None else {"negative_prompt": [text]}
-            encoded = _encode(generator, [_SHORT], {**call, **given})
+            given = {} if text is None else {"negative_prompt": [text] * num_prompts}
+            encoded = _encode(generator, [_SHORT] * num_prompts, {**call, **given})
             if any(name.startswith(NEGATIVE) for name in encoded):
                 return encoded, text
     return {}, None
@@ -423,7 +434,8 @@ def _prove_at(
         error = (of_prompts - of_tensors).abs().max() / of_prompts.abs().max()
         if error <= 1e-4:
             return candidate
-    raise _refusal(generator, f"its image of the encoded prompt differs from that of the prompt by {error:.2g}")
+    refusal = _refusal(generator, f"its image of the encoded prompt differs from that of the prompt by {error:.2g}")
+    raise ImageDiffersError(*refusal.args)
 
 
 @torch.no_grad()
@@ -441,6 +453,7 @@ def _refusal(generator: Any, reason: str) -> ValueError:
 
 __all__ = [
     "NEGATIVE",
+    "ImageDiffersError",
     "call_parameters",
     "capture_conditioning",
     "capture_negatives",

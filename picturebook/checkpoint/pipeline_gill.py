@@ -771,6 +771,9 @@ class GillPipeline(RepositoryPipeline):
                 for name, value in given.items()
                 if name != "latents" and not name.startswith(("callback", "ip_adapter", NEGATIVE))
             }
+            # A list has one value for each image.
+            listed = any(isinstance(value, list) for value in call.values())
+            call["num_prompts"] = num_images if listed else 1
             encoded = {text: capture_negatives(generator, tensors, text, **call) for text in dict.fromkeys(texts)}
             found = [encoded[text] for text in texts]
         return {name: torch.cat([own[name] for own in found]) for name in found[0]}
