@@ -4,15 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AutoConfig
 
 from modeling_gill import GillConfig, GillForConditionalGeneration
 from modeling_gill.outputs_gill import CACHE_NAME
 from pipeline_gill.frozen_models import load_part, load_vision_config
 
+from .kept_states import KeptStorages
 from .model_building import adapter_fields, add_lora, frozen_models, generator_fields
 from .recipe import Recipe, RecipeError, lora_fields
+from .record_sizes import RecordRecipeSizes, record_recipe_sizes
 from .training_step import AdapterTrainingStep
 
 # AdamW keeps two moments of each trained weight, all in float32 as the weight and its gradient are.
@@ -63,7 +64,7 @@ class RecipeSizes:
         return "\n".join(f"{name:<24}{value}" for name, value in lines)
 
 
-def recipe_sizes(recipe: Recipe) -> RecipeSizes:
+def recipe_sizes(recipe: Recipe, processes: int = 1) -> RecipeSizes | RecordRecipeSizes:
     """
     Count what a recipe trains, and the memory of one process that trains it.
 
@@ -71,7 +72,8 @@ def recipe_sizes(recipe: Recipe) -> RecipeSizes:
     accelerator may keep some in float32, and encoding images takes room of its own for a moment.
 
     Args:
-        recipe (`Recipe`): With new adapters, not `start_from`.
+        recipe (`Recipe`): With new adapters, not `start_from`; or over records, see [`record_recipe_sizes`].
+        processes (`int`, defaults to 1): That share the weights, of a recipe over records.
 
     Raises:
         RecipeError: a model whose configuration cannot be found, or a recipe that starts from a repository.
@@ -83,6 +85,11 @@ def recipe_sizes(recipe: Recipe) -> RecipeSizes:
         parameters trained      ...
     """
     arguments = recipe.model
+    if recipe.trains_on_records:
+        try:
+            return record_recipe_sizes(recipe, processes)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
     if arguments.start_from:
         raise RecipeError("`start_from` names a repository, whose sizes are those of its files.")
     try:
@@ -156,7 +163,7 @@ def _state_bytes(step: AdapterTrainingStep, recipe: Recipe, dtype: torch.dtype) 
     longest, count = recipe.data.max_length, config.num_image_output_tokens
     # Not `run_language_model`, which tries how a decoder with weights behaves.
     decoder = gill.language_model.get_decoder()
-    kept = _KeptStorages(step)
+    kept = KeptStorages(step)
 
     def read(begin: int, length: int, past_key_values: Any = None, use_cache: bool = True) -> Any:
         # A view of what is trained, so that the passes have a graph.
@@ -188,30 +195,6 @@ def _state_bytes(step: AdapterTrainingStep, recipe: Recipe, dtype: torch.dtype) 
         states = read(longest - with_graph, with_graph, cache).last_hidden_state
         run_heads(states)
     return kept.num_bytes
-
-
-class _KeptStorages:
-    """Counts the bytes of tensors that a graph keeps, each once and without the weights, on any device."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.weights = {StorageWeakRef(weight.untyped_storage()) for weight in module.parameters()}
-        self.found: dict[StorageWeakRef, torch.UntypedStorage] = {}
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(storage.nbytes() for reference, storage in self.found.items() if reference not in self.weights)
-
-    def __enter__(self) -> None:
-        self.hooks.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.hooks.__exit__(*error)
-
-    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        self.found[StorageWeakRef(storage)] = storage
-        return tensor
 
 
 def _target_bytes(config: GillConfig) -> int:

@@ -92,7 +92,7 @@ def run_train(command: TrainCommand) -> None:
     hide_loading_bars()
     if command.sizes:
         # No accelerator is needed to count.
-        print(recipe_sizes(read_recipe(recipe, use_cpu=True, **overrides)))
+        print(recipe_sizes(read_recipe(recipe, use_cpu=True, **overrides), command.processes))
         return
     train(recipe, **overrides)
 

@@ -22,11 +22,14 @@ from training_gill.training_step import AdapterTrainingStep
 PUBLISHED = json.loads(Path(__file__).with_name("published_configs.json").read_text())
 MODELS = ("language_model", "vision_model", "image_generator")
 HEADER = "# `gill train"
+# Recipes over records, and the processes that their sizes are for.
+STAGES = {"dreamllm_stage1": 1, "dreamllm_stage2": 8}
 
 
 def recipes_with_sizes() -> list[str]:
-    """The shipped recipes that begin with their sizes."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml") if HEADER in path.read_text(encoding="utf-8"))
+    """The shipped recipes that train adapters and begin with their sizes."""
+    found = sorted(path.stem for path in RECIPES.glob("*.yaml") if HEADER in path.read_text(encoding="utf-8"))
+    return [name for name in found if name not in STAGES]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,19 @@ def test_a_recipe_for_other_models_differs_from_the_paper_in_three_lines_and_two
 )
 def test_a_recipe_begins_with_its_computed_sizes(published, name):
     assert stated_sizes(name) == str(recipe_sizes(read_over(published, name)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_of_dreamllm_begins_with_its_computed_sizes(published, name):
+    assert stated_sizes(name) == str(recipe_sizes(read_over(published, name), STAGES[name]))
+
+
+@pytest.mark.slow
+def test_each_half_of_the_first_stage_trains_as_many_parameters_as_the_paper_says(published):
+    for stage, expected in (("creation", 4_456_448), ("comprehension", 4_198_400)):
+        found = recipe_sizes(read_over(published, "dreamllm_stage1", stage=stage))
+        assert sum(found.trained.values()) == expected
 
 
 @pytest.mark.slow
