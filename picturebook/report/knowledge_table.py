@@ -41,7 +41,7 @@ from ..world.splits import TEST, TRAIN, scene_in, stream
 from .results_table import Estimate, Table, mean_of
 from .story_table import plain_generator
 
-PLAIN, TINY, SMOLLM2, RANDOM = "plain generator", "the tiny OPT", "SmolLM2", "random weights, equally trained"
+PLAIN, TINY, SMOLLM2, RANDOM = "plain generator", "the tiny OPT", "SmolLM2", "random weights, same shape"
 _BACKGROUND_SCORE = "background"
 _SCENE = "scene"
 
