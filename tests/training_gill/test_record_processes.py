@@ -50,9 +50,11 @@ def launch(world: Path, out: Path, processes: int, float64: bool = True, **entri
 
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
     assert found.keys() == expected.keys()
+    # A bias of keys has no gradient but for rounding, as attention does not depend on it.
+    least = 1e-9 * max(float(value.abs().max()) for value in expected.values())
     for name, value in expected.items():
         error = float((found[name].double() - value.double()).abs().max())
-        assert error <= tolerance * float(value.abs().max()), name
+        assert error <= tolerance * max(float(value.abs().max()), least), name
 
 
 @pytest.mark.parametrize("accumulated", (1, 2))
