@@ -85,7 +85,7 @@ class TargetEncoder:
             for model in models
             for module in model.modules()
         ]
-        self(["a red house"])
+        capture_conditioning(self._generator, ["a red house"], self.tensors, **self._call)
         for hook in hooks:
             hook.remove()
         return bool(read)
