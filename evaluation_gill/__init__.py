@@ -5,14 +5,26 @@ from typing import TYPE_CHECKING
 from gill.imports import lazy_names
 
 if TYPE_CHECKING:
-    from .arguments import CaptionToImageOptions, PartiPromptsOptions, VisdialOptions, VistOptions
+    from .arguments import (
+        CaptionToImageOptions,
+        InterleavedOptions,
+        PartiPromptsOptions,
+        VisdialOptions,
+        VistOptions,
+    )
     from .results import MetricValue, Results
     from .tasks import evaluate
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        ".arguments": ["CaptionToImageOptions", "PartiPromptsOptions", "VisdialOptions", "VistOptions"],
+        ".arguments": [
+            "CaptionToImageOptions",
+            "InterleavedOptions",
+            "PartiPromptsOptions",
+            "VisdialOptions",
+            "VistOptions",
+        ],
         ".results": ["MetricValue", "Results"],
         ".tasks": ["evaluate"],
     },
@@ -20,6 +32,7 @@ __getattr__, __dir__ = lazy_names(
 
 __all__ = [
     "CaptionToImageOptions",
+    "InterleavedOptions",
     "MetricValue",
     "PartiPromptsOptions",
     "Results",

@@ -44,8 +44,8 @@ class EvaluationOptions:
 
 
 @dataclass(kw_only=True)
-class ImageTaskOptions(EvaluationOptions):
-    """Options of tasks that generate or retrieve images."""
+class DrawingOptions(EvaluationOptions):
+    """Options of tasks that generate images."""
 
     images: Path = field(metadata={"help": "Folder of the dataset's images, searched with its subfolders."})
     leave_out_incomplete: bool = field(
@@ -62,6 +62,17 @@ class ImageTaskOptions(EvaluationOptions):
         metadata={"help": "Height and width of generated images; those of the generator by default.", "min": 8},
     )
     seed: int = field(default=42, metadata={"help": "Seed of the noise."})
+    inception: str | None = field(default=None, metadata={"help": "The file inception-2015-12-05.pt, for fid."})
+    inception_sha256: str | None = field(
+        default=None, metadata={"help": "SHA-256 of that file, if it is not one of the published ones."}
+    )
+    fid_resamples: int = field(default=100, metadata={"help": "Bootstrap samples for the interval of fid.", "min": 0})
+
+
+@dataclass(kw_only=True)
+class ImageTaskOptions(DrawingOptions):
+    """Options of tasks that generate or retrieve one image for each example."""
+
     seeding: Literal["run", "example"] = field(
         default="run",
         metadata={"help": "One random generator for the whole run, as in the paper, or a new one for each example."},
@@ -83,11 +94,6 @@ class ImageTaskOptions(EvaluationOptions):
     )
     clip_revision: str | None = field(default=None, metadata={"help": "Revision of its repository."})
     lpips_alexnet: str | None = field(default=None, metadata={"help": "The file alexnet-owt-7be5be79.pth, for lpips."})
-    inception: str | None = field(default=None, metadata={"help": "The file inception-2015-12-05.pt, for fid."})
-    inception_sha256: str | None = field(
-        default=None, metadata={"help": "SHA-256 of that file, if it is not one of the published ones."}
-    )
-    fid_resamples: int = field(default=100, metadata={"help": "Bootstrap samples for the interval of fid.", "min": 0})
 
 
 @dataclass(kw_only=True)
@@ -140,6 +146,25 @@ class CaptionToImageOptions(ImageTaskOptions):
 
 
 @dataclass(kw_only=True)
+class InterleavedOptions(DrawingOptions):
+    """Instructed documents: answer each with texts and images in turn, and compare the images with the documents' own.
+
+    The baseline `generator` draws the images of a document from the texts that precede them.
+    """
+
+    task: ClassVar[str] = "interleaved"
+    mode: ClassVar[str] = "generation"
+
+    sample: int | None = field(
+        default=None, metadata={"help": "Number of documents, drawn with the seed; all by default.", "min": 1}
+    )
+    max_images: int | None = field(
+        default=None, metadata={"help": "Images of an answer; as many as the document has by default.", "min": 1}
+    )
+    max_new_tokens: int = field(default=512, metadata={"help": "Tokens of text of an answer.", "min": 1})
+
+
+@dataclass(kw_only=True)
 class PartiPromptsOptions(EvaluationOptions):
     """PartiPrompts: does the model retrieve where people prefer the retrieved image? (paper, section 4.2)
 
@@ -178,15 +203,18 @@ def _check_value(name: str, value: Any, hint: Any, minimum: float | None) -> Non
 
 
 OPTIONS: dict[str, type[EvaluationOptions]] = {
-    options.task: options for options in (VistOptions, VisdialOptions, CaptionToImageOptions, PartiPromptsOptions)
+    options.task: options
+    for options in (VistOptions, VisdialOptions, CaptionToImageOptions, InterleavedOptions, PartiPromptsOptions)
 }
 
 __all__ = [
     "OPTIONS",
     "CaptionToImageOptions",
     "CompareOptions",
+    "DrawingOptions",
     "EvaluationOptions",
     "ImageTaskOptions",
+    "InterleavedOptions",
     "PartiPromptsOptions",
     "VisdialOptions",
     "VistOptions",

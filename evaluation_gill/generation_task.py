@@ -1,5 +1,6 @@
 """Generate an image for every example and measure how well it fits: the part that all generating tasks share."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -47,11 +48,23 @@ class Measure:
 
     def compute(self, images: Sequence[Path], examples: Sequence[Example]) -> tuple[MetricValue, list[float] | None]:
         """The metric, and a score for each example where it has such."""
+        references = self._references([str(item.image) for item in examples], [item.text for item in examples])
+        return self._compute([str(path) for path in images], references)
+
+    def compute_of_sets(self, images: Sequence[Path], references: Sequence[Path]) -> MetricValue:
+        """A metric of two sets of images, which may differ in size; the number of examples is that of `images`."""
+        longest = max(len(images), len(references))
+        padded = [[str(path) for path in one] + [None] * (longest - len(one)) for one in (images, references)]
+        value = self._compute(*padded)[0]
+        return dataclasses.replace(value, examples=len(images))
+
+    def _compute(
+        self, images: Sequence[str | None], references: Sequence[str | None]
+    ) -> tuple[MetricValue, list[float] | None]:
         metric = load_metric(self.name)
         for begin in range(0, len(images), 100):
-            batch = examples[begin : begin + 100]
-            references = self._references([str(item.image) for item in batch], [item.text for item in batch])
-            metric.add_batch(predictions=[str(path) for path in images[begin : begin + 100]], references=references)
+            end = begin + 100
+            metric.add_batch(predictions=images[begin:end], references=references[begin:end])
         computed = metric.compute(**self.options)
         scores = computed.get("scores")
         if scores is not None:

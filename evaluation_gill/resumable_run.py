@@ -2,11 +2,13 @@
 
 progress.json   the protocol, the finished examples, and the state of the random generator after them
 images/         one PNG for each finished example
+documents/      of a task whose examples are answered with texts and several images, one JSON for each in place of that
 """
 
 import base64
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 
 from modeling_gill.atomic_write_gill import replace_file
+from pipeline_gill.caption_files import read_json
 
 from .results import write_text
 
@@ -36,6 +39,8 @@ class ResumableRun:
         ValueError: the folder holds a run under another protocol, naming what differs, or something else.
     """
 
+    answers_folder = IMAGES_FOLDER
+
     def __init__(self, folder: Path, protocol: dict[str, Any], seed: int, shared: bool) -> None:
         self.folder, self.protocol, self.seed, self.shared = folder, json.loads(json.dumps(protocol)), seed, shared
         self._names: list[str] = []
@@ -43,7 +48,8 @@ class ResumableRun:
         progress = folder / _PROGRESS_FILE
         if progress.is_file():
             self._resume(progress)
-        (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
+        for name in {IMAGES_FOLDER, self.answers_folder}:
+            (folder / name).mkdir(parents=True, exist_ok=True)
 
     @property
     def done(self) -> int:
@@ -60,16 +66,22 @@ class ResumableRun:
             return [self._generator] * len(numbers)
         return [torch.Generator().manual_seed(self.seed + number) for number in numbers]
 
-    def finish(self, examples: list[str], images: list[Image.Image]) -> None:
-        """Store the images of a batch; it is finished once all of them are on disk."""
-        names = [f"{self.done + offset:06d}-{_file_name(example)}.png" for offset, example in enumerate(examples)]
-        for name, image in zip(names, images, strict=True):
-            with replace_file(self.folder / IMAGES_FOLDER / name) as new:
-                image.save(new, format="PNG")
-        self._names += names
+    def finish(self, examples: list[str], answers: Sequence[Any]) -> None:
+        """Store what was made for a batch, an image for each example; it is finished once all of it is on disk."""
+        stems = [f"{self.done + offset:06d}-{_file_name(example)}" for offset, example in enumerate(examples)]
+        self._names += [self._store(stem, answer) for stem, answer in zip(stems, answers, strict=True)]
         state = base64.b64encode(bytes(self._generator.get_state().tolist())).decode()
         content = {"protocol": self.protocol, "pictures": self._names, "generator_state": state}
         write_text(self.folder / _PROGRESS_FILE, json.dumps(content) + "\n")
+
+    def _store(self, stem: str, answer: Any) -> str:
+        """Write what was made for an example. Returns the name of the file that tells that it is there."""
+        return self._store_image(f"{stem}.png", answer)
+
+    def _store_image(self, name: str, image: Image.Image) -> str:
+        with replace_file(self.folder / IMAGES_FOLDER / name) as new:
+            image.save(new, format="PNG")
+        return name
 
     def _resume(self, progress: Path) -> None:
         try:
@@ -83,18 +95,55 @@ class ResumableRun:
                 f"{name} was {before.get(name)!r}, is {self.protocol.get(name)!r}" for name in differing
             )
             raise ValueError(f"{self.folder} was begun under another protocol: {changes}. Choose a new folder.")
-        missing = [name for name in names if not (self.folder / IMAGES_FOLDER / name).is_file()]
+        missing = [name for name in names if not (self.folder / self.answers_folder / name).is_file()]
         if missing:
             raise ValueError(
-                f"{self.folder} lacks {len(missing)} images that its progress file lists as finished, {missing[0]} for "
-                "one. Choose a new folder."
+                f"{self.folder} lacks {len(missing)} {self.answers_folder} that its progress file lists as finished, "
+                f"{missing[0]} for one. Choose a new folder."
             )
         self._names = list(names)
         self._generator.set_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
+
+
+class ResumableDocuments(ResumableRun):
+    """A run whose examples are answered with texts and images in turn. It is given a list of them for each example."""
+
+    answers_folder = "documents"
+
+    def answer(self, number: int) -> list[str | Path]:
+        """Texts, and paths of images, of a finished example.
+
+        Raises:
+            ValueError: its file, or an image of it, is not there or was changed.
+        """
+        path = self.folder / self.answers_folder / self._names[number]
+        pieces = read_json(path)
+        try:
+            found = [piece["text"] if "text" in piece else self._image_file(piece["image"]) for piece in pieces]
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path} is no answer that this run has written: {error!r}.") from error
+        missing = [piece for piece in found if isinstance(piece, Path) and not piece.is_file()]
+        if missing:
+            raise ValueError(f"{path} names the image {missing[0].name}, which is not there. Choose a new folder.")
+        return found
+
+    def _image_file(self, name: str) -> Path:
+        return self.folder / IMAGES_FOLDER / Path(name).name
+
+    def _store(self, stem: str, answer: Sequence[str | Image.Image]) -> str:
+        pieces = []
+        for number, piece in enumerate(answer):
+            if isinstance(piece, str):
+                pieces.append({"text": piece})
+            else:
+                pieces.append({"image": self._store_image(f"{stem}-{number}.png", piece)})
+        text = json.dumps(pieces, indent=1, ensure_ascii=False) + "\n"
+        write_text(self.folder / self.answers_folder / f"{stem}.json", text)
+        return f"{stem}.json"
 
 
 def _file_name(example: str) -> str:
     return re.sub(r"[^\w.-]+", "_", example, flags=re.ASCII)[:80]
 
 
-__all__ = ["IMAGES_FOLDER", "ResumableRun"]
+__all__ = ["IMAGES_FOLDER", "ResumableDocuments", "ResumableRun"]

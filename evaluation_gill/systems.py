@@ -48,6 +48,16 @@ class Drawing:
         return {"num_inference_steps": self.steps, "guidance_scale": self.guidance, **size}
 
 
+@dataclass(frozen=True)
+class DocumentRequest:
+    """A document to write: its instruction, the text before each of its own images, and limits."""
+
+    instruction: str
+    texts: tuple[str, ...]
+    max_images: int
+    max_new_tokens: int
+
+
 class ImageGenerationSystem(Protocol):
     """A system that generates images."""
 
@@ -58,6 +68,18 @@ class ImageGenerationSystem(Protocol):
         self, prompts: Sequence[Prompt], generators: list[torch.Generator], drawing: Drawing
     ) -> list[Image.Image]:
         """One image for each prompt, from the random generator at the same index."""
+
+
+class DocumentSystem(Protocol):
+    """A system that writes documents of texts and images."""
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, for the results."""
+
+    def write_documents(
+        self, requests: Sequence[DocumentRequest], generators: list[torch.Generator], drawing: Drawing
+    ) -> list[list[str | Image.Image]]:
+        """Texts and images in turn for each request, with noise from the random generator at the same index."""
 
 
 class RetrievalSystem(Protocol):
@@ -135,6 +157,33 @@ class GillSystem:
             **drawing.pipeline_arguments(),
         )
         return [images[0].image for images in output.image_pieces]
+
+    def write_documents(
+        self, requests: Sequence[DocumentRequest], generators: list[torch.Generator], drawing: Drawing
+    ) -> list[list[str | Image.Image]]:
+        """An answer of texts and images to each instruction. Each image is drawn, and read, before the text goes on.
+
+        The text is the most probable one, so that the noise alone is random.
+        """
+        output = self.pipeline(
+            [[{"role": "user", "content": [_text(request.instruction)]}] for request in requests],
+            decision="generate",
+            read_back=True,
+            max_images=max(request.max_images for request in requests),
+            max_new_tokens=max(request.max_new_tokens for request in requests),
+            truncate_text=False,
+            do_sample=False,
+            generator=generators,
+            **drawing.pipeline_arguments(),
+        )
+        answers = []
+        for request, pieces in zip(requests, output.answers, strict=True):
+            answer: list[str | Image.Image] = [piece if isinstance(piece, str) else piece.image for piece in pieces]
+            places = [place for place, piece in enumerate(answer) if not isinstance(piece, str)]
+            # Where an answer to this request alone would have ended.
+            enough = len(places) >= request.max_images
+            answers.append(answer[: places[request.max_images - 1] + 1] if enough else answer)
+        return answers
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[Prompt]) -> torch.Tensor:
@@ -287,6 +336,18 @@ class GeneratorBaseline:
         texts = [prompt.text for prompt in prompts]
         return self.pipeline(texts, generator=generators, **drawing.pipeline_arguments()).images
 
+    def write_documents(
+        self, requests: Sequence[DocumentRequest], generators: list[torch.Generator], drawing: Drawing
+    ) -> list[list[str | Image.Image]]:
+        """The documents' own texts, each with an image drawn from it."""
+        answers = []
+        for request, generator in zip(requests, generators, strict=True):
+            answer: list[str | Image.Image] = []
+            for text in request.texts[: request.max_images]:
+                answer += [text, *self.generate_images([Prompt((text,))], [generator], drawing)]
+            answers.append(answer)
+        return answers
+
 
 class ClipBaseline:
     """CLIP as a retriever. It reads the texts of a prompt, up to 77 tokens, and no images."""
@@ -348,6 +409,8 @@ def _public(name: str) -> str:
 
 __all__ = [
     "ClipBaseline",
+    "DocumentRequest",
+    "DocumentSystem",
     "Drawing",
     "GeneratorBaseline",
     "GillSystem",

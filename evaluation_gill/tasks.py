@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .arguments import OPTIONS, EvaluationOptions, ImageTaskOptions
+from .arguments import OPTIONS, DrawingOptions, EvaluationOptions, ImageTaskOptions
 from .generation_task import Example, Measure, generate_and_measure
 from .image_files import ImageFolder, damaged_images
 from .results import LeftOut, Results
@@ -21,6 +21,7 @@ _NEEDS = {
     "embed_prompts": ("cannot retrieve", "GILL or the baseline `clip`"),
     "answer_scores": ("writes no text", "GILL"),
     "decide": ("makes no decisions", "GILL"),
+    "write_documents": ("generates no images", "GILL or the baseline `generator`"),
 }
 
 
@@ -28,7 +29,7 @@ def evaluate(task: str, options: EvaluationOptions | None = None, **fields: Any)
     """Evaluate a model, or a baseline, as the paper does.
 
     Args:
-        task (`str`): `"vist"`, `"visdial"`, `"caption-to-image"` or `"partiprompts"`.
+        task (`str`): `"vist"`, `"visdial"`, `"caption-to-image"`, `"interleaved"` or `"partiprompts"`.
         options ([`~evaluation_gill.arguments.EvaluationOptions`], *optional*): The options of this task.
         fields: The fields of the options, in place of `options`.
 
@@ -71,12 +72,13 @@ def evaluate_and_print(options: EvaluationOptions) -> None:
 
 
 def _runner(task: str) -> Callable[[Any], Results]:
-    from . import caption_to_image, partiprompts, visdial, vist
+    from . import caption_to_image, interleaved, partiprompts, visdial, vist
 
     runners: dict[str, Callable[[Any], Results]] = {
         "vist": vist.run,
         "visdial": visdial.run,
         "caption-to-image": caption_to_image.run,
+        "interleaved": interleaved.run,
         "partiprompts": partiprompts.run,
     }
     return runners[task]
@@ -228,8 +230,7 @@ def load_system(options: EvaluationOptions, method: str) -> Any:
         raise ValueError(f"The baseline `{options.baseline}` {lacks}; this task is for {instead}.")
     if options.model is None:
         raise ValueError("The option `model` is missing; name GILL's repository or folder, or that of a baseline.")
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return system.load(options.model, options.revision, getattr(torch, options.dtype), device)
+    return system.load(options.model, options.revision, getattr(torch, options.dtype), _device(options))
 
 
 def refuse_unread_images(options: EvaluationOptions, system: Any, found: Found) -> None:
@@ -257,19 +258,25 @@ def measures_of(options: ImageTaskOptions) -> list[Measure]:
     return [_measure(name, options) for name in dict.fromkeys(options.metrics)]
 
 
+def fid_of(options: DrawingOptions) -> Measure:
+    """FID, with its options."""
+    fid = {"weights": options.inception, "sha256": options.inception_sha256, "resamples": options.fid_resamples}
+    shown = {"network": _name_of(options.inception), "resamples": options.fid_resamples}
+    return Measure("fid", {**fid, "device": _device(options)}, shown)
+
+
 def _measure(name: str, options: ImageTaskOptions) -> Measure:
+    if name == "fid":
+        return fid_of(options)
     clip = {"model": options.clip, "revision": options.clip_revision}
     clip_protocol = {**clip, "model": _name_of(options.clip)}
     lpips = {"weights": options.lpips_alexnet, "size": 256}
-    fid = {"weights": options.inception, "sha256": options.inception_sha256, "resamples": options.fid_resamples}
     known: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "clip_image_similarity": (clip, clip_protocol),
         "clip_text_similarity": (clip, clip_protocol),
         "lpips": (lpips, {"network": "alexnet", "size": 256, "weights": _name_of(options.lpips_alexnet)}),
-        "fid": (fid, {"network": _name_of(options.inception), "resamples": options.fid_resamples}),
     }
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Measure(name, {**known[name][0], "device": device}, known[name][1])
+    return Measure(name, {**known[name][0], "device": _device(options)}, known[name][1])
 
 
 def _image_problem(item: Item, files: dict[tuple[str, ...], Path], damaged: dict[Path, str]) -> str:
@@ -292,6 +299,10 @@ def _leave_out_or_refuse(incomplete: list[LeftOut], allowed: bool, whole: int) -
     return incomplete
 
 
+def _device(options: EvaluationOptions) -> str:
+    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _name_of(file: str | None) -> str | None:
     return None if file is None else Path(file).name if Path(file).exists() else file
 
@@ -303,6 +314,7 @@ __all__ = [
     "data_protocol",
     "evaluate",
     "evaluate_and_print",
+    "fid_of",
     "find_images",
     "generate_or_retrieve",
     "load_system",

@@ -154,6 +154,12 @@ COMMANDS: dict[str, Command] = {
         "Captions of COCO or CC3M: generate or retrieve their images.",
         _RESUME_EVALUATION,
     ),
+    "evaluate interleaved": Command(
+        "evaluation_gill.arguments:InterleavedOptions",
+        "evaluation_gill.tasks:evaluate_and_print",
+        "Instructed documents: answer with texts and images in turn.",
+        _RESUME_EVALUATION,
+    ),
     "evaluate partiprompts": Command(
         "evaluation_gill.arguments:PartiPromptsOptions",
         "evaluation_gill.tasks:evaluate_and_print",

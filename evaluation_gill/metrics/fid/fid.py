@@ -22,7 +22,7 @@ same number. The distance is computed by torchmetrics.
 _INPUTS = """
 Args:
     predictions: generated images.
-    references: as many real images.
+    references: real images. Of two sets of different sizes, the smaller one is filled up with None.
     weights (str): the network whose 2048 features are compared, one of
         - `inception-2015-12-05.pt`, the TorchScript file published with StyleGAN2-ADA,
         - `weights-inception-2015-12-05-6726825d.pth`, for which torch-fidelity and torchvision must be installed,
@@ -73,8 +73,11 @@ class Fid(evaluate.Metric):
         resamples: int = 0,
         seed: int = 0,
     ) -> dict[str, Any]:
-        if len(predictions) < 2:
-            raise ValueError(f"fid needs two images of each kind at least, got {len(predictions)}.")
+        predictions = [image for image in predictions if image is not None]
+        references = [image for image in references if image is not None]
+        least = min(len(predictions), len(references))
+        if least < 2:
+            raise ValueError(f"fid needs two images of each kind at least, got {least}.")
         network = _network(weights, sha256, device)
         created = _features(network, predictions, size, batch_size, device)
         real = _features(network, references, size, batch_size, device)
@@ -83,8 +86,8 @@ class Fid(evaluate.Metric):
             generator = torch.Generator().manual_seed(seed)
             distances = []
             for _ in range(resamples):
-                chosen = torch.randint(len(created), (2, len(created)), generator=generator)
-                distances.append(_distance(created[chosen[0]], real[chosen[1]]))
+                sets = [of[torch.randint(len(of), (len(of),), generator=generator)] for of in (created, real)]
+                distances.append(_distance(*sets))
             answer["interval"] = np.quantile(distances, [0.025, 0.975]).tolist()
         return answer
 
