@@ -379,7 +379,7 @@ def size_multiple(generator: Any, call: Mapping[str, Any]) -> int:
         generator ([`~diffusers.DiffusionPipeline`]): Of any kind.
         call (`Mapping[str, Any]`): Arguments of its call.
     """
-    multiples = [int(number) for number in re.findall(r"height % (\d+)\b", _source_of_checks(type(generator)))]
+    multiples = [int(number) for number in re.findall(r"height % (\d+)\b", _source_of_checks(generator.__class__))]
     multiples = [number for number in multiples if number > 0]
     binned = call_parameters(generator).get("use_resolution_binning")
     if binned is None or not call.get("use_resolution_binning", binned.default):
