@@ -12,9 +12,12 @@ import math
 import re
 import sys
 import textwrap
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 import torch
@@ -27,6 +30,8 @@ from .conditioning_gill import ConditioningTensor, mask_of_lengths
 NEGATIVE = "negative_"
 _SHORT, _LONG, _WORDS = "a red house", "a blue house on the left of two green trees", 1500
 _SEED = 0
+# Python 3.11 fails when several threads parse at once (https://github.com/python/cpython/issues/106905).
+_parsing = threading.Lock()
 
 
 class ImageDiffersError(ValueError):
@@ -297,7 +302,9 @@ def _observe(pipeline: Any, encoded: dict[str, Any]) -> None:
 
     def observed(*args: Any, **kwargs: Any) -> Any:
         returned = encode_prompt(*args, **kwargs)
-        names = _assigned_names(sys._getframe(1))
+        caller = sys._getframe(1)
+        with _parsing:
+            names = _names_assigned_at(caller.f_code, caller.f_lineno)
         values = returned if isinstance(returned, tuple) else (returned,)
         encoded.update(zip(names, values, strict=False))
         return returned
@@ -309,10 +316,11 @@ def _observe(pipeline: Any, encoded: dict[str, Any]) -> None:
     vars(pipeline)["prepare_latents"] = end
 
 
-def _assigned_names(frame: Any) -> list[str]:
-    """The variables that the running statement of a frame assigns to."""
-    lines, _ = inspect.getsourcelines(frame.f_code)
-    line = frame.f_lineno - frame.f_code.co_firstlineno + 1
+@lru_cache
+def _names_assigned_at(code: CodeType, line: int) -> list[str]:
+    """The variables that the statement at a line of a file assigns to, which is in the code of a function."""
+    lines, _ = inspect.getsourcelines(code)
+    line -= code.co_firstlineno - 1
     for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
         if isinstance(node, ast.Assign) and node.lineno <= line <= (node.end_lineno or node.lineno):
             target = node.targets[0]
@@ -371,8 +379,8 @@ def size_multiple(generator: Any, call: Mapping[str, Any]) -> int:
         generator ([`~diffusers.DiffusionPipeline`]): Of any kind.
         call (`Mapping[str, Any]`): Arguments of its call.
     """
-    checked = re.findall(r"height % (\d+)\b", inspect.getsource(getattr(type(generator), "check_inputs", type)))
-    multiples = [int(number) for number in checked if int(number) > 0]
+    multiples = [int(number) for number in re.findall(r"height % (\d+)\b", _source_of_checks(generator.__class__))]
+    multiples = [number for number in multiples if number > 0]
     binned = call_parameters(generator).get("use_resolution_binning")
     if binned is None or not call.get("use_resolution_binning", binned.default):
         factor = getattr(generator, "vae_scale_factor", None)
@@ -383,6 +391,15 @@ def size_multiple(generator: Any, call: Mapping[str, Any]) -> int:
         factors = (factor, processor.get("vae_scale_factor"), (factor or 1) * patch if type(patch) is int else None)
         multiples += [number for number in factors if type(number) is int and number > 0]
     return math.lcm(*multiples) if multiples else 8
+
+
+@lru_cache
+def _source_of_checks(generator_class: type) -> str:
+    checks = getattr(generator_class, "check_inputs", None)
+    try:
+        return "" if checks is None else inspect.getsource(checks)
+    except OSError:  # no source, as in an interactive session
+        return ""
 
 
 def _small_size(generator: Any, call: Mapping[str, Any]) -> dict[str, Any]:
