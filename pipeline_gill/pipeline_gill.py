@@ -40,6 +40,7 @@ from modeling_gill.retrieval_heads_gill import GillRetrievalMixin  # noqa: F401
 from modeling_gill.token_rows_gill import GillTokenMixin  # noqa: F401
 from modeling_gill.turns_gill import ImageTurns  # noqa: F401
 from modeling_gill.url_fetching_gill import fetch_url  # noqa: F401
+from modeling_gill.visual_resampler_gill import VisualResampler  # noqa: F401
 
 from .answer_gill import DECISIONS, AnswerEnd, ImageSlot
 from .call_arguments_gill import (

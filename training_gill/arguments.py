@@ -79,6 +79,13 @@ class ModelArguments:
     vision_feature_layer: int = _option(
         -1, "Layer of the image encoder that cls, mean and patches are read at; -1 for its output, e.g. -2."
     )
+    visual_resampler_layers: int = _option(
+        0, "Layers by which num_visual_tokens learnt queries attend over all patches; 0 averages them. See GillConfig."
+    )
+    visual_resampler_num_heads: int = _option(8, "Attention heads of these layers.")
+    visual_resampler_num_patches: int | None = _option(
+        None, "Patches that the queries attend over, averaged to so many; by default all."
+    )
     retrieval_dim: int | None = _option(256, "Width of the retrieval space (p); null generates all images.")
     mapper_hidden_size: int = _option(512, "Width of the mapper.")
     mapper_num_layers: int = _option(4, "Layers of the mapper's encoder, and of its decoder.")
@@ -243,7 +250,11 @@ class PrecomputeArguments:
     vision_model_revision: str | None = _option(None, "Its revision.")
     vision_pooling: str = _option("pooler", "Feature to write, as in the recipe of the training.")
     vision_feature_layer: int = _option(-1, "As in the recipe.")
-    num_visual_tokens: int | None = _option(None, "As in the recipe, with vision_pooling patches; by default all.")
+    num_visual_tokens: int | None = _option(
+        None,
+        "As in the recipe, with vision_pooling patches; by default all. For a resampler, "
+        "visual_resampler_num_patches of the recipe.",
+    )
     language_states: str | None = _option(
         None,
         "Recipe with `train_img_embeddings: false`: write its language model's states at [IMG], too.",

@@ -83,7 +83,7 @@ class TextTargetsCache(ArrayCache):
 
 class ImageFeatureCache(ArrayCache):
     """
-    Features of images by the key of an example: float32 of shape `(vision_dim,)`, or of patches `(num_visual_tokens,
+    Features of images by the key of an example: float32 of shape `(vision_dim,)`, or of patches `(num_patches,
     vision_dim)`.
 
     Args:

@@ -91,6 +91,9 @@ def adapter_fields(arguments: ModelArguments) -> dict[str, Any]:
         "num_visual_tokens": arguments.num_visual_tokens,
         "vision_pooling": arguments.vision_pooling,
         "vision_feature_layer": arguments.vision_feature_layer,
+        "visual_resampler_layers": arguments.visual_resampler_layers,
+        "visual_resampler_num_heads": arguments.visual_resampler_num_heads,
+        "visual_resampler_num_patches": arguments.visual_resampler_num_patches,
         "predict_image_output_tokens": arguments.predict_image_output_tokens,
         "retrieval_dim": arguments.retrieval_dim,
         "mapper_hidden_size": arguments.mapper_hidden_size,
@@ -262,7 +265,8 @@ def _take_trained(model: GillForConditionalGeneration, first: str, name: str) ->
     other = GillForConditionalGeneration.from_pretrained(
         name, dtype=torch.float32, language_model=model.language_model, vision_model=model.vision_model
     )
-    for field in ("language_model_id", "vision_model_id", "image_generator_id", "added_token_ids"):
+    named = ("language_model_id", "vision_model_id", "image_generator_id", "added_token_ids")
+    for field in (*named, "num_visual_tokens", "visual_resampler_layers"):
         ours, theirs = getattr(model.config, field), getattr(other.config, field)
         if ours != theirs:
             raise RecipeError(f"`start_from` names {first!r} of {field} {ours!r}, and {name!r} of {theirs!r}.")
@@ -298,9 +302,11 @@ def _new(
     vision_config = load_vision_config(vision)
     image_processor = load_part(load_image_processor, vision, "image processor")
     fields = adapter_fields(arguments)
-    if arguments.num_visual_tokens is None:
-        pooling = ImagePooling(arguments.vision_pooling, arguments.vision_feature_layer)
-        fields["num_visual_tokens"] = feature_shape(vision_config, pooling, image_processor)[0]
+    # Where all patches are read, those of an image as the image processor prepares it.
+    counted = "visual_resampler_num_patches" if arguments.visual_resampler_layers else "num_visual_tokens"
+    if fields[counted] is None and arguments.vision_pooling == "patches":
+        pooling = ImagePooling("patches", arguments.vision_feature_layer)
+        fields[counted] = feature_shape(vision_config, pooling, image_processor)[0]
     config = GillConfig(
         text_config=text_config,
         vision_config=vision_config,

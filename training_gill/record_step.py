@@ -27,7 +27,7 @@ from .training_step import BatchTotals, LossWeights, Measured, weighted_total
 PARTS: dict[str, tuple[str, ...]] = {
     "language_model": ("language_model", "added_embeddings", "added_head"),
     "added_rows": ("added_embeddings", "added_head"),
-    "visual_projection": ("visual_projection", "visual_norm"),
+    "visual_projection": ("visual_projection", "visual_norm", "visual_resampler"),
     "img_embeddings": ("img_embeddings",),
     "mapper": ("mapper",),
 }

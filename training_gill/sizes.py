@@ -179,11 +179,17 @@ def _state_bytes(step: AdapterTrainingStep, recipe: Recipe, dtype: torch.dtype) 
         states = states if layers is None else torch.stack([states] * len(layers), dim=-2)
         gill.image_outputs(gill.combine_img_states(states))
 
+    def show_image() -> None:
+        if gill.visual_resampler is not None:
+            gill.embed_images(gill.img_embeddings.weight.new_zeros(1, *config.image_feature_shape))
+
     if weights.captioning:
         with kept:
+            show_image()
             read(0, longest + config.num_visual_tokens, use_cache=False)
     if weights.reconstruction:
         with kept:
+            show_image()
             states = read(0, config.num_visual_tokens + count, use_cache=False).last_hidden_state
             run_heads(states)
     if not (weights.contrastive or weights.conditioning):

@@ -428,6 +428,7 @@ class AdapterTrainingStep(nn.Module):
         reached = {
             "img_embeddings": self.train_img_embeddings,
             "visual_projection": bool(weights.captioning or weights.reconstruction),
+            "visual_resampler": bool(weights.captioning or weights.reconstruction),
             "text_retrieval_head": bool(weights.contrastive),
             "image_retrieval_head": bool(weights.contrastive),
             "mapper": bool(weights.conditioning or weights.reconstruction or weights.denoising),
