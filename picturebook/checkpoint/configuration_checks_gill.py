@@ -54,6 +54,7 @@ def check_config(config: Any) -> None:
             f"`vision_feature_layer` is {config.vision_feature_layer}, but `vision_pooling` {config.vision_pooling!r} "
             'follows the last layer; expected -1, or "cls", "mean" or "patches".'
         )
+    _check_visual_resampler(config)
     _check_tokens(config)
     if config.mapper_type is not None and config.mapper_type not in MAPPER_TYPES:
         raise ValueError(f"`mapper_type` must be one of {MAPPER_TYPES} or None, got {config.mapper_type!r}.")
@@ -105,6 +106,31 @@ def check_config(config: Any) -> None:
         raise ValueError(
             f"`language_model_lora` is {config.language_model_lora!r}, but `language_model_id` is None; expected the "
             "name of the language model that it belongs to."
+        )
+
+
+def _check_visual_resampler(config: Any) -> None:
+    layers, heads, patches = (
+        getattr(config, f"visual_resampler_{name}") for name in ("layers", "num_heads", "num_patches")
+    )
+    if type(layers) is not int or layers < 0:
+        raise ValueError(f"`visual_resampler_layers` must be 0 or a positive integer, got {layers!r}.")
+    if not layers:
+        if patches is not None:
+            raise ValueError(f"`visual_resampler_num_patches` is {patches!r}, but `visual_resampler_layers` is 0.")
+        return
+    if config.vision_pooling != "patches":
+        raise ValueError(
+            f"`visual_resampler_layers` is {layers}, but `vision_pooling` {config.vision_pooling!r} gives one vector "
+            'of an image; expected "patches".'
+        )
+    for name, value in (("visual_resampler_num_heads", heads), ("visual_resampler_num_patches", patches)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+    if config.vision_dim % heads:
+        raise ValueError(
+            f"The width of the image encoder's patches, {config.vision_dim}, is no multiple of "
+            f"`visual_resampler_num_heads` {heads}."
         )
 
 

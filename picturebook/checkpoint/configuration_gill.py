@@ -30,6 +30,9 @@ _OMITTED = {
     "added_token_ids": None,
     "visual_projection_depth": 1,
     "visual_projection_norm": False,
+    "visual_resampler_layers": 0,
+    "visual_resampler_num_heads": 8,
+    "visual_resampler_num_patches": None,
     "decision_input": "states",
     "distinct_image_states": False,
 }
@@ -76,7 +79,8 @@ class GillConfig(PretrainedConfig):
             Ids of tokens that the language model lacks, whose rows of its embedding and of its head are saved with the
             adapters, and frozen unless somebody trains them.
         num_visual_tokens (`int`, defaults to 4): Number of embeddings of an image in the prompt [`k`]. With
-            `vision_pooling="patches"` neighbouring patches are averaged to so many; `None` takes all patches.
+            `vision_pooling="patches"` neighbouring patches are averaged to so many; `None` takes all patches. With
+            `visual_resampler_layers` it is the number of queries.
         vision_pooling (`str`, defaults to `"pooler"`):
             Feature of an image that the adapters read. `"pooler"`: the encoder's `pooler_output` (of CLIP, the class
             token after the last norm); `"cls"`: the class token; `"mean"`: the mean of the patches; `"image_embeds"`:
@@ -88,6 +92,13 @@ class GillConfig(PretrainedConfig):
         visual_projection_depth (`int`, defaults to 1):
             Linear layers between the feature of an image and its embeddings, with GELU between them.
         visual_projection_norm (`bool`, defaults to `False`): Whether a layer norm follows on each embedding.
+        visual_resampler_layers (`int`, defaults to 0):
+            With `vision_pooling="patches"`, layers of a perceiver resampler (as in Flamingo and Idefics): the
+            embeddings of an image are those of learnt queries that attend over its patches. 0 averages them.
+        visual_resampler_num_heads (`int`, defaults to 8): Attention heads of each of these layers.
+        visual_resampler_num_patches (`int`, *optional*):
+            Patches that the queries attend over, the feature of an image; neighbouring ones are averaged to so many. By
+            default all that an image of the size in `vision_config` has.
         retrieval_dim (`int` or `None`, defaults to 256):
             Width of the retrieval space [`p`]; `None` for a model that only generates its images.
         mapper_type (`str` or `None`, defaults to `"gill_mapper"`):
@@ -170,6 +181,9 @@ class GillConfig(PretrainedConfig):
         vision_feature_layer: int = -1,
         visual_projection_depth: int = 1,
         visual_projection_norm: bool = False,
+        visual_resampler_layers: int = 0,
+        visual_resampler_num_heads: int = 8,
+        visual_resampler_num_patches: int | None = None,
         retrieval_dim: int | None = 256,
         mapper_type: str | None = "gill_mapper",
         mapper_hidden_size: int = 512,
@@ -221,10 +235,20 @@ class GillConfig(PretrainedConfig):
         if num_visual_tokens is None:
             if vision_pooling != "patches":
                 raise ValueError(f"`num_visual_tokens` must be an integer with `vision_pooling` {vision_pooling!r}.")
-            num_visual_tokens = feature_shape(self.vision_config, ImagePooling("patches", vision_feature_layer))[0]
+            if visual_resampler_layers:
+                raise ValueError(
+                    f"`num_visual_tokens` is None with `visual_resampler_layers` {visual_resampler_layers!r}; expected "
+                    "an integer, the number of queries."
+                )
+            num_visual_tokens = self._num_patches()
         self.num_visual_tokens = num_visual_tokens
         self.visual_projection_depth = visual_projection_depth
         self.visual_projection_norm = visual_projection_norm
+        self.visual_resampler_layers = visual_resampler_layers
+        self.visual_resampler_num_heads = visual_resampler_num_heads
+        if visual_resampler_layers and visual_resampler_num_patches is None and vision_pooling == "patches":
+            visual_resampler_num_patches = self._num_patches()
+        self.visual_resampler_num_patches = visual_resampler_num_patches
         self.retrieval_dim = retrieval_dim
         self.mapper_type = mapper_type
         self.mapper_hidden_size = mapper_hidden_size
@@ -294,12 +318,16 @@ class GillConfig(PretrainedConfig):
     @property
     def image_pooling(self) -> ImagePooling:
         """How the image encoder's output becomes the feature of an image."""
-        num_tokens = self.num_visual_tokens if self.vision_pooling == "patches" else None
+        num_tokens = None
+        if self.vision_pooling == "patches":
+            is_resampled = self.visual_resampler_layers
+            num_tokens = self.visual_resampler_num_patches if is_resampled else self.num_visual_tokens
         return ImagePooling(self.vision_pooling, self.vision_feature_layer, num_tokens)
 
     @property
     def image_feature_shape(self) -> tuple[int, ...]:
-        """Shape of the feature of one image: `(vision_dim,)`, or `(num_visual_tokens, vision_dim)` of patches."""
+        """Shape of the feature of one image: `(vision_dim,)`, or of patches `(num_visual_tokens, vision_dim)`, with a
+        resampler `(visual_resampler_num_patches, vision_dim)`."""
         return feature_shape(self.vision_config, self.image_pooling)
 
     @property
@@ -348,6 +376,10 @@ class GillConfig(PretrainedConfig):
         view.__dict__ = text_config.__dict__
         object.__setattr__(view, "gill_config", self)
         return view
+
+    def _num_patches(self) -> int:
+        """Of an image of the size in `vision_config`."""
+        return feature_shape(self.vision_config, ImagePooling("patches", self.vision_feature_layer))[0]
 
     def _set_conditioning(self, conditioning: Any, length: int | None, dim: int | None) -> None:
         if conditioning is None:

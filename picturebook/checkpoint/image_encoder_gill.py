@@ -411,7 +411,8 @@ def _pool(
         if len({item.shape[1:] for item in pooled}) > 1:
             raise ValueError(
                 f"The image encoder {name} gives images of different shapes different numbers of patches; expected "
-                "`num_visual_tokens`, a number that all are averaged to."
+                "`num_visual_tokens` (with a resampler, `visual_resampler_num_patches`), a number that all are "
+                "averaged to."
             )
         return torch.cat(pooled)
     else:
@@ -438,7 +439,8 @@ def _pool_patches(
         return patches
     if num_tokens > num_patches:
         raise ValueError(
-            f"`num_visual_tokens` is {num_tokens}, but the image encoder {name} gives an image {num_patches} patches."
+            f"`num_visual_tokens` is {num_tokens} (with a resampler, `visual_resampler_num_patches`), but the image "
+            f"encoder {name} gives an image {num_patches} patches."
         )
     shape = None if grid is None else _smaller_grid(grid, num_tokens)
     columns = patches.transpose(1, 2)

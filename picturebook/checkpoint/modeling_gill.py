@@ -27,6 +27,7 @@ from .outputs_gill import CACHE_NAME, GillOutput
 from .pretrained_gill import GillPreTrainedModel
 from .retrieval_heads_gill import GillRetrievalMixin
 from .token_rows_gill import GillTokenMixin, build_visual_projection
+from .visual_resampler_gill import VisualResampler
 
 
 class GillForConditionalGeneration(
@@ -74,6 +75,7 @@ class GillForConditionalGeneration(
         self.decision_dropout = nn.Dropout(config.decision_dropout)
         norm_eps = getattr(config.vision_config, "layer_norm_eps", 1e-5)
         self.visual_norm = nn.LayerNorm(width, eps=norm_eps) if config.visual_projection_norm else None
+        self.visual_resampler = VisualResampler(config) if config.visual_resampler_layers else None
         num_added = len(config.added_token_ids or ())
         self.added_embeddings = nn.Embedding(num_added, width) if num_added else None
         self.added_head = nn.Linear(width, num_added, bias=False) if num_added else None
@@ -159,7 +161,7 @@ class GillForConditionalGeneration(
         Returns:
             [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: the encoder's output. Its `pooler_output`
             of shape `(num_images, vision_dim)`, or with `vision_pooling="patches"` of shape `(num_images,
-            num_visual_tokens, vision_dim)`, is what [`~GillForConditionalGeneration.forward`] takes as
+            num_patches, vision_dim)`, is what [`~GillForConditionalGeneration.forward`] takes as
             `image_features`.
 
         Raises:
@@ -244,7 +246,7 @@ class GillForConditionalGeneration(
                 In place of the embeddings of `input_ids`, which may be given as well to find the `[IMG]` tokens.
             pixel_values (`torch.FloatTensor` of shape `(num_images, channels, height, width)`, *optional*):
                 The images, in reading order. Other outputs of the image processor are given beside them.
-            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, *optional*):
+            image_features (`torch.FloatTensor` of shape `(num_images, *config.image_feature_shape)`, *optional*):
                 In place of `pixel_values`, see [`~GillForConditionalGeneration.get_image_features`].
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Targets of the language modelling loss, -100 where nothing is to be predicted. Placeholders of images

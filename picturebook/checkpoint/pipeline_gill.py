@@ -40,6 +40,7 @@ from .retrieval_heads_gill import GillRetrievalMixin  # noqa: F401
 from .token_rows_gill import GillTokenMixin  # noqa: F401
 from .turns_gill import ImageTurns  # noqa: F401
 from .url_fetching_gill import fetch_url  # noqa: F401
+from .visual_resampler_gill import VisualResampler  # noqa: F401
 
 from .answer_gill import DECISIONS, AnswerEnd, ImageSlot
 from .call_arguments_gill import (

@@ -21,6 +21,7 @@ from .fingerprint_gill import find_changed_weight, sample_weights
 from .img_states_gill import LayerCombination
 from .language_model_lora_gill import LORA_FOLDER, has_lora, load_lora, save_lora
 from .mapper_gill import DistinctProjection, GillMapper
+from .visual_resampler_gill import VisualResampler
 
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 BACKBONE_PREFIXES = ("language_model.", "vision_model.")
@@ -33,7 +34,7 @@ ADAPTERS = (
     "mapper",
     "decision_head",
 )
-_OPTIONAL_ADAPTERS = ("layer_combination", "visual_norm", "added_embeddings", "added_head")
+_OPTIONAL_ADAPTERS = ("layer_combination", "visual_norm", "visual_resampler", "added_embeddings", "added_head")
 
 
 class GillPreTrainedModel(PreTrainedModel):
@@ -54,7 +55,7 @@ class GillPreTrainedModel(PreTrainedModel):
         # As in the authors' code: torch's defaults, and Xavier for all matrices of a transformer.
         if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and module is self.added_head):
             nn.init.normal_(module.weight, std=getattr(self.config.text_config, "init_std", 0.02))
-        elif isinstance(module, (nn.Linear, nn.LayerNorm, DistinctProjection)):
+        elif isinstance(module, (nn.Linear, nn.LayerNorm, DistinctProjection, VisualResampler)):
             module.reset_parameters()
         elif isinstance(module, nn.MultiheadAttention):
             module._reset_parameters()

@@ -22,7 +22,7 @@ class GillRetrievalMixin:
         Args:
             pixel_values, kwargs (*optional*): As in [`~GillForConditionalGeneration.get_image_features`].
             image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)` or `(num_images,
-                num_visual_tokens, vision_dim)`, *optional*): In place of `pixel_values`. Of patches, the mean is read.
+                num_patches, vision_dim)`, *optional*): In place of `pixel_values`. Of patches, the mean is read.
 
         Returns:
             `torch.FloatTensor` of shape `(num_images, retrieval_dim)`, not normalized.

@@ -10,7 +10,8 @@ from .configuration_gill import GillConfig
 
 
 def build_visual_projection(config: GillConfig) -> nn.Module:
-    """From the feature of an image to its embeddings: of a pooled feature all at once, of patches one each.
+    """From the feature of an image to its embeddings: of a pooled feature all at once, of patches, or of what a
+    resampler makes of them, one each.
 
     DreamLLM's comprehension projector, where it has several layers, is this with GELU between them.
     """
@@ -62,13 +63,25 @@ class GillTokenMixin:
         Input embeddings that stand for images.
 
         Args:
-            image_features (`torch.FloatTensor` of shape `(num_images, vision_dim)`, or of patches `(num_images,
-                num_visual_tokens, vision_dim)`).
+            image_features (`torch.FloatTensor` of shape `(num_images, *config.image_feature_shape)`):
+                `(num_images, vision_dim)`, or of patches `(num_images, num_patches, vision_dim)`.
 
         Returns:
             `torch.FloatTensor` of shape `(num_images, num_visual_tokens, embedding_dim)`.
+
+        Raises:
+            ValueError: another number of patches than the resampler reads.
         """
-        visual = self.visual_projection(image_features.to(self.img_embeddings.weight))
+        image_features = image_features.to(self.img_embeddings.weight)
+        if self.visual_resampler is not None:
+            expected = self.config.visual_resampler_num_patches
+            if image_features.dim() != 3 or image_features.shape[1] != expected:
+                raise ValueError(
+                    f"`image_features` have the shape {tuple(image_features.shape)}; expected (num_images, {expected}, "
+                    f"{self.config.vision_dim}), the patches that the resampler reads."
+                )
+            image_features = self.visual_resampler(image_features)
+        visual = self.visual_projection(image_features)
         visual = visual.reshape(-1, self.config.num_visual_tokens, self.config.embedding_dim)
         return visual if self.visual_norm is None else self.visual_norm(visual)
 
