@@ -47,6 +47,13 @@ class ConversionOptions:
             "help": "Draw the rows of added tokens that a release of stage I lacks, with this seed. DreamLLM only."
         },
     )
+    comprehension_source: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the run of stage I that learnt to read; the source is the run that learnt to draw. "
+            "DreamLLM only."
+        },
+    )
     decision_head: Path | None = field(
         default=None,
         metadata={"help": "The authors' decision head; by default decision_model.pth.tar in the folder. GILL only."},
@@ -75,6 +82,8 @@ class ConversionOptions:
         self.source, self.output_dir = Path(self.source), Path(self.output_dir)
         self.image_folder = Path(self.image_folder)
         self.retrieval_set = [Path(file) for file in self.retrieval_set]
+        if self.comprehension_source is not None:
+            self.comprehension_source = Path(self.comprehension_source)
         self.decision_head = None if self.decision_head is None else Path(self.decision_head)
         if self.system == "fromage" and (self.image_generator or self.decision_head):
             raise ValueError("FROMAGe has neither an image generator nor a decision head; leave these options out.")
@@ -82,6 +91,8 @@ class ConversionOptions:
             raise ValueError("DreamLLM has neither retrieval nor a decision head; leave these options out.")
         if self.system != "dreamllm" and self.added_rows_seed is not None:
             raise ValueError("`added_rows_seed` is for DreamLLM alone; leave it out.")
+        if self.system != "dreamllm" and self.comprehension_source is not None:
+            raise ValueError("`comprehension_source` is for DreamLLM alone; leave it out.")
 
 
 __all__ = ["ConversionOptions"]

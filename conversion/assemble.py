@@ -45,6 +45,7 @@ class Choices:
     vision_model_revision: str | None = None
     image_generator_revision: str | None = None
     added_rows_seed: int | None = None
+    comprehension_source: Path | None = None
     image_folder: Path = Path()
     dtype: torch.dtype = torch.bfloat16
     verify: bool = False

@@ -55,6 +55,7 @@ def run(options: ConversionOptions) -> None:
             vision_model_revision=options.vision_model_revision,
             image_generator_revision=options.image_generator_revision,
             added_rows_seed=options.added_rows_seed,
+            comprehension_source=options.comprehension_source,
             image_folder=options.image_folder,
             dtype=getattr(torch, options.dtype),
             verify=options.verify,

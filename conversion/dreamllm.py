@@ -15,6 +15,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from pipeline_gill.caption_files import read_json
 
 from .dreamllm_files import DIFFUSION, QUERIES, VISION
+from .dreamllm_halves import join_configs
 from .llama_tokenizer import make_llama_tokenizer
 from .model_args import positive_int, refuse_settings
 from .original_files import ConversionError
@@ -164,18 +165,25 @@ class DreamSettings:
         return [f"<dream_query_{i}>" for i in range(self.num_queries)]
 
 
-def read_settings(folder: Path) -> DreamSettings:
+def read_settings(folder: Path, comprehension_source: Path | None = None) -> DreamSettings:
     """
     Read `config.json`.
+
+    Args:
+        folder (`Path`): Of the release.
+        comprehension_source (`Path`, *optional*): Folder of the half of stage I that reads, where `folder` is the half
+            that draws.
 
     Raises:
         ConversionError: it is missing or invalid, or has a setting with which the converted model would not compute
             what the release does, by its name.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        raise ConversionError(f"{path} is missing: the settings of a DreamLLM release")
-    config = _json_object(path)
+    config = _config(path)
+    if comprehension_source is not None:
+        theirs = _config(comprehension_source / "config.json")
+        shared = [*_LLAMA_FIELDS, *_ONLY_VALUES, "special_tokens2ids_dict"]
+        config = join_configs(config, theirs, folder, comprehension_source, shared)
     if "sdxl" in str(config.get("model_type")) or any("xl" in name for name in config.get("plugins_type") or ()):
         raise ConversionError(
             f"{path} is of the variant for Stable Diffusion XL, which its authors' code cannot build and which cannot "
@@ -253,6 +261,12 @@ def read_tokenizer(folder: Path, settings: DreamSettings, query_token_ids: list[
     )
 
 
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConversionError(f"{path} is missing: the settings of a DreamLLM release")
+    return _json_object(path)
+
+
 def _check_added_tokens(folder: Path, ids: Mapping[str, int], config: Mapping[str, Any]) -> None:
     path = folder / "added_tokens.json"
     for token, i in (_json_object(path) if path.is_file() else {}).items():
@@ -284,7 +298,8 @@ def _plugins(config: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]
         if kinds.get(name) != kind or not isinstance(options.get(name), dict):
             raise ConversionError(
                 f"{path} lacks the plugin {name} of the type {kind!r} and its options; a release of one half of "
-                "stage I needs the other half's files and settings as well"
+                "stage I needs the other half as well: the half that draws is the source, and --comprehension-source "
+                "names the half that reads"
             )
     return {name: options[name] for name in _PLUGIN_KINDS}
 

@@ -18,6 +18,7 @@ from .adapter_tensors import IMG_ROWS, MappedTensors, ReportRow, TensorSource, f
 from .assemble import Choices
 from .dreamllm import DreamSettings
 from .dreamllm_files import DIFFUSION, QUERIES, VISION, ReleaseWeights, read_weights
+from .dreamllm_halves import join_weights
 from .original_files import Checkpoint, ConversionError
 from .output_folder import output_folder
 from .public_models import (
@@ -75,11 +76,18 @@ def write_converted_dreamllm(source: Path, out: Path, choices: Choices, report: 
         ConversionError: input that cannot be converted; the message says what it is and what was expected.
         VerificationError: `choices.verify` is set and the repository does not read back as the source.
     """
-    settings = dreamllm.read_settings(source)
+    reading = choices.comprehension_source
+    settings = dreamllm.read_settings(source, reading)
     named = (choices.language_model, choices.vision_model, choices.image_generator)
-    inputs = [source, *(Path(name) for name in named if name is not None and Path(name).is_dir())]
+    inputs = [
+        source,
+        *filter(None, [reading]),
+        *(Path(name) for name in named if name is not None and Path(name).is_dir()),
+    ]
     with output_folder(out, choices.overwrite, inputs) as folder:
         weights = read_weights(source)
+        if reading is not None:
+            weights = join_weights(weights, read_weights(reading), source, reading, settings.added_tokens)
         try:
             model, processor, mapped, parts, scheduler = _assemble(source, settings, weights, choices)
         except FrozenModelError as error:

@@ -17,7 +17,7 @@ from modeling_gill import GillConfig, GillForConditionalGeneration
 from pipeline_gill import GillPipeline
 from tests.dream_fixtures import convert_dream
 
-from .test_dreamllm_files import edit_plugin
+from .test_dreamllm_files import edit, edit_plugin
 
 NUM_ADDED = 8
 NEVER = ("[PAD]", "<image>", "<im_patch>", "<im_start>", "<im_end>", "<dream>", "<dream_end>")
@@ -201,6 +201,70 @@ def test_a_language_model_with_rows_for_all_tokens_needs_no_added_ones(world, dr
     assert len(load_file(out / "model.safetensors")) == 4
     assert GillConfig.from_pretrained(out).added_token_ids is None
     assert torch.allclose(states(out), states(dream_repository), atol=1e-5)
+
+
+# --- the halves of stage I --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def halves(world: Path) -> Path:
+    """The release as two runs of stage I left it: `dreamllm` learnt to draw, and `reading` to read."""
+    release, reading = world / "dreamllm", world / "reading"
+    shutil.copytree(release, reading)
+    for folder, plugins in ((release, (VISION,)), (reading, (QUERIES, DIFFUSION))):
+        config = json.loads((folder / "config.json").read_text())
+        for plugin in plugins:
+            (folder / f"{plugin}.bin").unlink()
+            del config["plugins_type"][plugin], config["plugins_init_kwargs"][plugin]
+        (folder / "config.json").write_text(json.dumps(config))
+    return reading
+
+
+@pytest.mark.parametrize("without", [None, "dreamllm", "reading"])
+def test_two_halves_are_the_whole(world, halves, dream_repository, without) -> None:
+    if without is not None:
+        (world / without / "model.safetensors").unlink()
+    with pytest.raises(ConversionError, match=r"clip_vision_embedding.*--comprehension-source"):
+        convert_dream(world, world / "out")
+    out = convert_dream(world, world / "out", comprehension_source=str(halves))
+    assert (out / "model.safetensors").read_bytes() == (dream_repository / "model.safetensors").read_bytes()
+
+
+def test_a_projector_that_did_not_learn_is_left_out(world, halves, dream_repository, capsys) -> None:
+    tensors = torch.load(halves / f"{VISION}.bin", weights_only=True)
+    fresh = {name: torch.zeros_like(t) for name, t in tensors.items() if name.startswith("projector.")}
+    torch.save(fresh, world / "dreamllm" / f"{VISION}.bin")
+    out = convert_dream(world, world / "out", comprehension_source=halves)
+    assert (out / "model.safetensors").read_bytes() == (dream_repository / "model.safetensors").read_bytes()
+    assert "dreamllm: clip_vision_embedding.projector.projector.weight" in capsys.readouterr().out
+
+
+def test_halves_of_different_language_models_are_refused(world, halves) -> None:
+    path = halves / "model.safetensors"
+    tensors = load_file(path)
+    changed = {**tensors, "lm_head.weight": tensors["lm_head.weight"].clone()}
+    changed["lm_head.weight"][read_settings(world / "dreamllm", halves).token_ids["<im_end>"]] += 1
+    save_file(changed, path)
+    with pytest.raises(ConversionError, match=r"added tokens <im_end> in lm_head\.weight differ"):
+        convert_dream(world, world / "out", comprehension_source=halves)
+    save_file(tensors, path)
+    change_weights(path, "model.layers.1.mlp.up_proj.weight")
+    with pytest.raises(ConversionError, match=r"language models differ.*in model\.layers\.1\.mlp\.up_proj\.weight"):
+        convert_dream(world, world / "out", comprehension_source=halves)
+    edit(halves / "config.json", rms_norm_eps=0.5)
+    with pytest.raises(ConversionError, match=r"rms_norm_eps is .* in .*dreamllm, and 0\.5 in .*reading"):
+        convert_dream(world, world / "out", comprehension_source=halves)
+    assert not (world / "out").exists()
+
+
+def test_halves_that_are_swapped_are_refused(world, halves) -> None:
+    with pytest.raises(ConversionError, match="expected the half that reads"):
+        read_settings(halves, world / "dreamllm")
+    (halves / f"{VISION}.bin").unlink()
+    with pytest.raises(ConversionError, match="holds no comprehension projector"):
+        convert_dream(world, world / "out", comprehension_source=halves)
+    with pytest.raises(ValueError, match="for DreamLLM alone"):
+        convert("gill", world, world / "out", comprehension_source=halves)
 
 
 # --- frozen models ---------------------------------------------------------------------------------------------------
