@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoImageProcessor, GenerationConfig, Pretr
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from pipeline_gill.frozen_models import FrozenModel, FrozenModelError, full_path, load_part, load_vision_config
+from pipeline_gill.generator_parts import load_ddpm_scheduler
 from pipeline_gill.repository_writer_gill import write_repository_files
 
 from . import dreamllm
@@ -25,7 +26,6 @@ from .public_models import (
     compare_generator_part,
     compare_language_model,
     compare_vision_model,
-    load_ddpm_scheduler,
     load_generator_config,
 )
 from .verification import verify_repository

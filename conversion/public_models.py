@@ -3,17 +3,16 @@
 Sources of the names: the image encoder is a CLIP vision model, autoencoder and UNet are those of diffusers.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from huggingface_hub.errors import HfHubHTTPError
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from pipeline_gill.frozen_models import FrozenModel, FrozenModelError, load_part, load_vision_model
+from pipeline_gill.frozen_models import FrozenModel, load_part, load_vision_model
+from pipeline_gill.generator_parts import load_generator_part
 
 from .dreamllm_files import same_values
 from .original_files import ConversionError
@@ -67,7 +66,7 @@ def compare_generator_part(name: str, tensors: Mapping[str, torch.Tensor], model
     Raises:
         FrozenModelError: the public model cannot be loaded. ConversionError: it is another architecture.
     """
-    public = _load_diffusers(_GENERATOR_PARTS[name].from_pretrained, model, name, use_safetensors=True)
+    public = load_generator_part(_GENERATOR_PARTS[name].from_pretrained, model, name, use_safetensors=True)
     return _compare(public, dict(tensors), model)
 
 
@@ -77,27 +76,7 @@ def load_generator_config(name: str, model: FrozenModel) -> dict[str, Any]:
     Raises:
         FrozenModelError: they cannot be loaded.
     """
-    return _load_diffusers(_GENERATOR_PARTS[name].load_config, model, name)
-
-
-def load_ddpm_scheduler(model: FrozenModel) -> tuple[DDPMScheduler, dict[str, Any]]:
-    """
-    The DDPM scheduler with the numbers of the generator's own, whatever kind that is.
-
-    Returns:
-        The scheduler, and those of its settings that diffusers' pipeline for Stable Diffusion replaces.
-
-    Raises:
-        FrozenModelError: the generator has no scheduler.
-    """
-    config = _load_diffusers(DDPMScheduler.load_config, model, "scheduler")
-    known = inspect.signature(DDPMScheduler.__init__).parameters
-    scheduler = DDPMScheduler(**{name: config[name] for name in known if name in config})
-    own = dict(scheduler.config)
-    parts = dict.fromkeys(("vae", "text_encoder", "tokenizer", "unet", "safety_checker", "feature_extractor"))
-    copy: Any = DDPMScheduler.from_config(own)
-    used = StableDiffusionPipeline(**parts, scheduler=copy, requires_safety_checker=False).scheduler.config
-    return scheduler, {name: used[name] for name in known if name in own and used[name] != own[name]}
+    return load_generator_part(_GENERATOR_PARTS[name].load_config, model, name)
 
 
 def compare_language_model(
@@ -148,21 +127,10 @@ def _compare(public: Any, tensors: dict[str, torch.Tensor], model: FrozenModel) 
     return Comparison(public, tensors, [name for name in expected if not same_values(tensors[name], expected[name])])
 
 
-def _load_diffusers(load: Any, model: FrozenModel, part: str, **options: Any) -> Any:
-    try:
-        return load(model.name, subfolder=part, revision=model.revision or "main", **options)
-    except (OSError, ValueError, KeyError, HfHubHTTPError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FrozenModelError(
-            f"The {part} of the {model} could not be loaded: {reason}; {model.option} names another."
-        ) from error
-
-
 __all__ = [
     "Comparison",
     "compare_generator_part",
     "compare_language_model",
     "compare_vision_model",
-    "load_ddpm_scheduler",
     "load_generator_config",
 ]

@@ -56,6 +56,14 @@ class ModelArguments:
         f"What the image generator guides away from, and learns in place of a dropped condition: one of "
         f"{', '.join(NEGATIVE_CONDITIONINGS)}, the second through the language model.",
     )
+    scheduler: str | None = _option(
+        None, "Scheduler of the written repository: ddpm, with the generator's numbers; by default the generator's own."
+    )
+    num_inference_steps: int | None = _option(None, "Steps that it draws with by default.")
+    guidance_scale: float | None = _option(None, "Guidance that it draws with by default.")
+    truncate_text: bool | None = _option(
+        None, "End answers at a newline and texts after a full stop; by default where there is no chat template."
+    )
     initializer_token: str | None = _option(
         None, "Token of the language model whose embedding all [IMG] rows start from, e.g. image; random by default."
     )

@@ -416,6 +416,8 @@ def _check(model: ModelArguments, data: DataArguments) -> None:
 
 
 def _check_learning(recipe: Recipe) -> None:
+    if recipe.model.scheduler not in (None, "ddpm"):
+        raise RecipeError(f"`scheduler` is {recipe.model.scheduler!r}; expected ddpm, or none for the generator's own.")
     if recipe.model.negative_conditioning not in NEGATIVE_CONDITIONINGS:
         raise RecipeError(
             f"`negative_conditioning` must be one of {NEGATIVE_CONDITIONINGS}, got "

@@ -36,8 +36,9 @@ from .model_building import TRAINING_RECORD, build_model
 from .recipe import Recipe, RecipeError, describe_entries, parse_overrides, read_recipe, record_sets
 from .record_mixture import RecordMixture, open_mixture
 from .record_step import RecordTrainingStep
+from .repository_drawing import RepositoryDrawing, repository_drawing
 from .sizes import recipe_sizes
-from .step_building import build_denoising_loss, build_record_collator, build_step, guides_by_empty_prompt, target_size
+from .step_building import build_denoising_loss, build_record_collator, build_step, target_size
 from .trainer import GillTrainer
 from .training_data import CaptionedImages, CaptionedImageStream, open_data
 from .training_step import AdapterTrainingStep
@@ -233,7 +234,7 @@ def write_repository(
     trainer: GillTrainer,
     weights: Any = None,
     negatives: dict[str, torch.Tensor] | None = None,
-    guides_by_empty_prompt: bool = False,
+    drawing: RepositoryDrawing | None = None,
 ) -> None:
     """Write the output folder as a Hub repository, in one step; checkpoints, panels and a card stay.
 
@@ -243,8 +244,7 @@ def write_repository(
         weights: Where FSDP gathered them.
         negatives (`dict[str, torch.Tensor]`, *optional*):
             What the image generator guides away from, so that no text encoder is needed to draw.
-        guides_by_empty_prompt (`bool`, defaults to `False`): Whether it guides away from what the model makes of no
-            prompt.
+        drawing ([`RepositoryDrawing`], *optional*): How the repository draws, by default as the image generator does.
     """
     record = {
         **recipe_record,
@@ -254,12 +254,13 @@ def write_repository(
         "measured": {name: value for name, value in metrics.items() if isinstance(value, (int, float))},
         "versions": library_versions("torch", "transformers"),
     }
-    negative = {"negative_conditioning": "empty_prompt"} if guides_by_empty_prompt else {}
+    drawing = drawing or RepositoryDrawing()
     write_gill_repository(
         str(trainer.args.output_dir),
         trainer.gill,
         trainer.processor,
-        pipeline_config={"ranking_size": None, **negative},
+        generator=drawing.components,
+        pipeline_config={"ranking_size": None, **drawing.pipeline_config},
         negative_conditioning=negatives,
         extra_files={RECORD_FILE: record},
         state_dict=trainer.own_weights(weights),
@@ -307,6 +308,10 @@ def _train(recipe: Recipe) -> dict[str, float]:
         recipe.data.cache,
         language_dtype=torch.float32 if learns_language else None,
     )
+    if recipe.model.truncate_text is not None:
+        processor.truncate_text = recipe.model.truncate_text
+    # Before the training, so that a scheduler that cannot be loaded does not cost its result.
+    drawing = repository_drawing(recipe, gill.config)
     try:
         step, collator, eval_collator = _step_and_collators(recipe, gill, processor)
     except (CacheError, RecipeError):
@@ -348,7 +353,7 @@ def _train(recipe: Recipe) -> dict[str, float]:
         has_targets = isinstance(collator, CaptionedImageCollator) and collator.text_targets is not None
         cache = recipe.data.cache if has_targets else None
         negatives = read_negatives(Path(cache)) if cache is not None else None
-        write_repository(recipe_record, metrics, trainer, weights, negatives, guides_by_empty_prompt(recipe))
+        write_repository(recipe_record, metrics, trainer, weights, negatives, drawing)
         print(f"wrote {args.output_dir}: a Hub repository (upload with `gill push`)", flush=True)
     if args.push_to_hub and trainer.is_world_process_zero():
         trainer.wait_for_pushes()
