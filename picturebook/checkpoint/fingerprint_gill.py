@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _SKETCH_SIZE = 32
 _TOLERANCE = 0.008
@@ -62,6 +63,9 @@ def find_changed_weight(module: nn.Module, samples: Mapping[str, WeightSample]) 
 
 
 def _sample(weight: torch.Tensor) -> torch.Tensor:
+    if is_traceable_wrapper_subclass(weight):  # a quantized weight, which has no views: the tensors that it is made of
+        names, _ = weight.__tensor_flatten__()
+        return torch.cat([_sample(getattr(weight, name)).float() for name in names])
     return weight.detach().flatten()[:: max(1, weight.numel() // 16)]
 
 
