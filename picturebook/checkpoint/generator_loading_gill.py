@@ -104,7 +104,9 @@ def load_image_generator(folder: str, options: LoadOptions) -> Any:
     unet = options.components.get("unet", index.get("unet", (None,))[0])
     if not is_here and ((in_parts and unet is None) or config.get("mapper_type", "") is None):
         return None
-    negatives = read_negatives(folder) or _negatives_of_snapshot(folder, options)
+    negatives = read_negatives(folder)
+    if negatives is None:  # some generators have none to store, which is known as well
+        negatives = _negatives_of_snapshot(folder, options)
     if in_parts and not is_here:
         generator = _assemble(folder, index, config, options, without_text=negatives is not None)
     else:
