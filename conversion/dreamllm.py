@@ -12,13 +12,11 @@ from typing import Any
 
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from pipeline_gill.caption_files import read_json
-
 from .dreamllm_files import DIFFUSION, QUERIES, VISION
 from .dreamllm_halves import join_configs
 from .llama_tokenizer import make_llama_tokenizer
 from .model_args import positive_int, refuse_settings
-from .original_files import ConversionError
+from .original_files import ConversionError, read_json_object
 from .sentencepiece_model import read_sentencepiece_model
 
 # Of Vicuna 1.1, as the authors write it: a space after a question, none after an answer and its end.
@@ -236,7 +234,7 @@ def read_tokenizer(folder: Path, settings: DreamSettings, query_token_ids: list[
         ConversionError: `tokenizer.model` cannot be converted, or the tokenizer's files contradict `config.json`.
     """
     path = folder / "tokenizer_config.json"
-    config = _json_object(path) if path.is_file() else {}
+    config = read_json_object(path) if path.is_file() else {}
     refuse_settings(config, _ONLY_TOKENIZER_VALUES, path)
     if config.get("sp_model_kwargs"):
         raise ConversionError(f"{path}: sp_model_kwargs is {config['sp_model_kwargs']!r:.100}, expected none")
@@ -264,12 +262,12 @@ def read_tokenizer(folder: Path, settings: DreamSettings, query_token_ids: list[
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConversionError(f"{path} is missing: the settings of a DreamLLM release")
-    return _json_object(path)
+    return read_json_object(path)
 
 
 def _check_added_tokens(folder: Path, ids: Mapping[str, int], config: Mapping[str, Any]) -> None:
     path = folder / "added_tokens.json"
-    for token, i in (_json_object(path) if path.is_file() else {}).items():
+    for token, i in (read_json_object(path) if path.is_file() else {}).items():
         if ids.get(token) != i:
             raise ConversionError(f"{path} gives {token!r:.60} the id {i!r:.20}, but config.json {ids.get(token)}")
     decoder = config.get("added_tokens_decoder")
@@ -353,16 +351,6 @@ def _require(config: Mapping[str, Any], names: tuple[str, ...], path: Path) -> N
     missing = [name for name in names if name not in config]
     if missing:
         raise ConversionError(f"{path} lacks {', '.join(missing)}; expected the configuration of a DreamLLM release")
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except ValueError as error:
-        raise ConversionError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ConversionError(f"{path} holds a JSON {type(content).__name__}, expected an object")
-    return content
 
 
 __all__ = [

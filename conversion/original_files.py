@@ -66,16 +66,30 @@ def read_settings(folder: Path, required: Iterable[str]) -> dict[str, Any]:
     required = sorted(required)
     if not path.is_file():
         raise ConversionError(f"{path} is missing: the authors' settings, a JSON object with {_listed(required)}")
-    try:
-        args = read_json(path)
-    except ValueError as error:
-        raise ConversionError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(args, dict):
-        raise ConversionError(f"{path} holds a JSON {type(args).__name__}; expected an object with {_listed(required)}")
+    args = read_json_object(path, f"an object with {_listed(required)}")
     missing = [key for key in required if key not in args]
     if missing:
         raise ConversionError(f"{path} lacks {_listed(missing)}")
     return args
+
+
+def read_json_object(path: Path, expected: str = "an object") -> dict[str, Any]:
+    """A JSON file of a release that holds an object.
+
+    Args:
+        path (`Path`): The file.
+        expected (`str`): What it is to hold, for the message.
+
+    Raises:
+        ConversionError: it is no JSON, or holds another kind.
+    """
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise ConversionError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path} holds a JSON {type(content).__name__}; expected {expected}")
+    return content
 
 
 def find_checkpoint(folder: Path) -> Path:

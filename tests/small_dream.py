@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch
 from transformers import AutoConfig, CLIPImageProcessorPil, CLIPVisionConfig, PreTrainedTokenizerFast
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from tests.conftest import make_checkpoint
-from tests.small_model import LANGUAGE_MODELS
+from tests.small_model import LANGUAGE_MODELS, random_model
 
 AROUND_IMAGES = {
     "image_start_token": "<im_start>",
@@ -66,13 +65,4 @@ def small_dream_config(processor: GillProcessor, language_model: str = "llama", 
 def small_dream_model(
     processor: GillProcessor, language_model: str = "llama", **fields: Any
 ) -> GillForConditionalGeneration:
-    torch.manual_seed(0)
-    model = GillForConditionalGeneration(small_dream_config(processor, language_model, **fields)).eval()
-    with torch.no_grad():
-        # Untrained models write one token for ever; these write something.
-        for weight in model.language_model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.3)
-        model.img_embeddings.weight.copy_(torch.randn_like(model.img_embeddings.weight) * 0.5)
-    model.generation_config.pad_token_id = 1
-    model.generation_config.eos_token_id = None
-    return model
+    return random_model(small_dream_config(processor, language_model, **fields))

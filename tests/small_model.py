@@ -80,8 +80,12 @@ def small_config(
 
 
 def small_model(processor: GillProcessor, language_model: str = "opt", **fields: Any) -> GillForConditionalGeneration:
+    return random_model(small_config(processor, language_model, **fields))
+
+
+def random_model(config: GillConfig) -> GillForConditionalGeneration:
     torch.manual_seed(0)
-    model = GillForConditionalGeneration(small_config(processor, language_model, **fields)).eval()
+    model = GillForConditionalGeneration(config).eval()
     with torch.no_grad():
         # Untrained models write one token for ever; these write something.
         for weight in model.language_model.parameters():
