@@ -1,6 +1,9 @@
 """What generators of every kind make of a prompt is captured, and its image is the prompt's own, difference 0."""
 
 import functools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import diffusers
@@ -114,6 +117,26 @@ def test_a_text_to_guide_away_from_is_captured() -> None:
     torch.testing.assert_close(text, capture_conditioning(generator, ["a dog"], tensors)["prompt_embeds"])
     nothing = capture_negatives(generator, tensors)["negative_prompt_embeds"]
     torch.testing.assert_close(nothing, capture_conditioning(generator, [""], tensors)["prompt_embeds"])
+
+
+def test_a_prompt_is_encoded_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast tokenizer's padding is state of the tokenizer: another thread's prompt would come out with its padding."""
+    generator, tensors = small_generator("stable-diffusion-1.5"), TENSORS["stable-diffusion-1.5"]
+    alone = capture_negatives(generator, tensors, "a blurred house")
+    verbosity = diffusers.utils.logging.get_verbosity()
+    encode_prompt, encoding = type(generator).encode_prompt, threading.Lock()
+
+    def only_one(*args: Any, **kwargs: Any) -> Any:
+        assert encoding.acquire(blocking=False), "two threads encode at once"
+        time.sleep(0.05)
+        encoding.release()
+        return encode_prompt(*args, **kwargs)
+
+    monkeypatch.setattr(type(generator), "encode_prompt", only_one)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda text: capture_negatives(generator, tensors, text), ["a blurred house"] * 4))
+    assert all(torch.equal(negatives[name], alone[name]) for negatives in found for name in alone)
+    assert diffusers.utils.logging.get_verbosity() == verbosity
 
 
 def test_a_generator_without_guidance_has_no_negatives() -> None:
