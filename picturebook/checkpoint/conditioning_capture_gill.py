@@ -32,6 +32,8 @@ _SHORT, _LONG, _WORDS = "a red house", "a blue house on the left of two green tr
 _SEED = 0
 # Python 3.11 fails when several threads parse at once (https://github.com/python/cpython/issues/106905).
 _parsing = threading.Lock()
+# One thread at a time encodes: the padding of a fast tokenizer is state of the tokenizer, and verbosity of the process.
+_encoding = threading.RLock()
 
 
 class ImageDiffersError(ValueError):
@@ -282,16 +284,20 @@ def _encode_negatives(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without warnings: they name every word of a prompt that is too long, and captions come in millions."""
+    """One thread at a time, without warnings.
+
+    They name every word of a prompt that is too long, and captions come in millions.
+    """
     libraries = (diffusers_logging, transformers_logging)
-    levels = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for library, level in zip(libraries, levels, strict=True):
-            library.set_verbosity(level)
+    with _encoding:
+        levels = [library.get_verbosity() for library in libraries]
+        for library in libraries:
+            library.set_verbosity_error()
+        try:
+            yield
+        finally:
+            for library, level in zip(libraries, levels, strict=True):
+                library.set_verbosity(level)
 
 
 def _observe(pipeline: Any, encoded: dict[str, Any]) -> None:
