@@ -1,5 +1,7 @@
 """What `GillPipeline` promises whoever calls it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ from diffusers import (
 )
 from PIL import Image
 
-from modeling_gill import GillForConditionalGeneration
+from modeling_gill import GillForConditionalGeneration, GillProcessor
 from pipeline_gill import GillImage, GillPipeline, RetrievalSet
+from tests.small_model import small_model, small_processor
 
 PHOTO = Image.linear_gradient("L").resize((20, 30)).convert("RGB")
 PROMPT = ["What is this?", PHOTO, "Show me one in yellow."]
@@ -55,6 +58,26 @@ def test_the_readme_example_answers_with_text_and_images(pipe):
                 assert set(piece.decision_probabilities) == {"generate", "retrieve"}
                 assert isinstance(piece.score, float)
                 assert (piece.origin is not None) == (piece.source == "retrieved")
+
+
+@pytest.mark.parametrize(
+    ("processor_of", "name"),
+    [
+        (lambda: small_processor(num_image_output_tokens=2), "image_output_token_ids"),
+        (lambda: small_processor(num_visual_tokens=3), "num_visual_tokens"),
+        (lambda: swapped_img_tokens(small_processor()), "image_output_token_ids"),
+    ],
+)
+def test_a_processor_of_other_tokens_than_the_models_is_refused_with_both(processor_of, name):
+    model, processor = small_model(small_processor()), processor_of()
+    expected = f"`{name}` is {getattr(processor, name)}, and that of the configuration is {getattr(model.config, name)}"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        GillPipeline(model, processor, None)
+
+
+def swapped_img_tokens(processor):
+    img_tokens = list(reversed(processor.img_tokens))
+    return GillProcessor(processor.image_processor, processor.tokenizer, processor.num_visual_tokens, img_tokens)
 
 
 def test_the_generator_runs_once_over_all_images_that_need_it(pipe):
