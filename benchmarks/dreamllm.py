@@ -24,7 +24,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from modeling_gill import GillConfig, GillForConditionalGeneration
 from training_gill.denoising_loss import DenoisingDraw, DenoisingLoss
 from training_gill.record_step import RecordTrainingStep
-from training_gill.training_step import LossWeights
+from training_gill.step_losses import LossWeights
 
 QUERIES, CAPTION, LATENTS = 64, 32, 32
 

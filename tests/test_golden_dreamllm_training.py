@@ -18,7 +18,7 @@ from training_gill.denoising_loss import DenoisingDraw, DenoisingLoss
 from training_gill.record_collator import RecordCollator
 from training_gill.record_step import RecordTrainingStep
 from training_gill.records import PairRecord, Record, RecordImage, read_conversation, read_document
-from training_gill.training_step import LossWeights
+from training_gill.step_losses import LossWeights
 
 _DRAWN = ("latents", "noise", "timesteps")
 

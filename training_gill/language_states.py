@@ -10,8 +10,8 @@ import torch
 from .caches import states_info
 from .collator import CaptionedImageCollator
 from .model_building import build_model
+from .padded_rows import length_groups
 from .recipe import Recipe, RecipeError
-from .training_step import length_groups
 
 
 class LanguageStateEncoder:

@@ -28,7 +28,7 @@ from .arguments import (
     ModelArguments,
     RecordSetArguments,
 )
-from .training_step import LossWeights
+from .step_losses import LossWeights
 
 RECIPES = Path(__file__).with_name("recipes")
 # Entry of a recipe that holds what is left out in it: another recipe, relative to its folder.

@@ -21,7 +21,7 @@ from modeling_gill.mapper_gill import MapperOutput
 from .denoising_loss import DenoisingDraw, DenoisingLoss
 from .frozen_head_loss import TOKENS_AT_ONCE
 from .losses import conditioning_loss
-from .training_step import BatchTotals, LossWeights, Measured, weighted_total
+from .step_losses import BatchTotals, LossWeights, Measured, weighted_total
 
 # Modules and parameters of the model by the name of what learns.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -187,8 +187,7 @@ class RecordTrainingStep(nn.Module):
         for name, weight in self.named_parameters():
             if weight.requires_grad and not isinstance(weight, DTensor) and "language_model." not in name:
                 total = total + weight.sum().to(total) * 0.0
-        sums = {f"{name}_sum": value.detach() for name, value in measured.sums.items()}
-        return {"loss": total, **measured.details, **sums}
+        return measured.outputs(total)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

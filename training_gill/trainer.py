@@ -24,8 +24,9 @@ from .checkpoints import STAGING, clear_staging, load_adapters, put_in_place, re
 from .losses import retrieval_accuracy
 from .record_mixture import MixtureOrder, RecordMixture
 from .record_step import RecordTrainingStep
+from .step_losses import BatchTotals
 from .step_measurements import StepMeasurements
-from .training_step import AdapterTrainingStep, BatchTotals
+from .training_step import AdapterTrainingStep
 
 logger = logging.get_logger(__name__)
 

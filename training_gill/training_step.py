@@ -13,48 +13,21 @@ once for generation, and why the gradients stay the same:
 - A loss with a weight of 0 is not computed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from modeling_gill import GillConfig, GillForConditionalGeneration
+from modeling_gill import GillForConditionalGeneration
 from modeling_gill.decoder_traits_gill import cache_of
 
 from .denoising_loss import DenoisingLoss
 from .frozen_head_loss import frozen_head_cross_entropy
 from .losses import conditioning_loss, global_contrast
-
-# What starting one more pass over a group of rows costs, in padded tokens that it has to save to be worth it.
-TOKENS_PER_GROUP = 48
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """
-    Weights of the losses; 0 leaves a loss and its cost out. In the paper, four are 1, and there is no reconstruction,
-    which reads an image and asks for its own conditioning, without a caption; nor a denoising loss, DreamLLM's, which
-    trains the conditioning by how well the image generator denoises images given it.
-    """
-
-    captioning: float = 1.0
-    language: float = 1.0
-    contrastive: float = 1.0
-    conditioning: float = 1.0
-    reconstruction: float = 0.0
-    denoising: float = 0.0
-
-
-@dataclass(frozen=True)
-class BatchTotals:
-    """What the losses are means over: counts of all processes and all accumulated batches of a step, never 0."""
-
-    captioning_tokens: float
-    language_tokens: float
-    images: float
+from .padded_rows import PaddedRows, captioning_rows, groups_of_text, length_groups
+from .step_losses import BatchTotals, LossWeights, Measured, weighted_total
 
 
 class AdapterTrainingStep(nn.Module):
@@ -179,12 +152,12 @@ class AdapterTrainingStep(nn.Module):
         reads = captioning_rows(input_ids, gill.config)
         measured = Measured()
         if self.weights.captioning:
-            rows = _Rows(input_ids[reads], attention_mask[reads], labels[reads])
+            rows = PaddedRows(input_ids[reads], attention_mask[reads], labels[reads])
             self._captioning(rows, image_features, measured)
         if img_states is not None:
             self._images(img_states, image_features, target_conditioning, target_images, measured)
         elif self.weights.language or self._wants_states:
-            rows = _Rows(input_ids[~reads], attention_mask[~reads], labels[~reads])
+            rows = PaddedRows(input_ids[~reads], attention_mask[~reads], labels[~reads])
             shown = None if context_images is None else self.gill.embed_images(image_features[context_images])
             states = self._text(rows, shown, measured)
             if states is not None:
@@ -195,8 +168,7 @@ class AdapterTrainingStep(nn.Module):
         total = weighted_total(self.weights, measured, totals, gill.img_embeddings.weight.device)
         # Whatever is trained must be reached from the loss, or DDP waits for its gradient: a batch may be empty.
         reached = torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum() * 0.0
-        sums = {f"{name}_sum": value.detach() for name, value in measured.sums.items()}
-        return {"loss": total + reached, **measured.details, **sums}
+        return measured.outputs(total + reached)
 
     @property
     def _wants_states(self) -> bool:
@@ -205,7 +177,7 @@ class AdapterTrainingStep(nn.Module):
 
     # --- the passes --------------------------------------------------------------------------------------------------
 
-    def _captioning(self, rows: "_Rows", image_features: torch.Tensor, measured: "Measured") -> None:
+    def _captioning(self, rows: PaddedRows, image_features: torch.Tensor, measured: Measured) -> None:
         gill, config = self.gill, self.gill.config
         visual = gill.embed_images(image_features)
         per_row = (rows.ids == config.image_token_id).sum(1) // config.num_visual_tokens
@@ -221,7 +193,7 @@ class AdapterTrainingStep(nn.Module):
             targets = part.labels.masked_fill(part.labels == config.image_token_id, -100)[:, 1:]
             self._add_cross_entropy("captioning", states[:, :-1], targets, measured)
 
-    def _text(self, rows: "_Rows", shown: torch.Tensor | None, measured: "Measured") -> torch.Tensor | None:
+    def _text(self, rows: PaddedRows, shown: torch.Tensor | None, measured: Measured) -> torch.Tensor | None:
         """Cross-entropy of the captions, and the states at all `[IMG]` runs in reading order, of shape `(num_images,
         num_image_output_tokens, hidden_size)`.
 
@@ -241,7 +213,7 @@ class AdapterTrainingStep(nn.Module):
             # Which of these stands at each token, -1 for none.
             placeholders = rows.ids == config.image_token_id
             numbers = (placeholders.flatten().cumsum(0) - 1).view_as(rows.ids).masked_fill(~placeholders, -1)
-        for group in _groups_of_text(rows.lengths, begins, count):
+        for group in groups_of_text(rows.lengths, begins, count):
             part = rows.take(group)
             begin = torch.tensor([begins[row] for row in group], device=part.ids.device)
             length = torch.tensor([rows.lengths[row] for row in group], device=begin.device)
@@ -280,7 +252,7 @@ class AdapterTrainingStep(nn.Module):
 
     def _read_over_cache(
         self,
-        part: "_Rows",
+        part: PaddedRows,
         prefix_column: torch.Tensor,
         suffix_column: torch.Tensor,
         inside: torch.Tensor | None,
@@ -311,7 +283,7 @@ class AdapterTrainingStep(nn.Module):
 
     def _read_whole(
         self,
-        part: "_Rows",
+        part: PaddedRows,
         prefix_column: torch.Tensor,
         suffix_column: torch.Tensor,
         numbers: torch.Tensor | None,
@@ -332,7 +304,7 @@ class AdapterTrainingStep(nn.Module):
         image_features: torch.Tensor,
         target_conditioning: dict[str, torch.Tensor] | None,
         target_images: torch.Tensor | None,
-        measured: "Measured",
+        measured: Measured,
     ) -> None:
         gill = self.gill
         states = gill.combine_img_states(states.to(gill.img_embeddings.weight))
@@ -352,7 +324,7 @@ class AdapterTrainingStep(nn.Module):
         self,
         image_features: torch.Tensor,
         target_conditioning: dict[str, torch.Tensor] | None,
-        measured: "Measured",
+        measured: Measured,
     ) -> None:
         """Read each image by itself, as the prompt that is this image, and ask for its conditioning."""
         gill = self.gill
@@ -387,7 +359,7 @@ class AdapterTrainingStep(nn.Module):
         name: str,
         states: torch.Tensor,
         target_conditioning: dict[str, torch.Tensor] | None,
-        measured: "Measured",
+        measured: Measured,
     ) -> None:
         if target_conditioning is None:
             raise ValueError(f"The {name} loss has a weight, but the batch has no `target_conditioning`.")
@@ -397,7 +369,7 @@ class AdapterTrainingStep(nn.Module):
         mean = conditioning_loss(mapped, target_conditioning, gill.config.conditioning_tensors)
         measured.add(name, mean * num_images, mean.new_tensor(float(num_images)))
 
-    def _add_denoising(self, states: torch.Tensor, target_images: torch.Tensor | None, measured: "Measured") -> None:
+    def _add_denoising(self, states: torch.Tensor, target_images: torch.Tensor | None, measured: Measured) -> None:
         gill = self.gill
         assert gill.mapper is not None and self.denoising is not None
         found = 0 if target_images is None else len(target_images)
@@ -409,7 +381,7 @@ class AdapterTrainingStep(nn.Module):
         losses = self.denoising(conditioning, target_images)
         measured.add("denoising", losses.sum(), losses.new_tensor(float(len(losses))))
 
-    def _add_cross_entropy(self, name: str, states: torch.Tensor, targets: torch.Tensor, measured: "Measured") -> None:
+    def _add_cross_entropy(self, name: str, states: torch.Tensor, targets: torch.Tensor, measured: Measured) -> None:
         targets = targets.to(states.device)
         kept = targets != -100
         loss, correct = frozen_head_cross_entropy(
@@ -448,115 +420,4 @@ class AdapterTrainingStep(nn.Module):
             weight.requires_grad_("lora_" in name)
 
 
-@dataclass
-class Measured:
-    """
-    Adds up the losses of the groups of rows that a batch is run in.
-
-    Attributes:
-        sums: Each loss, summed over tokens or images, with its graph.
-        details: `<loss>_count`, `<loss>_correct` and whatever else is reported, without a graph.
-    """
-
-    sums: dict[str, torch.Tensor] = field(default_factory=dict)
-    details: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def add(self, loss: str, value: torch.Tensor, count: torch.Tensor, correct: torch.Tensor | None = None) -> None:
-        """Add a group's sum of a loss, and how many tokens or images it is a sum over."""
-        self.sums[loss] = value + self.sums[loss] if loss in self.sums else value
-        for name, number in ((f"{loss}_count", count), (f"{loss}_correct", correct)):
-            if number is not None:
-                self.details[name] = number + self.details[name] if name in self.details else number
-
-
-def weighted_total(
-    weights: LossWeights, measured: Measured, totals: BatchTotals | None, device: torch.device
-) -> torch.Tensor:
-    """
-    Sum of the losses with their weights, each divided by what it is a mean over.
-
-    Args:
-        weights (`LossWeights`): Of the losses.
-        measured (`Measured`): Their sums.
-        totals (`BatchTotals`, *optional*): By default the counts of `measured`.
-        device (`torch.device`): Of the result.
-
-    Returns:
-        `torch.FloatTensor`, a scalar.
-    """
-    if totals is None:
-        counts: dict[str, Any] = {name: measured.details[f"{name}_count"].clamp(min=1) for name in measured.sums}
-    else:
-        counts = dict.fromkeys(measured.sums, totals.images)
-        counts |= {"captioning": totals.captioning_tokens, "language": totals.language_tokens}
-    total = torch.zeros((), device=device)
-    for name, value in measured.sums.items():
-        weight = getattr(weights, name)
-        if weight:
-            total = total + (weight * value / counts[name]).to(device)
-    return total
-
-
-class _Rows:
-    """Rows padded on the right, with their lengths."""
-
-    def __init__(self, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> None:
-        self.ids, self.mask, self.labels = ids, mask, labels
-        self.lengths: list[int] = mask.sum(1).tolist()
-
-    def take(self, group: list[int]) -> "_Rows":
-        longest = max(self.lengths[row] for row in group)
-        return _Rows(self.ids[group, :longest], self.mask[group, :longest], self.labels[group, :longest])
-
-
-def captioning_rows(input_ids: torch.Tensor, config: GillConfig) -> torch.Tensor:
-    """Which rows are those of the captioning pass, bool `(batch_size,)`: the ones without `[IMG]`."""
-    return ~(input_ids == config.image_output_token_ids[0]).any(1)
-
-
-def length_groups(lengths: Sequence[int], overhead: int = TOKENS_PER_GROUP) -> list[list[int]]:
-    """Split rows into groups so that the padded tokens, plus `overhead` a group, are as few as possible.
-
-    Args:
-        lengths (`Sequence[int]`): Tokens of each row.
-        overhead (`int`): Tokens that a group costs beyond its own.
-
-    Returns:
-        `list[list[int]]`: Indices of the rows of each group, shorter groups first; every row is in one group.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    # Groups only ever end where the length changes.
-    ends = [i + 1 for i in range(len(order)) if i + 1 == len(order) or lengths[order[i]] != lengths[order[i + 1]]]
-    starts = [0, *ends]
-    best: list[tuple[int, int]] = [(0, 0)]  # cost up to a boundary, and the boundary that its last group starts at
-    for number, end in enumerate(ends, start=1):
-        longest = lengths[order[end - 1]]
-        best.append(
-            min((best[first][0] + (end - starts[first]) * longest + overhead, first) for first in range(number))
-        )
-    groups = []
-    boundary = len(ends)
-    while boundary:
-        first = best[boundary][1]
-        groups.append(order[starts[first] : starts[boundary]])
-        boundary = first
-    return groups[::-1]
-
-
-def _groups_of_text(lengths: list[int], begins: list[int], count: int) -> Iterator[list[int]]:
-    """Groups of rows whose captions are about as long; packed rows, which read on after `[IMG]`, apart."""
-    for packed in (False, True):
-        rows = [row for row in range(len(lengths)) if (lengths[row] - begins[row] > count) == packed]
-        for group in length_groups([lengths[row] for row in rows]):
-            yield [rows[number] for number in group]
-
-
-__all__ = [
-    "AdapterTrainingStep",
-    "BatchTotals",
-    "LossWeights",
-    "Measured",
-    "captioning_rows",
-    "length_groups",
-    "weighted_total",
-]
+__all__ = ["AdapterTrainingStep"]

@@ -18,7 +18,8 @@ from pipeline_gill import RetrievalSet
 from tests.small_model import small_config, small_processor
 from training_gill.collator import CaptionedImageCollator
 from training_gill.precomputation import ImageEncoder
-from training_gill.training_step import AdapterTrainingStep, LossWeights
+from training_gill.step_losses import LossWeights
+from training_gill.training_step import AdapterTrainingStep
 
 VIT = {
     "hidden_size": 32,

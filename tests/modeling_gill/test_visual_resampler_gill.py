@@ -13,7 +13,8 @@ from tests.small_model import small_config, small_model, small_processor
 from training_gill.collator import CaptionedImageCollator
 from training_gill.precomputation import ImageEncoder
 from training_gill.record_step import RecordTrainingStep
-from training_gill.training_step import AdapterTrainingStep, LossWeights
+from training_gill.step_losses import LossWeights
+from training_gill.training_step import AdapterTrainingStep
 
 RESAMPLED = {"vision_pooling": "patches", "visual_resampler_layers": 2, "visual_resampler_num_heads": 4}
 PATCHES = 4  # of the images of small models

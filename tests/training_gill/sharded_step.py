@@ -13,7 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 from training_gill.collator import CaptionedImageCollator
-from training_gill.training_step import AdapterTrainingStep, BatchTotals
+from training_gill.step_losses import BatchTotals
+from training_gill.training_step import AdapterTrainingStep
 
 CAPTIONS = ("a cat", "the sun over the sea", "a red car on the beach", "what is in this photo ?")
 

@@ -19,8 +19,9 @@ from tests.small_model import small_model, small_processor
 from training_gill import PrecomputeArguments, precompute, train
 from training_gill.caches import TextTargetsCache, read_negatives
 from training_gill.collator import CaptionedImageCollator
+from training_gill.step_losses import LossWeights
 from training_gill.target_encoder import TargetEncoder
-from training_gill.training_step import AdapterTrainingStep, LossWeights
+from training_gill.training_step import AdapterTrainingStep
 
 CAPTIONS = (
     "a red house",

@@ -14,9 +14,10 @@ from training_gill import PrecomputeArguments, precompute, train
 from training_gill.caches import CacheError, LanguageStatesCache, TextTargetsCache
 from training_gill.model_building import build_model
 from training_gill.recipe import RecipeError
+from training_gill.step_losses import LossWeights
 from training_gill.training import build_collator
 from training_gill.training_data import open_data
-from training_gill.training_step import AdapterTrainingStep, LossWeights
+from training_gill.training_step import AdapterTrainingStep
 
 TEXT = "red circle small ."
 HEADS_ALONE = {"train_img_embeddings": False, "language_weight": 0.0, "captioning_weight": 0.0}

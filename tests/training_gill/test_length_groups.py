@@ -2,7 +2,7 @@
 
 import random
 
-from training_gill.training_step import length_groups
+from training_gill.padded_rows import length_groups
 
 
 def padded(lengths, groups, overhead):

@@ -3,7 +3,7 @@
 import pytest
 
 from training_gill.recipe import RECIPES, RecipeError, describe_entries, lora_fields, parse_overrides, read_recipe
-from training_gill.training_step import LossWeights
+from training_gill.step_losses import LossWeights
 
 SHIPPED = sorted(RECIPES.glob("*.yaml"))
 

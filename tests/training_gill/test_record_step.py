@@ -12,7 +12,7 @@ from pipeline_gill import GillPipeline
 from tests.training_gill.small_records import record_batch, small_denoising, small_dream
 from training_gill.denoising_loss import DenoisingDraw, DenoisingLoss
 from training_gill.record_step import RecordTrainingStep
-from training_gill.training_step import BatchTotals, LossWeights
+from training_gill.step_losses import BatchTotals, LossWeights
 
 EVERYTHING = ("language_model", "visual_projection", "img_embeddings", "mapper")
 BOTH = LossWeights(0, 1, 0, 0, 0, 10)

@@ -10,7 +10,8 @@ import torch
 from modeling_gill import GillConfig, GillForConditionalGeneration
 from tests.training_passes import plain_losses
 from training_gill.collator import CaptionedImageCollator
-from training_gill.training_step import AdapterTrainingStep, BatchTotals, LossWeights
+from training_gill.step_losses import BatchTotals, LossWeights
+from training_gill.training_step import AdapterTrainingStep
 
 LOSSES = {
     "captioning": "captioning.ce",
