@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from huggingface_hub import constants
 
 from tests.hub_server import STRANGER_TOKEN, WRITER_TOKEN, HubServer
+from tests.warm_processes import run_warm
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
@@ -73,14 +73,12 @@ def run_python(
     """
     begin = _WITH_PACKAGE if package else _WITHOUT_PACKAGE
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and name[:3] != "HF_"}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", begin + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**inherited, "OMP_NUM_THREADS": "2", **(environment or {})},
+    done = run_warm(
+        ["-P", "-c", begin + textwrap.dedent(code)],
+        after="torch",
         cwd=cwd or "/",
-        stdin=subprocess.DEVNULL,
+        env={**inherited, **(environment or {})},
+        timeout=timeout,
     )
     if check and done.returncode:
         pytest.fail(f"the process ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")

@@ -1,5 +1,6 @@
 """Run something again and again, killed (`kill -9`) before its first file operation, its second, and so on."""
 
+import gc
 import os
 import signal
 import sys
@@ -79,6 +80,7 @@ def _run_and_die(action: Callable[[], Any], number: int | None, report_to: int |
     try:
         os.fsync, atomic_write_gill._exchange = reported_fsync, reported_exchange
         torch.set_num_threads(1)
+        gc.disable()  # it would look at all that was forked, and copy it
         sys.addaudithook(hook)
         action()
         if report_to is not None:

@@ -1,11 +1,11 @@
 """The scripts and the notebook in `examples/` run on the checkpoint of this repository."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm_processes import run_warm
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
@@ -20,8 +20,7 @@ SLOW = ("train_adapters.py",)
 )
 def test_a_script_runs_and_writes_an_image(script, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(script), str(tmp_path)]
-    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    finished = run_warm([str(script), str(tmp_path)], after="diffusers", cwd=ROOT, env=environment)
     assert finished.returncode == 0, finished.stderr
     assert list(tmp_path.rglob("*.png"))
 

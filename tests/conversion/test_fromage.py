@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from conversion.original_files import ConversionError
 from gill.cli import main
 from modeling_gill import GillConfig, GillProcessor
 from pipeline_gill.retrieval_set_gill import RetrievalSet
+from tests.warm_processes import run_warm
 
 from .conftest import FIRST_IMG_ID, D, SmallRelease
 
@@ -23,7 +22,6 @@ from .conftest import FIRST_IMG_ID, D, SmallRelease
 def test_the_golden_release_converts_by_the_command(golden_world: Path, tmp_path: Path) -> None:
     original, out = golden_world / "fromage_model", tmp_path / "out"
     command = [
-        sys.executable,
         "-m",
         "gill",
         "convert",
@@ -38,7 +36,7 @@ def test_the_golden_release_converts_by_the_command(golden_world: Path, tmp_path
         str(golden_world),
         "--verify",
     ]
-    made = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    made = run_warm(command, after="diffusers", cwd=Path(__file__).parents[2])
     assert made.returncode == 0, made.stderr
     assert "verified: 8 tensors" in made.stdout
     source = torch.load(original / "pretrained_ckpt.pth.tar", weights_only=True)["state_dict"]

@@ -3,8 +3,6 @@
 import json
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from conversion import assemble, gill
 from gill.cli import main
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from pipeline_gill.retrieval_set_gill import RetrievalSet
+from tests.warm_processes import run_warm
 
 from .conftest import FIRST_IMG_ID, IMAGE_TOKEN_ID, D, K, P, R, SmallRelease
 
@@ -324,8 +323,8 @@ def test_verifying_finds_a_changed_weight_and_removes_what_was_written(
 
 
 def test_the_command_runs_as_a_module(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gill", "convert", "gill", str(tmp_path / "nothing"), str(tmp_path / "out")]
-    made = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    command = ["-m", "gill", "convert", "gill", str(tmp_path / "nothing"), str(tmp_path / "out")]
+    made = run_warm(command, after="diffusers", cwd=Path(__file__).parents[2])
     assert made.returncode == 2
     assert made.stderr.count("\n") == 1
     assert "nothing is not a folder" in made.stderr

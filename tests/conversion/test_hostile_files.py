@@ -2,11 +2,9 @@
 
 import io
 import json
+import os
 import pickle
 import struct
-import subprocess
-import sys
-import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from tests.warm_processes import run_warm
 
 ROOT = Path(__file__).parents[2]
 # Reads each file, all in one process that may take half a GiB more than it has once the libraries are imported.
@@ -118,8 +118,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("hostile")
     for name, content in HOSTILE.items():
         (folder / name).write_bytes(content())
-    command = [sys.executable, "-c", textwrap.dedent(READER), *(str(folder / name) for name in HOSTILE)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    command = ["-P", "-c", READER, *(str(folder / name) for name in HOSTILE)]
+    done = run_warm(command, after="diffusers", env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 

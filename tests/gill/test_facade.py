@@ -1,5 +1,6 @@
 """`import gill`: cheap, complete and typed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gill
+from tests.warm_processes import run_warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +43,6 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_importing_the_pipeline_prints_nothing():
-    result = subprocess.run(
-        [sys.executable, "-c", "import gill; gill.GillPipeline"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert (result.stdout, result.stderr) == ("", "")
+    code = "import gill; gill.GillPipeline"
+    result = run_warm(["-P", "-c", code], after="torch", env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from gill.cli import main
 from picturebook import checkpoint_folder, find_checkpoint
 from picturebook.checkpoint_folder import CHECKPOINT, embed_repository
 from pipeline_gill.hub_layout_gill import flat_code
+from tests.warm_processes import run_warm
 
 
 def test_an_embedded_repository_replaces_the_old_one_with_the_current_code_and_keeps_the_card(tmp_path: Path) -> None:
@@ -86,8 +85,7 @@ def test_the_checkpoint_loads_through_diffusers_and_transformers_from_anywhere(t
     AutoProcessor.from_pretrained({str(CHECKPOINT)!r}, trust_remote_code=True)
     """
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = run_warm(["-P", "-c", textwrap.dedent(code)], after="torch", cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
 
 

@@ -2,12 +2,11 @@
 
 import ast
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 from pipeline_gill.hub_layout_gill import flat_code
+from tests.warm_processes import run_warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,13 +62,8 @@ repository, resaved = sys.argv[1:]
 
 
 def run_without_package(code: str, *arguments: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE + textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=arguments[0].parent,
-        timeout=300,
-    )
+    command = ["-P", "-c", WITHOUT_PACKAGE + textwrap.dedent(code), *map(str, arguments)]
+    done = run_warm(command, after="diffusers", cwd=arguments[0].parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
