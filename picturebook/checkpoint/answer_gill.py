@@ -113,4 +113,13 @@ class AnswerEnd(StoppingCriteria):
         return done
 
 
-__all__ = ["DECISIONS", "AnswerEnd", "ImageSlot"]
+def best_of(images: list[GillImage]) -> GillImage | None:
+    """The candidate with the highest score, with all of them as its `candidates`; `None` of none."""
+    if not images:
+        return None
+    ranked = sorted(images, key=lambda image: -(image.score or 0.0))
+    ranked[0].candidates = ranked
+    return ranked[0]
+
+
+__all__ = ["DECISIONS", "AnswerEnd", "ImageSlot", "best_of"]

@@ -152,6 +152,29 @@ def _check_img_states(config: Any) -> None:
         raise ValueError(f"`img_state_combination` must be one of {IMG_STATE_COMBINATIONS}, got {combination!r}.")
 
 
+def check_processor(config: Any, processor: Any) -> None:
+    """
+    Refuse a processor of another model: it would ask for images by tokens that this one does not know as such.
+
+    Args:
+        config ([`GillConfig`]): Of the model.
+        processor ([`GillProcessor`]): That makes its batches.
+
+    Raises:
+        ValueError: images that are other tokens for the processor than for the model; the message has both.
+    """
+    for name in ("image_token_id", "image_output_token_ids", "num_visual_tokens", *TOKENS_AROUND_IMAGES):
+        of_model, of_processor = getattr(config, name), getattr(processor, name, None)
+        if name in TOKENS_AROUND_IMAGES:
+            token = getattr(processor, name.removesuffix("_id"))
+            of_processor = None if token is None else processor.tokenizer.convert_tokens_to_ids(token)
+        if of_model != of_processor:
+            raise ValueError(
+                f"The processor contradicts the model's configuration: its `{name}` is {of_processor}, and that of the "
+                f"configuration is {of_model}; expected the processor that the model was saved with."
+            )
+
+
 def _check_tokens(config: Any) -> None:
     for name in ("image_output_token_ids", "added_token_ids"):
         ids = getattr(config, name)
@@ -192,4 +215,4 @@ def _check_tokens(config: Any) -> None:
         )
 
 
-__all__ = ["IMG_LOGIT_SCALINGS", "MAPPER_TYPES", "TOKENS_AROUND_IMAGES", "check_config"]
+__all__ = ["IMG_LOGIT_SCALINGS", "MAPPER_TYPES", "TOKENS_AROUND_IMAGES", "check_config", "check_processor"]

@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from diffusers import DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
 from PIL import Image
 
@@ -160,6 +161,17 @@ class ImageGeneratorMixin:
     def disable_vae_tiling(self) -> None:
         """Decode images whole again."""
         self.vae.disable_tiling()
+
+    @property
+    def _model_device(self) -> torch.device:
+        hook = getattr(self.model, "_hf_hook", None)
+        return self.model.device if hook is None else torch.device(hook.execution_device)
+
+    def _onload_model(self) -> None:
+        # Offloading moves a model when its `forward` is called; `generate` begins before that.
+        hook = getattr(self.model, "_hf_hook", None)
+        if hook is not None:
+            hook.pre_forward(self.model)
 
     def _offload_model(self) -> None:
         # Its hook is the only one of this pipeline; diffusers would move it when its next component runs.

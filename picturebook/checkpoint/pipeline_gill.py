@@ -8,15 +8,15 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging, replace_example_docstring
-from transformers import BatchFeature, LogitsProcessorList, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 # diffusers copies the files that the entry file of a repository imports, but not what those import in turn: every file
 # of the repository is imported here.
 from .atomic_write_gill import replace_folder  # noqa: F401
 from .backbones_gill import load_backbones  # noqa: F401
 from .chat_template_gill import own_chat_template  # noqa: F401
-from .conditioning_gill import take_images
-from .configuration_checks_gill import check_config  # noqa: F401
+from .conditioning_gill import take_images  # noqa: F401
+from .configuration_checks_gill import check_processor
 from .configuration_gill import GillConfig  # noqa: F401
 from .decoder_traits_gill import run_decoder  # noqa: F401
 from .fingerprint_gill import fingerprint_name  # noqa: F401
@@ -25,14 +25,14 @@ from .generation_gill import find_images  # noqa: F401
 from .generation_prompt_gill import GenerationPrompt  # noqa: F401
 from .generation_segments_gill import SegmentRows  # noqa: F401
 from .image_conversion_gill import image_to_rgb  # noqa: F401
-from .image_encoder_gill import preprocess_images
+from .image_encoder_gill import preprocess_images  # noqa: F401
 from .image_loading_gill import load_image  # noqa: F401
 from .img_states_gill import LayerCombination  # noqa: F401
 from .language_model_head_gill import describe  # noqa: F401
 from .language_model_lora_gill import load_lora  # noqa: F401
 from .mapper_gill import build_mapper  # noqa: F401
 from .modeling_gill import GillForConditionalGeneration
-from .outputs_gill import GillGenerateOutput
+from .outputs_gill import GillGenerateOutput  # noqa: F401
 from .pretrained_gill import GillPreTrainedModel  # noqa: F401
 from .processing_gill import GillProcessor
 from .prompt_gill import list_prompts
@@ -42,7 +42,8 @@ from .turns_gill import ImageTurns  # noqa: F401
 from .url_fetching_gill import fetch_url  # noqa: F401
 from .visual_resampler_gill import VisualResampler  # noqa: F401
 
-from .answer_gill import DECISIONS, AnswerEnd, ImageSlot
+from .answer_gill import DECISIONS, ImageSlot
+from .answer_text_gill import AnswerTextMixin
 from .call_arguments_gill import (
     check_generators,
     check_integer,
@@ -53,21 +54,16 @@ from .call_arguments_gill import (
     check_rows,
 )
 from .components_gill import COMPONENT_CLASSES
-from .conditioning_capture_gill import (
-    NEGATIVE,
-    capture_negatives,
-    generator_arguments,
-    size_multiple,
-    without_negative_prompt,
-)
+from .conditioning_capture_gill import size_multiple
 from .endpoint_handler_gill import EndpointHandler  # noqa: F401
+from .generated_images_gill import GeneratedImagesMixin, Generators
 from .generator_loading_gill import stored_negatives
 from .hub_layout_gill import write_code  # noqa: F401
 from .hub_push_gill import OneCommit  # noqa: F401
 from .image_cache_gill import ImageCache  # noqa: F401
 from .image_generator_gill import ImageGeneratorMixin  # noqa: F401
-from .load_options_gill import TEXT_PREFIXES
-from .pipeline_output_gill import GillImage, GillPipelineOutput, as_pil
+from .load_options_gill import LoadOptions  # noqa: F401
+from .pipeline_output_gill import GillImage, GillPipelineOutput
 from .pipeline_repository_gill import RepositoryPipeline
 from .repository_writer_gill import write_repository  # noqa: F401
 from .retrieval_build_gill import BuiltData  # noqa: F401
@@ -76,11 +72,9 @@ from .retrieval_index_gill import ExactIndex  # noqa: F401
 from .retrieval_set_gill import RetrievalSet  # noqa: F401
 from .retrieval_storage_gill import INFO_FILE  # noqa: F401
 from .retrieval_trust_gill import sign_paths  # noqa: F401
+from .retrieved_images_gill import RetrievedImagesMixin
 
 logger = logging.get_logger(__name__)
-
-# Of all prompts, of each, or of each image of each.
-Generators = torch.Generator | list[torch.Generator] | list[list[torch.Generator]]
 
 EXAMPLE_DOC_STRING = """
         Examples:
@@ -95,7 +89,7 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class GillPipeline(RepositoryPipeline):
+class GillPipeline(AnswerTextMixin, RetrievedImagesMixin, GeneratedImagesMixin, RepositoryPipeline):
     r"""
     Answers prompts of text and images with text and images (GILL, https://arxiv.org/abs/2305.17216).
 
@@ -119,6 +113,9 @@ class GillPipeline(RepositoryPipeline):
         read_back (`bool`, defaults to `False`): Default of a call.
         retrieval_set_id (`str`, *optional*), retrieval_set_revision (`str`, *optional*):
             Dataset repository of the Hub with the images to retrieve, and its commit.
+
+    Raises:
+        ValueError: a processor or an image generator that contradicts the model's configuration.
     """
 
     model_cpu_offload_seq = "model"
@@ -146,6 +143,8 @@ class GillPipeline(RepositoryPipeline):
             raise ValueError(
                 f"`negative_conditioning` must be 'generator' or 'empty_prompt', got {negative_conditioning!r}."
             )
+        if model is not None and processor is not None:
+            check_processor(model.config, processor)
         self._running_generators = []
         self.register_modules(model=model, processor=processor, image_generator=image_generator)
         self.negative_conditioning = stored_negatives(image_generator)
@@ -234,68 +233,6 @@ class GillPipeline(RepositoryPipeline):
         if decision != "retrieve" and self.has_image_generator:
             self._check_generator_components(output_type, guidance_scale, negative_prompt, negative_prompt_embeds)
 
-    def encode_prompt(self, prompts: Sequence[Any], force_image: bool, **kwargs: Any) -> BatchFeature:
-        """The batch that the model reads; `kwargs` are those of the processor."""
-        self._onload_model()
-        return self.processor(prompts, add_img_tokens=force_image, **kwargs).to(self._model_device)
-
-    def generate_text(
-        self,
-        batch: BatchFeature,
-        *,
-        force_image: bool,
-        max_images: int,
-        truncate_text: bool,
-        num_return_sequences: int,
-        filled: dict[tuple[int, int], ImageSlot] | None = None,
-        **kwargs: Any,
-    ) -> tuple[list[list[str | ImageSlot]], GillGenerateOutput]:
-        """Let the model answer.
-
-        Args:
-            filled (`dict[tuple[int, int], ImageSlot]`, *optional*):
-                Slots that are filled while the model writes, by row and column of `[IMG0]`.
-            kwargs: Those of [`~GillForConditionalGeneration.generate`].
-
-        Returns:
-            For each answer its texts and a slot for each of its images, and what the model returned. The
-            `num_return_sequences` answers of a prompt follow each other.
-        """
-        # A forced image stands at the end of the prompt and is the first of the answer.
-        image_tokens = self.processor.image_output_token_ids
-        begin = batch["input_ids"].shape[1] - (len(self.processor.image_output_run_ids) if force_image else 0)
-        if force_image and max_images == 1:
-            # The answer ends with the image: there is nothing to generate.
-            output = self._read_forced_image(batch, begin, kwargs.get("streamer"))
-        else:
-            end = AnswerEnd(image_tokens, begin, max_images, self.processor.newline_token_id if truncate_text else None)
-            kwargs["stopping_criteria"] = StoppingCriteriaList([end, *(kwargs.get("stopping_criteria") or [])])
-            if kwargs.get("stop_strings") is not None:
-                kwargs.setdefault("tokenizer", self.processor.tokenizer)
-            output = self.model.generate(
-                **batch, num_return_sequences=num_return_sequences, return_dict_in_generate=True, **kwargs
-            )
-        places = zip(output.img_batch_indices.tolist(), output.img_start_positions.tolist(), strict=True)
-        images = {place: image for image, place in enumerate(places)}
-        rows = output.sequences[:, begin:].tolist()
-        copies = num_return_sequences * len(batch["input_ids"]) // len(rows)
-        answers: list[list[str | ImageSlot]] = []
-        for row, ids in enumerate(rows):
-            # Beams that ended early may be filled with -1.
-            pieces = self.processor.split_answer([i for i in ids if i >= 0], max_images, truncate_text)
-            for _ in range(copies):
-                answer: list[str | ImageSlot] = []
-                for piece in pieces:
-                    if isinstance(piece, str):
-                        answer.append(piece)
-                        continue
-                    place, number = (row, begin + piece), sum(isinstance(one, ImageSlot) for one in answer)
-                    slot = None if filled is None else filled.get(place)
-                    prompt = len(answers) // num_return_sequences
-                    answer.append(slot or ImageSlot(prompt, len(answers), images[place], number=number))
-                answers.append(answer)
-        return answers, output
-
     def decide(self, slots: Sequence[ImageSlot], decision: str, decision_logits: torch.Tensor | None) -> None:
         """Set for each slot whether its image is retrieved or generated."""
         can_retrieve = decision != "generate" and self.retrieval_set is not None
@@ -304,146 +241,6 @@ class GillPipeline(RepositoryPipeline):
         for slot in slots:
             logits = None if decision_logits is None else decision_logits[slot.image]
             slot.decide(decision, logits, can_retrieve, self.has_image_generator)
-
-    def retrieve_images(
-        self,
-        slots: Sequence[ImageSlot],
-        retrieval_embeds: torch.Tensor | None,
-        *,
-        num_images_per_prompt: int,
-        fallback: bool,
-        seen: dict[int, set[int]] | None = None,
-    ) -> None:
-        """Fill the slots that are to be retrieved; no image comes twice in an answer.
-
-        Args:
-            retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`): The queries.
-            fallback (`bool`): Whether to generate where no image could be opened.
-            seen (`dict[int, set[int]]`, *optional*): For each answer, the images that it has; those found join them.
-        """
-        seen = {} if seen is None else seen
-        for slot in slots:
-            if slot.decision == "generate":
-                continue
-            assert retrieval_embeds is not None
-            query, shown = retrieval_embeds[slot.image], seen.setdefault(slot.answer, set())
-            found = [self._retrieve_image(query, shown) for _ in range(num_images_per_prompt)]
-            slot.retrieved = _best_of([image for image in found if image is not None])
-            if slot.retrieved is None and fallback:
-                logger.warning(f"Prompt {slot.prompt}: no image could be retrieved; one is generated instead.")
-                slot.decision = "generate"
-            elif slot.retrieved is None:
-                logger.warning(f"Prompt {slot.prompt}: no image could be retrieved.")
-                slot.retrieved = GillImage(None, "retrieved", "retrieve")
-
-    def find_references(self, slots: Sequence[ImageSlot], retrieval_embeds: torch.Tensor) -> None:
-        """Set the `reference` of the slots that are to be generated.
-
-        Args:
-            retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`): The queries.
-
-        Raises:
-            ValueError: no image of the retrieval set can be opened.
-        """
-        for slot in slots:
-            if slot.decision in ("generate", "both"):
-                slot.reference = slot.retrieved or self._retrieve_image(retrieval_embeds[slot.image], set())
-                if slot.reference is None or slot.reference.image is None:
-                    raise ValueError(
-                        f"Prompt {slot.prompt}: no image of the retrieval set can be opened as a reference."
-                    )
-
-    def generate_images(
-        self,
-        slots: Sequence[ImageSlot],
-        conditioning: dict[str, torch.Tensor] | None,
-        retrieval_embeds: torch.Tensor | None,
-        *,
-        num_images_per_prompt: int,
-        output_type: str,
-        generator: Generators | None,
-        negative_prompt: str | list[str] | None,
-        latents: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Fill the slots that are to be generated, all in one run of the image generator.
-
-        Args:
-            conditioning (`dict[str, torch.Tensor]`): Of all images, as in [`GillOutput`].
-            retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`): What candidates are scored with.
-            latents (`torch.Tensor`, *optional*), negative_prompt_embeds (`torch.Tensor`, *optional*):
-                Of each prompt, as its generator and negative prompt; they stay with all images of the prompt.
-            kwargs: Other arguments of the image generator.
-        """
-        slots = [slot for slot in slots if slot.decision in ("generate", "both")]
-        if not slots:
-            return
-        repeated = [slot for slot in slots for _ in range(num_images_per_prompt)]
-        prompts = torch.tensor([slot.prompt for slot in repeated])
-        images = torch.tensor([slot.image for slot in repeated])
-        if latents is not None:
-            candidates = torch.arange(num_images_per_prompt).repeat(len(slots))
-            kwargs["latents"] = latents[(prompts * num_images_per_prompt + candidates).to(latents.device)]
-        if negative_prompt_embeds is not None:
-            kwargs["negative_prompt_embeds"] = negative_prompt_embeds[prompts.to(negative_prompt_embeds.device)]
-        assert conditioning is not None
-        tensors = self.model.config.conditioning_tensors
-        drawn_from = take_images(conditioning, images)
-        negative_prompts = _per_image(negative_prompt, repeated)
-        drawn_from |= {
-            name: values.to(next(iter(drawn_from.values())).device)
-            for name, values in self._negatives(negative_prompts, len(repeated), kwargs).items()
-            if name not in kwargs
-        }
-        device, dtype = self.image_generator._execution_device, self._denoiser_dtype
-        drawn_from = {name: v.to(device, dtype if v.is_floating_point() else None) for name, v in drawn_from.items()}
-        generated = self._run_generator(
-            **generator_arguments(drawn_from, tensors),
-            generator=_generator_per_image(generator, repeated),
-            **without_negative_prompt(self.image_generator),
-            output_type=output_type,
-            **self._arguments_of_generator(kwargs),
-        )
-        scores: Sequence[float | None] = [None] * len(repeated)
-        if output_type != "latent" and retrieval_embeds is not None:
-            scores = self.score_images(generated, retrieval_embeds[images.to(retrieval_embeds.device)])
-        for number, slot in enumerate(slots):
-            own = range(number * num_images_per_prompt, (number + 1) * num_images_per_prompt)
-            slot.generated = _best_of([GillImage(generated[i], "generated", "generate", score=scores[i]) for i in own])
-
-    @torch.no_grad()
-    def read_images(self, slots: Sequence[ImageSlot]) -> list[torch.Tensor | None]:
-        """Image features for the model of the image that goes first in each slot, as it is shown: in 8 bits.
-
-        Returns:
-            `list[torch.Tensor | None]`: Of shape `config.image_feature_shape`; `None` where there is no image.
-        """
-        self._onload_model()
-        shown = [slot.finished("pil")[0].image for slot in slots]
-        images = [as_pil(image) for image in shown if image is not None]
-        if not images:
-            return [None] * len(slots)
-        prepared = preprocess_images(self.processor.image_processor, images)
-        features = iter(self.model.get_image_features(**prepared).pooler_output)
-        return [None if image is None else next(features) for image in shown]
-
-    @torch.no_grad()
-    def score_images(self, images: Sequence[Any], retrieval_embeds: torch.Tensor) -> list[float]:
-        """Retrieval score of each image for its own query.
-
-        Args:
-            images (`Sequence[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`)
-            retrieval_embeds (`torch.Tensor` of shape `(num_images, retrieval_dim)`)
-        """
-        self._onload_model()
-        size = self.config.ranking_size
-        images = [as_pil(image) for image in images]
-        if size is not None:
-            images = [image.resize((size, size)) for image in images]
-        prepared = preprocess_images(self.processor.image_processor, images)
-        embeds = self.model.get_image_retrieval_embeddings(**prepared)
-        return self.model.retrieval_scores(retrieval_embeds, embeds).diagonal().tolist()
 
     def assemble(
         self, answers: Sequence[Sequence[str | ImageSlot]], *, num_return_sequences: int, output_type: str
@@ -704,129 +501,6 @@ class GillPipeline(RepositoryPipeline):
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
-    def _read_forced_image(self, batch: BatchFeature, begin: int, streamer: Any) -> GillGenerateOutput:
-        read = self.model(**batch, logits_to_keep=1, use_cache=False, output_images=True)
-        if streamer is not None:
-            # As if the model had generated the image: the prompt, then token by token.
-            ids = batch["input_ids"].cpu()
-            streamer.put(ids[:, :begin])
-            for column in range(begin, ids.shape[1]):
-                streamer.put(ids[:, column])
-            streamer.end()
-        fields = {name: value for name, value in read.items() if name in GillGenerateOutput.__dataclass_fields__}
-        return GillGenerateOutput(**{**fields, "sequences": batch["input_ids"]})
-
-    def _retrieve_image(self, query: torch.Tensor, seen: set[int]) -> GillImage | None:
-        """The best image of the retrieval set for a query `(retrieval_dim,)` that is not in `seen`, which it joins."""
-        found = self.retrieval_set and self.retrieval_set.retrieve(query.float().cpu(), exclude=seen)
-        if not found:
-            return None
-        seen.add(found.index)
-        return GillImage(
-            image=found.image,
-            source="retrieved",
-            decision="retrieve",
-            score=found.cosine * float(self.model.logit_scale.float().exp()),
-            origin=found.path,
-            caption=found.caption,
-            index=found.index,
-        )
-
-    @property
-    def _model_device(self) -> torch.device:
-        hook = getattr(self.model, "_hf_hook", None)
-        return self.model.device if hook is None else torch.device(hook.execution_device)
-
-    def _onload_model(self) -> None:
-        # Offloading moves a model when its `forward` is called; `generate` begins before that.
-        hook = getattr(self.model, "_hf_hook", None)
-        if hook is not None:
-            hook.pre_forward(self.model)
-
-    def _negatives(
-        self, negative_prompts: list[str] | None, num_images: int, kwargs: dict[str, Any]
-    ) -> dict[str, torch.Tensor]:
-        """What a whole generator guides away from, for each image: the stored one, or that of the texts.
-
-        Args:
-            kwargs: Of the generator's call; some change how it encodes a text, or whether it can be called.
-        """
-        generator, tensors = self.image_generator, self.model.config.conditioning_tensors
-        given = self._arguments_of_generator(kwargs)
-        encoded_with = given.keys() & {*inspect.signature(getattr(generator, "encode_prompt", len)).parameters}
-        if NEGATIVE + tensors[0].name in given or not self._guides(given):
-            return {}
-        if self.config.negative_conditioning == "empty_prompt":
-            return self._negatives_of_model(negative_prompts or [""] * num_images)
-        if negative_prompts is None and self.negative_conditioning is not None and not encoded_with:
-            found = [self.negative_conditioning] * num_images
-        else:
-            self._offload_model()
-            self._load_text_encoders()
-            lacking = self._lacks_text_encoders()
-            if lacking:
-                raise ValueError(f"A text to guide away from needs `{lacking[0]}` of the image generator.")
-            texts: list[str | None] = [*negative_prompts] if negative_prompts else [None] * num_images
-            call = {
-                name: value
-                for name, value in given.items()
-                if name != "latents" and not name.startswith(("callback", "ip_adapter", NEGATIVE))
-            }
-            # A list has one value for each image.
-            listed = any(isinstance(value, list) for value in call.values())
-            call["num_prompts"] = num_images if listed else 1
-            encoded = {text: capture_negatives(generator, tensors, text, **call) for text in dict.fromkeys(texts)}
-            found = [encoded[text] for text in texts]
-        return {name: torch.cat([own[name] for own in found]) for name in found[0]}
-
-    def _guides(self, given: dict[str, Any]) -> bool:
-        """Whether the image generator would guide away from anything in the running call, as far as it says."""
-        return "guidance_scale" not in given or bool(getattr(self._state, "do_classifier_free_guidance", True))
-
-    def _check_generator_components(
-        self,
-        output_type: str,
-        guidance_scale: float | None,
-        negative_prompt: str | list[str] | None,
-        negative_prompt_embeds: torch.Tensor | None,
-    ) -> None:
-        """Refuse a call that needs a component of the image generator that is not there."""
-        generator = self.image_generator
-        expected, _ = generator._get_signature_keys(generator)
-        missing = [
-            name
-            for name in expected
-            if getattr(generator, name, None) is None
-            and name not in generator._optional_components
-            and not name.startswith(TEXT_PREFIXES)
-            and not (name == "vae" and output_type == "latent")
-        ]
-        guides = (guidance_scale or 0) > 1 and negative_prompt_embeds is None
-        guides = guides and self.config.negative_conditioning == "generator"
-        if guides and (negative_prompt is not None or self.negative_conditioning is None):
-            missing += self._lacks_text_encoders()
-        if missing:
-            raise ValueError(
-                f"This call needs {', '.join(f'`{name}`' for name in missing)}, which the image generator was made "
-                f"without; set `pipe.{missing[0]}` or pass `{missing[0]}=` to `from_pretrained`."
-            )
-
-    def _negatives_of_model(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """What the model makes of negative prompts, for each image: the same as of prompts that it draws."""
-        unique = list(dict.fromkeys(texts))
-        self._onload_model()
-        found = []
-        for text in unique:
-            # An empty prompt is what the tokenizer puts before a text, and the image.
-            batch = self.processor([text], add_img_tokens=True) if text else None
-            ids = [*self.processor.tokenizer("").input_ids, *self.processor.image_output_run_ids]
-            read = {"input_ids": torch.tensor([ids])} if batch is None else dict(batch)
-            read = {name: values.to(self._model_device) for name, values in read.items()}
-            found.append(self.model(**read, use_cache=False, logits_to_keep=1, output_images=True).conditioning)
-        numbers = torch.tensor([unique.index(text) for text in texts])
-        joined = {name: torch.cat([one[name] for one in found]) for name in found[0]}
-        return {NEGATIVE + name: values for name, values in take_images(joined, numbers).items()}
-
     def _check_components(self, *names: str) -> None:
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
@@ -842,28 +516,6 @@ _CALL_ARGUMENTS = tuple(inspect.signature(GillPipeline.__call__).parameters)[1:]
 def _first(*values: Any) -> Any:
     """The first value that is not None."""
     return next((value for value in values if value is not None), None)
-
-
-def _per_image(value: Any, slots: Sequence[ImageSlot]) -> Any:
-    """One value for each image: that of its prompt. A single generator serves one image after the other."""
-    if value is None:
-        return None
-    return [value[slot.prompt] if isinstance(value, (list, tuple)) else value for slot in slots]
-
-
-def _generator_per_image(generator: Generators | None, slots: Sequence[ImageSlot]) -> Any:
-    found = _per_image(generator, slots)
-    if found is None:
-        return None
-    return [own[slot.number] if isinstance(own, (list, tuple)) else own for own, slot in zip(found, slots, strict=True)]
-
-
-def _best_of(images: list[GillImage]) -> GillImage | None:
-    if not images:
-        return None
-    ranked = sorted(images, key=lambda image: -(image.score or 0.0))
-    ranked[0].candidates = ranked
-    return ranked[0]
 
 
 __all__ = ["GillPipeline"]
