@@ -29,7 +29,8 @@ pytest_plugins = ["tests.hub_fixtures", "tests.dream_fixtures"]
 
 GOLDEN = Path(__file__).parent / "golden"
 # The tests run side by side; more threads than cores would only wait for each other.
-torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 def pytest_unconfigure() -> None:
