@@ -104,6 +104,18 @@ COMMANDS: dict[str, Command] = {
         "picturebook.report.knowledge_table:write_knowledge",
         "Measure images of words that only a pretrained language model knows.",
     ),
+    "picturebook dream": Command(
+        "picturebook.arguments:DreamArguments",
+        "picturebook.stages.train_dream:train_dream",
+        "Train a DreamLLM between the picture book's models, and GILL's mapper by the same loss.",
+        "Run the same command again to resume.",
+    ),
+    "picturebook dream-tables": Command(
+        "picturebook.arguments:DreamTablesArguments",
+        "picturebook.report.dream_table:write_dream_tables",
+        "Measure DreamLLM, also on whole stories that are written and drawn in turn.",
+        "Run the same command to go on: what is drawn is kept.",
+    ),
     "picturebook world": Command(
         "picturebook.arguments:WorldArguments",
         "picturebook.report.world_report:write_world",

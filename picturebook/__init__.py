@@ -15,6 +15,8 @@ from gill.imports import lazy_names
 if TYPE_CHECKING:
     from .arguments import (
         DemoArguments,
+        DreamArguments,
+        DreamTablesArguments,
         EmbedArguments,
         EnglishArguments,
         FetchArguments,
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
         TablesArguments,
         WorldArguments,
     )
-    from .checkpoint_folder import embed, find_checkpoint, find_smollm2_adapters
+    from .checkpoint_folder import embed, find_checkpoint, find_dreamllm, find_smollm2_adapters
+    from .models.dreamllm import load_dreamllm_pipeline
     from .models.smollm2 import fetch_language_model, load_smollm2_pipeline
     from .report.demo import demo
+    from .report.dream_table import write_dream_tables
     from .report.knowledge_table import write_knowledge
     from .report.tables import write_tables
     from .report.world_report import write_world
+    from .stages.train_dream import train_dream
     from .stages.train_english import train_english
     from .stages.training import train
 
@@ -37,6 +42,8 @@ __getattr__, __dir__ = lazy_names(
     {
         ".arguments": [
             "DemoArguments",
+            "DreamArguments",
+            "DreamTablesArguments",
             "EmbedArguments",
             "EnglishArguments",
             "FetchArguments",
@@ -46,10 +53,13 @@ __getattr__, __dir__ = lazy_names(
             "WorldArguments",
         ],
         ".report.demo": ["demo"],
-        ".checkpoint_folder": ["embed", "find_checkpoint", "find_smollm2_adapters"],
+        ".checkpoint_folder": ["embed", "find_checkpoint", "find_dreamllm", "find_smollm2_adapters"],
+        ".models.dreamllm": ["load_dreamllm_pipeline"],
         ".models.smollm2": ["fetch_language_model", "load_smollm2_pipeline"],
+        ".stages.train_dream": ["train_dream"],
         ".stages.train_english": ["train_english"],
         ".stages.training": ["train"],
+        ".report.dream_table": ["write_dream_tables"],
         ".report.knowledge_table": ["write_knowledge"],
         ".report.tables": ["write_tables"],
         ".report.world_report": ["write_world"],
@@ -58,6 +68,8 @@ __getattr__, __dir__ = lazy_names(
 
 __all__ = [
     "DemoArguments",
+    "DreamArguments",
+    "DreamTablesArguments",
     "EmbedArguments",
     "EnglishArguments",
     "FetchArguments",
@@ -69,10 +81,14 @@ __all__ = [
     "embed",
     "fetch_language_model",
     "find_checkpoint",
+    "find_dreamllm",
     "find_smollm2_adapters",
+    "load_dreamllm_pipeline",
     "load_smollm2_pipeline",
     "train",
+    "train_dream",
     "train_english",
+    "write_dream_tables",
     "write_knowledge",
     "write_tables",
     "write_world",

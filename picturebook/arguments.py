@@ -115,6 +115,37 @@ class EnglishArguments:
 
 
 @dataclass
+class DreamArguments:
+    """Options of `gill picturebook dream`."""
+
+    out: Path = field(
+        metadata={"help": "Folder to write to; a run that was stopped is resumed from it.", "metavar": "DIR"}
+    )
+    fast: bool = field(default=False, metadata={"help": "A few steps, to see that everything works."})
+    seed: int = field(default=0, metadata={"help": "Seed of data, weights and noise."})
+    embed: bool = field(default=False, metadata={"help": "Make the DreamLLM that of this checkout."})
+
+
+@dataclass
+class DreamTablesArguments:
+    """Options of `gill picturebook dream-tables`."""
+
+    out: Path = field(metadata={"help": "Folder to write dream.md and dream.json to.", "metavar": "DIR"})
+    dreamllm: Path | None = field(
+        default=None, metadata={"help": "Folder of the DreamLLM; by default that of this package.", "metavar": "DIR"}
+    )
+    trained: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of `gill picturebook dream`, to measure its first stage and GILL's mapper too.",
+            "metavar": "DIR",
+        },
+    )
+    items: int = field(default=500, metadata={"help": "Test items.", "min": 1})
+    seed: int = field(default=0, metadata={"help": "Seed of the test items and of the noise."})
+
+
+@dataclass
 class KnowledgeArguments:
     """Options of `gill picturebook knowledge`."""
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = Path(__file__).with_name("checkpoint")
 SMOLLM2_ADAPTERS = Path(__file__).with_name("smollm2")
+DREAMLLM = Path(__file__).with_name("dreamllm")
 # The code is written anew, and the index is rebuilt from the embeddings when it is loaded.
 _NOT_COPIED = ("*.py", "*.faiss", "__pycache__")
 
@@ -46,15 +47,17 @@ def find_smollm2_adapters() -> Path:
     Raises:
         FileNotFoundError: they are not there; the message says what to install.
     """
-    if (SMOLLM2_ADAPTERS / "config.json").is_file():
-        return SMOLLM2_ADAPTERS
-    beside = find_checkpoint().parent / "smollm2"
-    if (beside / "config.json").is_file():
-        return beside
-    raise FileNotFoundError(
-        "The adapters for SmolLM2 are not installed; install them with: pip install 'gill-multimodal[picturebook]', or "
-        "train them with: gill picturebook english --out DIR"
-    )
+    return _beside_checkpoint(SMOLLM2_ADAPTERS, "The adapters for SmolLM2", "gill picturebook english --out DIR")
+
+
+def find_dreamllm() -> Path:
+    """
+    The folder of the DreamLLM between the picture book's models, found as [`find_checkpoint`] is.
+
+    Raises:
+        FileNotFoundError: it is not there; the message says what to install.
+    """
+    return _beside_checkpoint(DREAMLLM, "The DreamLLM", "gill picturebook dream --out DIR")
 
 
 def embed(arguments: "EmbedArguments") -> None:
@@ -67,6 +70,19 @@ def embed(arguments: "EmbedArguments") -> None:
     embed_repository(Path(arguments.model or CHECKPOINT), CHECKPOINT)
     size = sum(path.stat().st_size for path in CHECKPOINT.rglob("*") if path.is_file())
     print(f"{CHECKPOINT}: {size / 1e6:.1f} MB")
+
+
+def _beside_checkpoint(folder: Path, what: str, command: str) -> Path:
+    """A folder of this checkout, or the one beside the installed checkpoint."""
+    if (folder / "config.json").is_file():
+        return folder
+    beside = find_checkpoint().parent / folder.name
+    if (beside / "config.json").is_file():
+        return beside
+    raise FileNotFoundError(
+        f"{what} of the picture book cannot be found; install it with: pip install 'gill-multimodal[picturebook]', or "
+        f"train it with: {command}"
+    )
 
 
 def embed_repository(source: Path, folder: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_wheel_holds_every_file_of_the_packages_but_the_checkpoint(wheel, tm
     rooms = [folder.parent for folder in tree.glob("*/py.typed")]
     assert len(rooms) >= 8
     expected = {path.relative_to(tree).as_posix() for room in rooms for path in room.rglob("*") if path.is_file()}
-    apart = tuple(f"picturebook/{name}/" for name in ("checkpoint", "samples", "smollm2"))
+    apart = tuple(f"picturebook/{name}/" for name in ("checkpoint", "dreamllm", "samples", "smollm2"))
     expected = {name for name in expected if not name.startswith(apart)}
     expected -= {name for name in expected if name == "picturebook/README.md"}
     assert expected == {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -57,7 +57,8 @@ def test_the_wheel_is_small(wheel):
 def test_the_checkpoint_is_a_distribution_of_its_own(wheels):
     picturebook = ROOT / "picturebook"
     names = {name for name in wheels["gill_multimodal_picturebook"].namelist() if ".dist-info/" not in name}
-    files = [path for name in ("checkpoint", "smollm2") for path in (picturebook / name).rglob("*") if path.is_file()]
+    folders = [picturebook / name for name in ("checkpoint", "dreamllm", "smollm2")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     expected = {path.relative_to(picturebook).as_posix() for path in files}
     assert names == {f"gill_picturebook/{name}" for name in expected} | {"gill_picturebook/__init__.py"}
 

@@ -52,6 +52,11 @@ def _generate(
     return from_images(images)
 
 
+def plain_generator(pipe: Any) -> StableDiffusionPipeline:
+    """The image generator of a GILL pipeline as a pipeline of its own."""
+    return StableDiffusionPipeline.from_pipe(pipe.image_generator)
+
+
 def noise_seeds(seed: int, number: int) -> list[torch.Generator]:
     """A random generator for each item: every system that draws an item starts from the same noise."""
     return [torch.Generator().manual_seed(seed * 1_000_003 + item) for item in range(number)]

@@ -16,7 +16,7 @@ from pipeline_gill import GillImage, GillPipeline
 from ..arguments import DemoArguments
 from ..checkpoint_folder import find_checkpoint
 from ..models.gill_answers import answer_prompts, judge, load_pipeline
-from ..models.image_generator import generate_from_captions
+from ..models.image_generator import generate_from_captions, plain_generator
 from ..models.smollm2 import load_smollm2_pipeline
 from ..world.backgrounds import IMAGE_SIZE
 from ..world.dialogue_sampling import SceneDialogue
@@ -30,7 +30,6 @@ from ..world.splits import TEST, dialogues, stories, stream
 from ..world.story_sampling import SceneStory
 from .knowledge_table import sample_queries, sorts_of
 from .pages import write_page
-from .story_table import plain_generator
 
 _NUM_STORIES, _NUM_DIALOGUES, _NUM_CANDIDATES, _NUM_UNSEEN = 4, 3, 40, 2
 

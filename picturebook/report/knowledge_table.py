@@ -17,7 +17,7 @@ from pipeline_gill import GillPipeline
 from ..arguments import KnowledgeArguments
 from ..checkpoint_folder import find_checkpoint, find_smollm2_adapters
 from ..models import batches
-from ..models.image_generator import generate_from_captions, generate_from_conditioning
+from ..models.image_generator import generate_from_captions, generate_from_conditioning, plain_generator
 from ..models.smollm2 import library_of, load_language_model, random_language_model
 from ..stages.english_states import StateReader
 from ..stages.train_english import as_chat
@@ -39,7 +39,6 @@ from ..world.reader import correctness, read
 from ..world.scene import Scene, is_retrievable
 from ..world.splits import TEST, TRAIN, scene_in, stream
 from .results_table import Estimate, Table, mean_of
-from .story_table import plain_generator
 
 PLAIN, TINY, SMOLLM2, RANDOM = "plain generator", "the tiny OPT", "SmolLM2", "random weights, same shape"
 _BACKGROUND_SCORE = "background"

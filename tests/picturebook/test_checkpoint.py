@@ -17,7 +17,7 @@ from picturebook.world.reader import read
 from picturebook.world.scene import is_retrievable
 from picturebook.world.splits import TEST, stream
 from pipeline_gill import GillPipeline
-from tests.picturebook.story_listener import scene_of_key
+from tests.picturebook.scene_keys import scene_of_key
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from picturebook.world.caption_grammar import layout, parse_caption
 from picturebook.world.documents import event_document, image_in_words
 from picturebook.world.scene import Scene, SceneObject
 from picturebook.world.splits import TEST, TRAIN, stories, stream
-from tests.picturebook.story_listener import scene_of_key
+from tests.picturebook.scene_keys import scene_of_key
 
 
 def test_exactly_the_words_of_descriptions_are_marked() -> None:

@@ -6,7 +6,7 @@ import pytest
 from picturebook.world.caption_grammar import all_forms, caption, describe, leave_out, parse_caption, shuffled, tags
 from picturebook.world.partial_scene import PartialObject, PartialScene, fully_known
 from picturebook.world.scene import Scene, SceneObject, all_scenes
-from tests.picturebook.story_listener import fits
+from picturebook.world.story_listener import fits
 
 SCENE = Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night")
 

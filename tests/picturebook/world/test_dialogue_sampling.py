@@ -8,7 +8,7 @@ from picturebook.world.dialogue_sampling import QuestionAnswer, all_yes_or_no, a
 from picturebook.world.partial_scene import fully_known
 from picturebook.world.scene import Scene, SceneObject
 from picturebook.world.splits import TRAIN, scene_in
-from tests.picturebook.story_listener import fits
+from picturebook.world.story_listener import fits
 
 KNOWN = fully_known(Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night"))
 

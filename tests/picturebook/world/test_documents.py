@@ -20,7 +20,7 @@ from picturebook.world.partial_scene import PartialObject, PartialScene, fully_k
 from picturebook.world.phrases import words_of
 from picturebook.world.scene import Scene, SceneObject, is_retrievable
 from picturebook.world.splits import SPLITS, TRAIN, dialogues, stories, stream
-from tests.picturebook.story_listener import fits
+from picturebook.world.story_listener import fits
 
 KNOWN = fully_known(Scene((SceneObject("house", "red", "left"), SceneObject("boat", "blue", "top")), "night"))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from picturebook.world.caption_grammar import describe
-from tests.picturebook.story_listener import StoryError, follow_story
+from picturebook.world.story_listener import StoryError, follow_story
 
 HOUSE = "a red house on the left at night ."
 

@@ -7,7 +7,7 @@ from picturebook.world.pairs import PairMixture, illustrated_stories, sample_pai
 from picturebook.world.partial_scene import fully_known
 from picturebook.world.reader import read
 from picturebook.world.splits import TEST, TRAIN, stream
-from tests.picturebook.story_listener import fits
+from picturebook.world.story_listener import fits
 
 
 def test_captions_are_true_of_their_images() -> None:

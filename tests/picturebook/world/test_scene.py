@@ -26,7 +26,7 @@ from picturebook.world.scene import (
     swaps_of,
 )
 from picturebook.world.splits import SPLITS, TRAIN, scene_in, scenes_with_edits, stream
-from tests.picturebook.story_listener import scene_of_key
+from tests.picturebook.scene_keys import scene_of_key
 
 RED_HOUSE = SceneObject("house", "red", "left")
 

@@ -7,8 +7,8 @@ from picturebook.world.caption_grammar import parse_caption
 from picturebook.world.events import CHANGE_BACKGROUND, JOIN, LEAVE, MOVE, SWAP, TURN, after
 from picturebook.world.partial_scene import fully_known
 from picturebook.world.scene import all_combinations
+from picturebook.world.story_listener import fits, follow_story
 from picturebook.world.story_sampling import SENTENCES, possible_events, sample_story
-from tests.picturebook.story_listener import fits, follow_story
 
 
 @pytest.fixture(scope="module")

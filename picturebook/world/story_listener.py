@@ -1,10 +1,10 @@
-"""A listener who follows stories by their words alone, to check what is told of a scene; and scenes by their keys."""
+"""A listener who follows stories, whoever wrote them, by their words alone."""
 
 import re
 from itertools import permutations
 
-from picturebook.world.caption_grammar import parse_caption
-from picturebook.world.events import (
+from .caption_grammar import parse_caption
+from .events import (
     BACKGROUND_SENTENCES,
     CHANGE_BACKGROUND,
     JOIN,
@@ -19,8 +19,8 @@ from picturebook.world.events import (
     listener_after_event,
     listener_after_opening,
 )
-from picturebook.world.partial_scene import PartialObject, PartialScene
-from picturebook.world.phrases import (
+from .partial_scene import PartialObject, PartialScene
+from .phrases import (
     IMAGE_REQUEST,
     PLACE_PHRASES,
     STOP,
@@ -29,7 +29,7 @@ from picturebook.world.phrases import (
     object_pattern,
     words_of,
 )
-from picturebook.world.scene import COLOURS, KINDS, PLACES, Scene, SceneError, SceneObject
+from .scene import COLOURS, KINDS, PLACES, Scene, SceneObject
 
 
 class StoryError(ValueError):
@@ -45,12 +45,24 @@ def follow_story(text: str) -> list[ListenerState]:
         StoryError: a sentence is not of this world's language, or tells what cannot be.
     """
     listener: list[ListenerState] = []
-    for sentence in " ".join(words_of(text)).split(STOP):
-        said = sentence.strip()
-        if not said or said.startswith(IMAGE_REQUEST):
-            continue
-        listener.append(_open(said) if not listener else listener_after_sentence(said, listener[-1]))
+    for said in sentences_of(text):
+        listener.append(hear(said, listener[-1] if listener else None))
     return listener
+
+
+def sentences_of(text: str) -> list[str]:
+    """Sentences of a story, without their full stops; a request and what follows it are none."""
+    sentences = (sentence.strip() for sentence in " ".join(words_of(text)).split(STOP))
+    return [said for said in sentences if said and not said.startswith(IMAGE_REQUEST)]
+
+
+def hear(sentence: str, listener: ListenerState | None) -> ListenerState:
+    """What a listener has in mind after the first sentence of a story, or after one more.
+
+    Raises:
+        StoryError: the sentence is not of this world's language, or tells what cannot be.
+    """
+    return _open(sentence) if listener is None else listener_after_sentence(sentence, listener)
 
 
 def listener_after_sentence(sentence: str, listener: ListenerState) -> ListenerState:
@@ -148,16 +160,3 @@ def fits(known: PartialScene, scene: Scene) -> bool:
             for order in permutations(scene.objects)
         )
     )
-
-
-def scene_of_key(key: str) -> Scene:
-    """The scene whose [`Scene.key`] this is.
-
-    Raises:
-        SceneError: it is no scene's key.
-    """
-    background, *objects = key.split("/")
-    parts = [obj.split("-") for obj in objects]
-    if any(len(part) != 3 for part in parts):
-        raise SceneError(f"{key!r} is no scene's key.")
-    return Scene(tuple(SceneObject(kind, colour, place) for place, colour, kind in parts), background)
