@@ -36,6 +36,7 @@ from modeling_gill.outputs_gill import GillGenerateOutput  # noqa: F401
 from modeling_gill.pretrained_gill import GillPreTrainedModel  # noqa: F401
 from modeling_gill.processing_gill import GillProcessor
 from modeling_gill.prompt_gill import list_prompts
+from modeling_gill.prompt_tokens_gill import PromptTokensMixin  # noqa: F401
 from modeling_gill.retrieval_heads_gill import GillRetrievalMixin  # noqa: F401
 from modeling_gill.token_rows_gill import GillTokenMixin  # noqa: F401
 from modeling_gill.turns_gill import ImageTurns  # noqa: F401
