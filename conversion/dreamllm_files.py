@@ -12,9 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pipeline_gill.caption_files import read_json
-
-from .original_files import ConversionError, load_tensors
+from .original_files import ConversionError, load_tensors, read_json_object
 
 QUERIES, VISION, DIFFUSION = "dream_embedding", "clip_vision_embedding", "stable_diffusion_head"
 # The prefix of each plugin's tensors beside those of the language model.
@@ -139,11 +137,7 @@ def _model_tensors(folder: Path, left_out: dict[str, str]) -> Iterator[tuple[str
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    try:
-        index = read_json(path)
-    except ValueError as error:
-        raise ConversionError(f"{path} is not valid JSON: {error}") from error
-    found = index.get("weight_map") if isinstance(index, dict) else None
+    found = read_json_object(path, "an object with a `weight_map`").get("weight_map")
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
         raise ConversionError(f"{path} holds no `weight_map` with the file of each tensor")
     suffix = path.name.split(".")[1]

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -187,7 +187,10 @@ def _load_weights_only(path: Path) -> Any:
             # The format of torch < 1.6: a plain pickle, which cannot be mapped.
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 check_legacy_checkpoint(content, len(content))
-            return torch.load(path, map_location="cpu", weights_only=True)
+                content.seek(0)
+                # Of a file of its own, torch would first ask `tarfile` whether it is an archive; a hostile one may
+                # keep it busy without end.
+                return torch.load(cast(IO[bytes], content), map_location="cpu", weights_only=True)
         check_archive(path, path.stat().st_size)
         _check_sums(path)
         admitted: list[Any] = [

@@ -19,7 +19,7 @@ from .recipe import Recipe
 from .record_step import PARTS
 
 # AdamW keeps two moments of each trained weight, all in float32 as the weight and its gradient are.
-_BYTES_OF_WEIGHT, _BYTES_OF_OPTIMIZER = 4, 12
+BYTES_OF_WEIGHT, BYTES_OF_OPTIMIZER = 4, 12
 # Layers whose weights FSDP has gathered at a time: the one that runs and the next.
 _GATHERED_LAYERS = 2
 
@@ -59,12 +59,12 @@ class RecordRecipeSizes:
         lines = [
             ("parameters trained", f"{sum(self.trained.values()):,}"),
             ("parameters frozen", " + ".join(f"{count:,} ({name})" for name, count in self.frozen.items() if count)),
-            ("weights", _gigabytes(self.weight_bytes)),
-            ("gradients and AdamW", _gigabytes(self.optimizer_bytes)),
-            ("gathered for a moment", _gigabytes(self.gathered_bytes)),
-            (f"states of {self.batch_size} rows", _gigabytes(self.row_bytes)),
-            ("states of an image", _gigabytes(self.image_bytes)),
-            (f"memory in all, {self.batch_size} images", _gigabytes(total)),
+            ("weights", gigabytes(self.weight_bytes)),
+            ("gradients and AdamW", gigabytes(self.optimizer_bytes)),
+            ("gathered for a moment", gigabytes(self.gathered_bytes)),
+            (f"states of {self.batch_size} rows", gigabytes(self.row_bytes)),
+            ("states of an image", gigabytes(self.image_bytes)),
+            (f"memory in all, {self.batch_size} images", gigabytes(total)),
         ]
         return "\n".join(f"{name:<26}{value}" for name, value in lines)
 
@@ -87,18 +87,14 @@ def record_recipe_sizes(recipe: Recipe, processes: int = 1) -> RecordRecipeSizes
     gill = _build(recipe, dtype)
     generator = _generator_parts(recipe) if recipe.losses.denoising_weight else []
     recomputes = bool(args.activation_checkpointing or (args.fsdp_config or {}).get("activation_checkpointing"))
-    trained: dict[str, int] = {}
-    for name, weight in gill.named_parameters():
-        if weight.requires_grad:
-            part = name.split(".")[0]
-            trained[part] = trained.get(part, 0) + weight.numel()
+    trained = count_trained(gill)
     number, itemsize = sum(trained.values()), dtype.itemsize
     models: dict[str, list[Any]] = {"language model": [gill.language_model], "image encoder": [gill.vision_model]}
     frozen = {
         name: sum(w.numel() for part in parts for w in part.parameters() if not w.requires_grad)
         for name, parts in {**models, "image generator": generator}.items()
     }
-    shared = number * _BYTES_OF_WEIGHT + (frozen["language model"] + frozen["image encoder"]) * itemsize
+    shared = number * BYTES_OF_WEIGHT + (frozen["language model"] + frozen["image encoder"]) * itemsize
     layers = gill.language_model.get_decoder().layers
     layer = sum(weight.numel() for weight in layers[0].parameters())
     others = sum(weight.numel() for weight in gill.parameters()) - layer * len(layers)
@@ -111,7 +107,7 @@ def record_recipe_sizes(recipe: Recipe, processes: int = 1) -> RecordRecipeSizes
         frozen=frozen,
         processes=processes,
         weight_bytes=shared // processes + frozen["image generator"] * itemsize,
-        optimizer_bytes=number * _BYTES_OF_OPTIMIZER // processes,
+        optimizer_bytes=number * BYTES_OF_OPTIMIZER // processes,
         gathered_bytes=gathered * itemsize if processes > 1 else 0,
         row_bytes=args.per_device_train_batch_size * _row_bytes(gill, recipe, dtype, recomputes),
         image_bytes=_image_bytes(generator[0], gill.config, dtype, recomputes) if generator else 0,
@@ -209,8 +205,26 @@ def _image_bytes(denoiser: Any, config: GillConfig, dtype: torch.dtype, recomput
     return kept.num_bytes
 
 
-def _gigabytes(number: int) -> str:
+def count_trained(gill: GillForConditionalGeneration) -> dict[str, int]:
+    """Number of trained parameters of each part of a model that has some."""
+    trained: dict[str, int] = {}
+    for name, weight in gill.named_parameters():
+        if weight.requires_grad:
+            part = name.split(".")[0]
+            trained[part] = trained.get(part, 0) + weight.numel()
+    return trained
+
+
+def gigabytes(number: int) -> str:
+    """A number of bytes for people."""
     return f"{number / 1e9:,.2f} GB"
 
 
-__all__ = ["RecordRecipeSizes", "record_recipe_sizes"]
+__all__ = [
+    "BYTES_OF_OPTIMIZER",
+    "BYTES_OF_WEIGHT",
+    "RecordRecipeSizes",
+    "count_trained",
+    "gigabytes",
+    "record_recipe_sizes",
+]

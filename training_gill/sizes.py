@@ -13,11 +13,15 @@ from pipeline_gill.frozen_models import load_part, load_vision_config
 from .kept_states import KeptStorages
 from .model_building import adapter_fields, add_lora, frozen_models, generator_fields
 from .recipe import Recipe, RecipeError, lora_fields
-from .record_sizes import RecordRecipeSizes, record_recipe_sizes
+from .record_sizes import (
+    BYTES_OF_OPTIMIZER,
+    BYTES_OF_WEIGHT,
+    RecordRecipeSizes,
+    count_trained,
+    gigabytes,
+    record_recipe_sizes,
+)
 from .training_step import AdapterTrainingStep
-
-# AdamW keeps two moments of each trained weight, all in float32 as the weight and its gradient are.
-_BYTES_OF_WEIGHT, _BYTES_OF_OPTIMIZER = 4, 12
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,11 @@ class RecipeSizes:
         lines = [
             ("parameters trained", f"{sum(self.trained.values()):,}"),
             ("parameters frozen", " + ".join(f"{count:,} ({name})" for name, count in self.frozen.items())),
-            ("weights, frozen", _gigabytes(self.frozen_bytes)),
-            ("weights, adapters", _gigabytes(self.adapter_bytes)),
-            ("gradients and AdamW", _gigabytes(self.optimizer_bytes)),
-            (f"states of {self.batch_size} examples", _gigabytes(self.state_bytes)),
-            ("memory in all", _gigabytes(total)),
+            ("weights, frozen", gigabytes(self.frozen_bytes)),
+            ("weights, adapters", gigabytes(self.adapter_bytes)),
+            ("gradients and AdamW", gigabytes(self.optimizer_bytes)),
+            (f"states of {self.batch_size} examples", gigabytes(self.state_bytes)),
+            ("memory in all", gigabytes(total)),
             ("repository", f"{self.adapter_bytes / 1e6:,.0f} MB"),
         ]
         if self.target_bytes:
@@ -101,11 +105,7 @@ def recipe_sizes(recipe: Recipe, processes: int = 1) -> RecipeSizes | RecordReci
         raise
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    trained: dict[str, int] = {}
-    for name, weight in step.gill.named_parameters():
-        if weight.requires_grad:
-            part = name.split(".")[0]
-            trained[part] = trained.get(part, 0) + weight.numel()
+    trained = count_trained(step.gill)
     models = {"language model": step.gill.language_model, "image encoder": step.gill.vision_model}
     frozen = {name: [w for w in model.parameters() if not w.requires_grad] for name, model in models.items()}
     batch_size = recipe.training.per_device_train_batch_size
@@ -114,8 +114,8 @@ def recipe_sizes(recipe: Recipe, processes: int = 1) -> RecipeSizes | RecordReci
         trained=trained,
         frozen={name: sum(weight.numel() for weight in weights) for name, weights in frozen.items()},
         frozen_bytes=sum(w.numel() * w.element_size() for weights in frozen.values() for w in weights),
-        adapter_bytes=number * _BYTES_OF_WEIGHT,
-        optimizer_bytes=number * _BYTES_OF_OPTIMIZER,
+        adapter_bytes=number * BYTES_OF_WEIGHT,
+        optimizer_bytes=number * BYTES_OF_OPTIMIZER,
         state_bytes=batch_size * state_bytes,
         batch_size=batch_size,
         target_bytes=_target_bytes(config),
@@ -207,10 +207,6 @@ def _target_bytes(config: GillConfig) -> int:
     if config.mapper_type is None:
         return 0
     return 2 * sum(tensor.num_positions * tensor.dim for tensor in config.conditioning_tensors)
-
-
-def _gigabytes(number: int) -> str:
-    return f"{number / 1e9:,.2f} GB"
 
 
 __all__ = ["RecipeSizes", "recipe_sizes"]

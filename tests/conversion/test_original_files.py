@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tarfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,18 @@ def test_files_of_torch_before_1_6_are_read(tmp_path: Path) -> None:
     path = tmp_path / "old.pth.tar"
     torch.save({"state_dict": {"a": torch.ones(3)}}, path, _use_new_zipfile_serialization=False)
     assert torch.equal(load_checkpoint(path).tensors["a"], torch.ones(3))
+
+
+def test_a_file_that_is_no_zip_is_never_taken_for_a_tar_whose_headers_may_have_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("it was asked whether it is a tar"))
+    path = tmp_path / "old.pth.tar"
+    torch.save({"state_dict": {"a": torch.ones(3)}}, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(load_checkpoint(path).tensors["a"], torch.ones(3))
+    path.write_bytes(tarfile.TarInfo("storages").tobuf() + bytes(1024))
+    with pytest.raises(ConversionError, match="old.pth.tar is refused"):
+        load_checkpoint(path)
 
 
 def test_a_checkpoint_straight_out_of_training_is_read_and_its_training_state_left_out(tmp_path: Path) -> None:
