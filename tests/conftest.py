@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before any import of huggingface_hub, which reads them once: no test may leave this machine, and what tests cache and
 # sign stays out of the user's home directory.
@@ -17,20 +17,17 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="gill-tests-")
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from PIL import Image
 
-from conversion import convert
-from modeling_gill import GillForConditionalGeneration, GillProcessor
-from pipeline_gill import GillPipeline
+# The libraries are imported where they are used: a process that hands tests to others loads this file before it
+# starts them, and runs none.
+if TYPE_CHECKING:
+    from modeling_gill import GillForConditionalGeneration, GillProcessor
+    from pipeline_gill import GillPipeline
 
 pytest_plugins = ["tests.hub_fixtures", "tests.dream_fixtures"]
 
 GOLDEN = Path(__file__).parent / "golden"
-# The tests run side by side; more threads than cores would only wait for each other.
-if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 def pytest_unconfigure() -> None:
@@ -56,6 +53,8 @@ def golden_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def convert_golden(system: str, world: Path, original: str, out: Path) -> Path:
     """Convert a release of the seeded world, in float32."""
+    from conversion import convert
+
     generator = {"image_generator": str(world / "sd-golden")} if system == "gill" else {}
     convert(
         system,
@@ -86,20 +85,22 @@ def golden_fromage_repository(golden_world: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def golden_pipeline(golden_repository: Path) -> GillPipeline:
+def golden_pipeline(golden_repository: Path) -> "GillPipeline":
     """A pipeline over the converted GILL. Shared: what a test sets on it, it sets back."""
+    from pipeline_gill import GillPipeline
+
     pipeline = GillPipeline.from_pretrained(golden_repository)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 @pytest.fixture(scope="session")
-def golden_model(golden_pipeline: GillPipeline) -> GillForConditionalGeneration:
+def golden_model(golden_pipeline: "GillPipeline") -> "GillForConditionalGeneration":
     return golden_pipeline.model
 
 
 @pytest.fixture(scope="session")
-def golden_processor(golden_pipeline: GillPipeline) -> GillProcessor:
+def golden_processor(golden_pipeline: "GillPipeline") -> "GillProcessor":
     return golden_pipeline.processor
 
 
@@ -128,8 +129,20 @@ def images(golden_world: Path) -> list[Image.Image]:
     return [Image.open(path).convert("RGB") for path in sorted((golden_world / "pictures").glob("*.png"))]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def threads_of_a_worker() -> None:
+    """The tests run side by side; more threads than cores would only wait for each other."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+
 @pytest.fixture(autouse=True)
 def quiet_libraries() -> Iterator[None]:
     """No progress bars of loading between the dots of the tests."""
-    transformers.utils.logging.disable_progress_bar()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     yield

@@ -4,16 +4,16 @@ import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from conversion import convert
-from modeling_gill import GillForConditionalGeneration
-from pipeline_gill import GillPipeline
+# As in `conftest.py`, the libraries are imported where they are used.
+if TYPE_CHECKING:
+    from modeling_gill import GillForConditionalGeneration
+    from pipeline_gill import GillPipeline
 
 DREAM = Path(__file__).parent / "golden" / "dream"
 # Of the norm, as the goldens' README asks for; after an image that was read back, more.
@@ -57,6 +57,8 @@ def dream_images(dream_world: Path) -> list[Image.Image]:
 
 def convert_dream(world: Path, out: Path, **options: Any) -> Path:
     """Convert the release of a seeded world, in float32."""
+    from conversion import convert
+
     convert(
         "dreamllm",
         world / "dreamllm",
@@ -77,15 +79,17 @@ def dream_repository(dream_world: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def dream_pipeline(dream_repository: Path) -> GillPipeline:
+def dream_pipeline(dream_repository: Path) -> "GillPipeline":
     """A pipeline over the converted DreamLLM. Shared: what a test sets on it, it sets back."""
+    from pipeline_gill import GillPipeline
+
     pipeline = GillPipeline.from_pretrained(dream_repository)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def assert_close(found: Any, expected: np.ndarray, tolerance: float = RELATIVE) -> None:
-    found = found.detach().float().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+    found = found.detach().float().numpy() if hasattr(found, "detach") else np.asarray(found)
     assert found.shape == expected.shape
     assert np.linalg.norm(found - expected) <= tolerance * np.linalg.norm(expected)
 
@@ -96,7 +100,9 @@ def assert_images(found: list[Image.Image], expected: np.ndarray, grey_levels: i
     assert np.abs(shown - expected).max() <= grey_levels
 
 
-def as_authors(ids: Any, model: GillForConditionalGeneration) -> list[Any]:
+def as_authors(ids: Any, model: "GillForConditionalGeneration") -> list[Any]:
+    import torch
+
     ids = torch.as_tensor(ids)
     queries = torch.tensor(model.config.image_output_token_ids)
     return torch.where(torch.isin(ids, queries), model.config.image_token_id, ids).tolist()
@@ -114,4 +120,6 @@ def prompt_of(parts: Any, images: list[Image.Image], chat: bool = False) -> Any:
 
 
 def generators_of(seed: Any) -> Any:
+    import torch
+
     return [generators_of(one) for one in seed] if isinstance(seed, list) else torch.Generator().manual_seed(seed)

@@ -42,7 +42,7 @@ def run_warm(
     after: Literal["torch", "diffusers"] = "torch",
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
-    timeout: float = 300.0,
+    timeout: float = 600.0,
 ) -> subprocess.CompletedProcess[str]:
     """Run `python` with `arguments` in a process that has imported libraries and nothing else.
 
@@ -89,7 +89,7 @@ def _server(after: str) -> str:
             stdout=subprocess.PIPE,
             text=True,
             cwd="/",
-            env={**os.environ, "OMP_NUM_THREADS": "2"},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # tests run side by side
         )
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         return address

@@ -68,7 +68,7 @@ def test_a_file_that_is_no_zip_is_never_taken_for_a_tar_whose_headers_may_have_n
     torch.save({"state_dict": {"a": torch.ones(3)}}, path, _use_new_zipfile_serialization=False)
     assert torch.equal(load_checkpoint(path).tensors["a"], torch.ones(3))
     path.write_bytes(tarfile.TarInfo("storages").tobuf() + bytes(1024))
-    with pytest.raises(ConversionError, match="old.pth.tar is refused"):
+    with pytest.raises(ConversionError, match=r"old\.pth\.tar is refused"):
         load_checkpoint(path)
 
 

@@ -23,6 +23,12 @@ NEW = {"config.json": "new", "model": "new", "part/weights": "new"}
 KEEP = ("README.md", "checkpoint-*")
 
 
+# Killed before every operation, or before every fifth and each of those that put what was written in its place.
+SPARSE_OR_ALL = pytest.mark.parametrize(
+    "operations", [{"sparse": 5, "dense": 40}, pytest.param({}, marks=pytest.mark.slow)], ids=["sparse", "all"]
+)
+
+
 def fill(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -133,12 +139,13 @@ def test_killed_at_any_instant_a_reader_finds_the_old_folder_or_the_new_one(fold
     assert len(found) > 40 and found[1:] == sorted(found[1:], reverse=True) and len(set(found)) == 2
 
 
+@SPARSE_OR_ALL
 def test_where_folders_cannot_be_exchanged_the_next_writer_moves_the_old_one_back(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, operations: dict[str, int]
 ) -> None:
     refuse(monkeypatch, errno.EINVAL)
     absent = 0
-    for number in killed_at_every_file_operation(lambda: write_new(folder, keep=KEEP)):
+    for number in killed_at_every_file_operation(lambda: write_new(folder, keep=KEEP), **operations):
         absent += not folder.exists()
         with pytest.raises(RuntimeError), replace_folder(folder):
             raise RuntimeError
@@ -149,12 +156,13 @@ def test_where_folders_cannot_be_exchanged_the_next_writer_moves_the_old_one_bac
     assert absent == 1
 
 
+@SPARSE_OR_ALL
 def test_a_folder_that_cannot_be_renamed_never_loads_as_a_mixture(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, operations: dict[str, int]
 ) -> None:
     """A mount point: `config.json` is there only if all that belongs to it is."""
     refuse(monkeypatch, errno.EBUSY)
-    for number in killed_at_every_file_operation(lambda: write_new(folder, keep=KEEP)):
+    for number in killed_at_every_file_operation(lambda: write_new(folder, keep=KEEP), **operations):
         now = content(folder)
         assert KEPT.items() <= now.items()
         assert now.get("config.json") != "old" or now == OLD, f"operation {number}"
