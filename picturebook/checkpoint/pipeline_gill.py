@@ -36,6 +36,7 @@ from .outputs_gill import GillGenerateOutput  # noqa: F401
 from .pretrained_gill import GillPreTrainedModel  # noqa: F401
 from .processing_gill import GillProcessor
 from .prompt_gill import list_prompts
+from .prompt_tokens_gill import PromptTokensMixin  # noqa: F401
 from .retrieval_heads_gill import GillRetrievalMixin  # noqa: F401
 from .token_rows_gill import GillTokenMixin  # noqa: F401
 from .turns_gill import ImageTurns  # noqa: F401

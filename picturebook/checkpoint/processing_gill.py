@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from .chat_template_gill import DEFAULT_CHAT_TEMPLATE, own_chat_template
 from .image_encoder_gill import load_image_processor, preprocess_images, with_pil
 from .image_loading_gill import IMAGE_SOURCES, ImageLimits, ImageReader, check_allowed_sources
 from .prompt_gill import TEXT_BREAK, ImageSource, Piece, PromptSplitter, list_prompts
+from .prompt_tokens_gill import PromptTokensMixin
 
 logger = logging.get_logger(__name__)
 
@@ -36,14 +37,7 @@ _TEXT_KWARGS = frozenset(
 _IGNORED = frozenset({"legacy"})
 
 
-class _Token(NamedTuple):
-    """A token of a prompt, and whether it is `"text"`, a `"prefix"` such as BOS, or of an `"image"`."""
-
-    id: int
-    kind: str
-
-
-class GillProcessor(ProcessorMixin):
+class GillProcessor(PromptTokensMixin, ProcessorMixin):
     r"""
     Wraps the image encoder's image processor and the language model's tokenizer with the image tokens added.
 
@@ -418,85 +412,6 @@ class GillProcessor(ProcessorMixin):
             data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
         return data
 
-    def _prefix(self) -> list[int]:
-        """What the tokenizer puts before a text, such as BOS."""
-        alone = self.tokenizer("a", add_special_tokens=False).input_ids
-        whole = self.tokenizer("a").input_ids
-        return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(alone)] == alone), whole)
-
-    def _encode(
-        self,
-        pieces: list[Piece],
-        prefix: list[int],
-        add_img_tokens: bool,
-        max_length: int | None,
-        where: str,
-        tokenizer_kwargs: dict[str, Any],
-    ) -> list[int]:
-        tokens: list[_Token] = []
-        for piece in _join_texts(pieces) if self.image_start_token else pieces:
-            if isinstance(piece, ImageSource):
-                if self.image_start_token:
-                    tokens += [_Token(i, "prefix") for i in prefix]
-                    prefix = []
-                tokens += [_Token(i, "image") for i in self.image_input_run_ids]
-                continue
-            ids = self._encode_text(piece, tokenizer_kwargs)
-            if ids[: len(prefix)] != prefix:  # a chat template may have written it
-                tokens += [_Token(i, "prefix") for i in prefix]
-            prefix = []
-            tokens += [_Token(i, "text") for i in ids]
-        ending = self.image_output_run_ids if add_img_tokens else []
-        if ending and [token.id for token in tokens[-len(ending) :]] == ending:
-            tokens = tokens[: -len(ending)]
-        if max_length is not None:
-            tokens = self._truncate(tokens, max_length - len(ending), where)
-        return [*(token.id for token in tokens), *ending]
-
-    def _encode_text(self, text: str, tokenizer_kwargs: dict[str, Any]) -> list[int]:
-        parts = [part for part in text.split(TEXT_BREAK) if part]
-        ids = [self.tokenizer(part, add_special_tokens=False, **tokenizer_kwargs).input_ids for part in parts]
-        if not self._warned_of_unknown_words and self.tokenizer.unk_token_id is not None:
-            for part in (p for p, i in zip(parts, ids, strict=True) if self.tokenizer.unk_token_id in i):
-                self._warn_of_unknown_words(part)
-        return [i for row in ids for i in row]
-
-    def _unknown_words_of(self, text: str) -> list[str]:
-        if self.tokenizer.is_fast:
-            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            spans = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
-            words = [text[begin:end] for i, (begin, end) in spans if i == self.tokenizer.unk_token_id]
-        else:
-            unknown = self.tokenizer.unk_token_id
-            words = [w for w in self.tokenizer.tokenize(text) if self.tokenizer.convert_tokens_to_ids(w) == unknown]
-        return [word for word in dict.fromkeys(words) if word.strip() and word != self.tokenizer.unk_token]
-
-    def _warn_of_unknown_words(self, text: str) -> None:
-        """Name the words of a text that the tokenizer has no token for, in the first text that has some."""
-        words = self._unknown_words_of(text)
-        if words and not self._warned_of_unknown_words:
-            self._warned_of_unknown_words = True
-            more = f" and {len(words) - 10} more" if len(words) > 10 else ""
-            logger.warning(
-                f"The tokenizer does not know {', '.join(map(repr, words[:10]))}{more}, and the model reads "
-                f"{self.tokenizer.unk_token} instead. Unknown words of later prompts are not reported."
-            )
-
-    def _truncate(self, tokens: list[_Token], max_length: int, where: str) -> list[_Token]:
-        excess = len(tokens) - max_length
-        if excess <= 0:
-            return tokens
-        places = [place for place, token in enumerate(tokens) if token.kind != "prefix"]
-        if self.tokenizer.truncation_side != "left":
-            places.reverse()
-        cut = set(places[:excess])
-        if excess > len(places) or any(tokens[place].kind == "image" for place in cut):
-            raise ValueError(
-                f"{where}: truncation to `max_length` would cut an image or special tokens, and only text can be cut; "
-                f"it has {excess} tokens too many. Raise `max_length`, or give fewer images."
-            )
-        return [token for place, token in enumerate(tokens) if place not in cut]
-
     def _pixel_values(
         self, sources: list[ImageSource], reader: ImageReader, images_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
@@ -530,18 +445,6 @@ class GillProcessor(ProcessorMixin):
                 raise TypeError(f"GillProcessor takes no {name!r}: texts are tokenized in pieces between the images.")
             if name in ("audio_kwargs", "videos_kwargs") and value:
                 raise TypeError(f"GillProcessor takes no {name!r}, only text and images.")
-
-
-def _join_texts(pieces: Iterable[Piece]) -> list[Piece]:
-    """Put texts that follow one another together. GILL tokenizes them one by one; where a token starts an image, prompt
-    and images are one text."""
-    joined: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += piece
-        else:
-            joined.append(piece)
-    return joined
 
 
 def _surround(tokens: list[str], start: str | None, end: str | None) -> list[str]:
