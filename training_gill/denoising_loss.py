@@ -78,9 +78,15 @@ class NoiseSchedule:
         config, name = scheduler.config, type(scheduler).__name__
         count = config.get("num_train_timesteps")
         predicted = config.get("prediction_type", "epsilon")
-        is_flow_matching = name.startswith("FlowMatch")
+        # Of FlowMatchLCMScheduler, models are distilled to jump, as of LCMScheduler.
+        is_flow_matching = name.startswith("FlowMatch") and "LCM" not in name
         if is_flow_matching or predicted == "flow_prediction":
             predicted = "flow"
+        if config.get("invert_sigmas"):
+            raise UntrainableGenerator(
+                f"No denoising loss is known for the scheduler {name} with `invert_sigmas`, which counts noise levels "
+                "backwards; expected one without."
+            )
         if isinstance(count, int) and (is_flow_matching or config.get("use_flow_sigmas")):
             sigmas = torch.arange(1, count + 1, dtype=torch.float64) / count
             shift = config.get("flow_shift") or config.get("shift") or 1.0

@@ -161,13 +161,22 @@ def _with_small_models(name: str, revision: str | None, dtype: torch.dtype) -> A
             if _is_model_class(model_class):
                 config = model_class.load_config(name, subfolder=part, **hub)
                 depths = {field: _shallow(config[field]) for field in _DEPTHS if config.get(field)}
-                model = models[part] = model_class.from_config({**config, **depths}).to(dtype).eval()
+                model = models[part] = model_class.from_config({**config, **depths}).eval()
+                _cast(model, dtype)
                 for weight in model.parameters():
                     # Some begin with zeros, so that nothing would depend on the prompt.
                     weight.add_(torch.randn_like(weight) * 0.02)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
     return load_generator(name, revision, dtype, components=models)
+
+
+def _cast(model: ModelMixin, dtype: torch.dtype) -> None:
+    """Set the dtype of a model as loading it does: some layers of some models stay in float32."""
+    kept = {*(model._keep_in_fp32_modules or ())}
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if weight.is_floating_point() and kept.isdisjoint(name.split(".")):
+            weight.data = weight.data.to(dtype)
 
 
 def _is_model_class(candidate: Any) -> bool:

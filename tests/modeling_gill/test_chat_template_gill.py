@@ -137,3 +137,50 @@ def test_an_answer_is_cut_at_newlines_and_full_stops_only_in_the_papers_form():
     assert chatting.split_answer(ids) == ["a cat . the dog\na mat"]
     assert chatting.split_answer(ids, truncate_text=True) == ["a cat ."]
     assert chatting.split_answer([*ids, chatting.tokenizer.eos_token_id]) == ["a cat . the dog\na mat"]
+
+
+# As Qwen3's switch: thinking is on unless it is switched off, which writes an empty thought.
+THINKING = TEMPLATES["Qwen3"] + (
+    "{% if add_generation_prompt and enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}"
+)
+CHAT = [{"role": "user", "content": [{"type": "text", "text": "a cat "}, {"type": "image", "image": PHOTO}]}]
+
+
+def test_variables_of_a_template_are_those_of_the_call_and_by_default_of_the_processor(tmp_path):
+    processor, tokenizer = processor_with(THINKING), processor_with(THINKING).tokenizer
+    off = {"enable_thinking": False}
+
+    def read(processor: GillProcessor, **options) -> str:
+        return tokenizer.decode(processor([CHAT], **options)["input_ids"][0])
+
+    plain = read(processor)
+    assert not plain.endswith("</think>\n\n")
+    assert read(processor, chat_template_kwargs=off) == plain + "<think>\n\n</think>\n\n"
+    rendered = processor.apply_chat_template(CHAT, add_generation_prompt=True, **off)
+    assert rendered.endswith("<think>\n\n</think>\n\n")
+    assert rendered == processor.apply_chat_template(CHAT, add_generation_prompt=True) + "<think>\n\n</think>\n\n"
+
+    saved = processor_with(THINKING, chat_template_kwargs=off)
+    saved.save_pretrained(tmp_path)
+    for one in (saved, GillProcessor.from_pretrained(tmp_path)):
+        assert one.chat_template_kwargs == off
+        assert read(one) == read(processor, chat_template_kwargs=off)
+        assert one.apply_chat_template(CHAT, add_generation_prompt=True) == rendered
+        assert read(one, chat_template_kwargs={"enable_thinking": True}) == plain
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"enable_thinkin": False}, "has 'enable_thinkin', which the chat template does not read"),
+        ({"messages": []}, "has 'messages', which the processor sets"),
+        ({"tokenize": True}, "has 'tokenize', which the chat template does not read"),
+        (["enable_thinking"], "expected a dict"),
+    ],
+)
+def test_a_variable_that_a_template_does_not_read_is_refused(variables, message):
+    with pytest.raises(ValueError, match=message):
+        processor_with(THINKING)([CHAT], chat_template_kwargs=variables)
+    with pytest.raises(ValueError, match=message):
+        processor_with(THINKING, chat_template_kwargs=variables)

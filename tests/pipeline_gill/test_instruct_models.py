@@ -61,6 +61,24 @@ def test_an_answer_ends_at_an_end_token_and_not_at_a_newline(end):
     assert answer(pipe, "a cat . the dog\na mat", end, truncate_text=True) == ["a cat ."]
 
 
+def test_variables_of_the_chat_template_are_arguments_of_a_call(monkeypatch):
+    pipe = chat_pipeline(SHORT + "{% if enable_thinking is defined and not enable_thinking %}</think>{% endif %}")
+    read: list[str] = []
+    generate = type(pipe.model).generate
+
+    def note(self: Any, *args: Any, **kwargs: Any) -> Any:
+        read.append(pipe.processor.tokenizer.decode(kwargs["input_ids"][0]))
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(pipe.model), "generate", note)
+    chat = [{"role": "user", "content": "a cat"}]
+    for options in ({}, {"chat_template_kwargs": {"enable_thinking": False}}):
+        pipe(chat, max_new_tokens=2, **options)
+    assert read[1] == read[0] + "</think>"
+    with pytest.raises(ValueError, match="has 'thinking', which the chat template does not read"):
+        pipe(chat, chat_template_kwargs={"thinking": False})
+
+
 def test_the_papers_answers_end_where_they_did():
     pipe = chat_pipeline(None)
     assert answer(pipe, "a cat . the dog\na mat", END) == ["a cat ."]

@@ -230,6 +230,50 @@ def test_a_generator_that_is_trained_otherwise_is_refused_by_name(kind):
         DenoisingLoss(generator, ())
 
 
+FLOW_SCHEDULERS = {
+    "FlowMatchEulerDiscreteScheduler": {"shift": 3.0},
+    "FlowMatchHeunDiscreteScheduler": {"shift": 3.0},
+    "DPMSolverMultistepScheduler": {"use_flow_sigmas": True, "flow_shift": 3.0},
+    "DPMSolverSinglestepScheduler": {"use_flow_sigmas": True, "flow_shift": 3.0},
+    "UniPCMultistepScheduler": {"use_flow_sigmas": True, "flow_shift": 3.0},
+    "DEISMultistepScheduler": {"use_flow_sigmas": True, "flow_shift": 3.0},
+    "SASolverScheduler": {"use_flow_sigmas": True, "flow_shift": 3.0},
+}
+
+
+@pytest.mark.parametrize("name", FLOW_SCHEDULERS)
+def test_images_are_noised_as_much_as_a_flow_matching_scheduler_thinks_at_its_timesteps(name):
+    fields = FLOW_SCHEDULERS[name]
+    if "use_flow_sigmas" in fields:
+        fields = {**fields, "prediction_type": "flow_prediction"}
+    scheduler = getattr(diffusers, name)(**fields)
+    schedule = NoiseSchedule.of_scheduler(scheduler)
+    assert schedule.prediction_type == "flow"
+    scheduler.set_timesteps(8)
+    for timestep, sigma in zip(scheduler.timesteps.tolist(), scheduler.sigmas.tolist(), strict=False):
+        nearest = (schedule.timesteps - timestep).abs().argmin()
+        assert float(schedule.noise[nearest]) == pytest.approx(sigma, abs=3e-3)
+        assert float(schedule.signal[nearest]) == pytest.approx(1 - sigma, abs=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
+        ("FlowMatchLCMScheduler", {}),
+        ("FlowMapEulerDiscreteScheduler", {}),
+        ("SCMScheduler", {}),
+        ("EDMEulerScheduler", {}),
+        ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "v_prediction"}),
+        ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction"}),
+        ("VQDiffusionScheduler", {"num_vec_classes": 8}),
+    ],
+)
+def test_a_scheduler_whose_models_are_trained_otherwise_is_refused_by_name(name, fields):
+    with pytest.raises(UntrainableGenerator, match=name):
+        NoiseSchedule.of_scheduler(getattr(diffusers, name)(**fields))
+
+
 def test_draws_that_are_not_given_are_drawn_in_the_order_latents_noise_timesteps():
     generator, loss, conditioning, images = world("stable-diffusion-1.5")
     torch.manual_seed(3)

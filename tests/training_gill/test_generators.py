@@ -1,10 +1,13 @@
 """Any image generator: its conditioning is computed once, learnt, and draws the pictures of the captions."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models import modeling_utils
 
 from modeling_gill.conditioning_gill import conditioning_fields
 from pipeline_gill import GillPipeline
@@ -16,8 +19,8 @@ from pipeline_gill.conditioning_capture_gill import (
 )
 from tests.small_generators import CALLS, small_generator
 from tests.small_model import small_model, small_processor
-from training_gill import PrecomputeArguments, precompute, train
-from training_gill.caches import TextTargetsCache, read_negatives
+from training_gill import PrecomputeArguments, precompute, target_encoder, train
+from training_gill.caches import CacheError, TextTargetsCache, read_negatives
 from training_gill.collator import CaptionedImageCollator
 from training_gill.step_losses import LossWeights
 from training_gill.target_encoder import TargetEncoder
@@ -131,3 +134,32 @@ def test_text_targets_are_computed_without_loading_the_models_that_draw(tmp_path
     for number, target in enumerate(encoder(CAPTIONS[:2])):
         for name, values in target.items():
             assert np.abs(values - wanted[name][number].numpy()).max() < 1e-5
+
+
+def test_models_that_stand_in_have_the_dtype_that_was_asked_for_and_nothing_is_warned_of(tmp_path, monkeypatch):
+    warned: list[str] = []
+    monkeypatch.setattr(modeling_utils.logger, "warning", lambda message, *_: warned.append(message))
+    generator = small_generator("stable-diffusion-1.5")
+    generator.save_pretrained(tmp_path / "generator")
+    encoder = TargetEncoder(str(tmp_path / "generator"), None, "cpu", torch.bfloat16)
+    assert {weight.dtype for weight in encoder._generator.unet.parameters()} == {torch.bfloat16}
+    assert not [message for message in warned if "float32" in message]
+
+    # Layers that a class of diffusers keeps in float32 when it is loaded stay so here too.
+    monkeypatch.setattr(type(generator.unet), "_keep_in_fp32_modules", ["time_embedding"])
+    target_encoder._cast(generator.unet, torch.bfloat16)
+    kept = {name for name, weight in generator.unet.named_parameters() if weight.dtype == torch.float32}
+    assert {name.split(".")[0] for name in kept} == {"time_embedding"} and len(kept) == 4
+
+
+@pytest.mark.parametrize("known", (True, False), ids=("known generator", "other generator"))
+def test_a_recipe_whose_cache_does_not_exist_is_refused(known, recipe_with, small_world, tmp_path):
+    folder = tmp_path / "generator"
+    shutil.copytree(small_world / "models" / "image_generator", folder)
+    if not known:
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "AuraFlowPipeline"}))
+    recipe = recipe_with(image_generator=str(folder), cache=str(tmp_path / "nowhere"), output_dir=str(tmp_path / "out"))
+    with pytest.raises(CacheError, match=r"nowhere.*gill precompute"):
+        train(recipe)
+    assert not (tmp_path / "out").exists()

@@ -9,6 +9,8 @@ from PIL import Image
 from torch.nn import functional
 
 from modeling_gill import GillForConditionalGeneration
+from modeling_gill.backbones_gill import find_language_model_traits
+from modeling_gill.language_model_head_gill import UnsupportedLanguageModel
 from tests.small_model import small_config, small_model, small_processor
 from tests.training_passes import both_passes
 from training_gill.frozen_head_loss import frozen_head_cross_entropy
@@ -69,6 +71,26 @@ def test_a_quantized_language_model_answers_and_trains(kind: str, inside: bool, 
     torch.testing.assert_close(fast, plain)
     (wanted,), (found,) = (torch.autograd.grad(loss, leaf) for loss, leaf in zip((plain, fast), leaves, strict=True))
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+class Linear8bitLt(torch.nn.Linear):
+    """As the layer of bitsandbytes of this name, which keeps more in its weight than its numbers."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return functional.linear(states, self.weight.CB)
+
+
+Linear8bitLt.__module__ = "bitsandbytes.nn.modules"
+
+
+def test_a_quantized_head_that_shares_the_weight_of_the_embedding_is_refused() -> None:
+    model = small_model(small_processor(), "opt").language_model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    head = Linear8bitLt(model.lm_head.in_features, model.lm_head.out_features, bias=False)
+    head.weight = model.lm_head.weight
+    model.lm_head = head
+    with pytest.raises(UnsupportedLanguageModel, match=r"OPTForCausalLM .*Linear8bitLt.*hold 'lm_head', or to be None"):
+        find_language_model_traits(model)
 
 
 def test_a_quantized_language_model_that_was_changed_is_noticed(tmp_path: Path) -> None:
