@@ -172,6 +172,11 @@ FAMILIES = {
         {"cls": token, "mean": mean(1), "patches": patches(1)},
     ),
 }
+# Towers that read images of any size beside each other.
+PACKED = {
+    name: getattr(transformers.AutoConfig.for_model(name), "vision_config")
+    for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+}
 QUICK = {("CLIP", "patches"), ("SigLIP 2 NaFlex", "pooler"), ("ResNet", "pooler")}
 CASES = [
     pytest.param(family, kind, marks=() if (family, kind) in QUICK else pytest.mark.slow, id=f"{family}-{kind}")
@@ -283,7 +288,10 @@ def test_a_pooler_that_the_repository_lacks_is_refused_and_the_class_token_is_th
         (transformers.ConvNextConfig(**STAGES), "cls", "ConvNextModel has no class token"),
         (transformers.ViTConfig(**VIT), "image_embeds", "ViTConfig"),
         (transformers.VideoMAEConfig(**VIT), "mean", "VideoMAEModel cannot be run on images alone"),
-        (transformers.PixtralVisionConfig(**VIT), "mean", "PixtralVisionModel"),
+        (transformers.PixtralVisionConfig(**VIT), "mean", "PixtralVisionModel reads the patches of all images as one"),
+        (PACKED["qwen2_vl"], "mean", "Qwen2VisionTransformerPretrainedModel reads the patches of all images as one"),
+        (PACKED["qwen2_5_vl"], "mean", "Qwen2_5_VisionTransformerPretrainedModel reads the patches of all images"),
+        (PACKED["qwen3_vl"], "patches", "Qwen3VLVisionModel reads the patches of all images as one sequence"),
         (transformers.CLIPConfig(), "pooler", "CLIPModel cannot be run on images alone"),
     ],
 )

@@ -1,5 +1,6 @@
 """Text and images in turn: whatever the way, an answer is what one pass over its tokens gives."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from modeling_gill import GillForConditionalGeneration
+from tests.modeling_gill.test_language_model_families import FAMILIES, SIZES
 from tests.small_dream import small_dream_model, small_dream_processor
 from tests.small_model import LANGUAGE_MODELS, small_model, small_processor
 
@@ -153,6 +155,51 @@ def test_several_answers_are_sampled_in_turn_and_the_same_with_the_same_seed(sys
     assert len(found[0]) == 6 and found[0] == found[1]
 
 
+@pytest.mark.parametrize("read", (False, True), ids=("drawn", "read back"))
+@pytest.mark.parametrize(("kind", "language_model"), (("gill", "opt"), ("dream", "llama")))
+def test_an_assistant_changes_no_token_and_no_state(systems, kind, language_model, read):
+    model, processor = systems(kind, language_model)
+    assistant = copy.deepcopy(model)
+    with torch.no_grad():  # which proposes other tokens now and then
+        for weight in assistant.language_model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.05)
+    _, expected = generate(model, processor, PROMPTS[:1], read)
+    _, found = generate(model, processor, PROMPTS[:1], read, assistant_model=assistant)
+    assert len(expected.img_start_positions)
+    assert found.sequences.tolist() == expected.sequences.tolist()
+    torch.testing.assert_close(found.img_hidden_states, expected.img_hidden_states, atol=1e-4, rtol=1e-4)
+
+
+RECURRENT = ("mamba", "mamba2", "rwkv", "recurrent_gemma", "jamba", "lfm2", "qwen3_next", "falcon_h1")
+
+
+@pytest.mark.parametrize("kind", ("gill", "dream"))
+@pytest.mark.parametrize(
+    "family", [name if name == "mamba" else pytest.param(name, marks=pytest.mark.slow) for name in RECURRENT]
+)
+@torch.no_grad()
+def test_recurrent_language_models_go_on_after_an_image_as_one_pass_reads_it(systems, family, kind):
+    LANGUAGE_MODELS[family] = {**SIZES, **FAMILIES[family]}
+    model, processor = systems(kind, family)
+    options = {"image_token_scale": 1e4, "max_new_tokens": 8}
+    found = []
+    for prompt in PROMPTS[:2]:
+        single, alone = generate(model, processor, [prompt], True, **options)
+        images = [model.get_image_features(single["pixel_values"]).pooler_output] if "pixel_values" in single else []
+        features = torch.cat([*images, read_back(model)(alone)])
+        whole = model(alone.sequences, image_features=features, image_token_scale=1e4, output_images=True)
+        assert len(alone.img_hidden_states)
+        torch.testing.assert_close(whole.img_hidden_states, alone.img_hidden_states, atol=1e-4, rtol=1e-4)
+        found.append(answers(single, alone)[0])
+    if not model.language_model_traits.decoder.masks_padding:
+        with pytest.raises(ValueError, match="reads padding on the left as if it were text"):
+            generate(model, processor, PROMPTS[:2], True, **options)
+        return
+    batch, together = generate(model, processor, PROMPTS[:2], True, **options)
+    for row, expected in zip(answers(batch, together), found, strict=True):
+        assert row[: len(expected)] == expected
+
+
 def test_the_tokens_of_an_image_are_read_in_one_pass(monkeypatch):
     processor = small_processor(num_image_output_tokens=30)
     model = small_model(processor)
@@ -250,6 +297,9 @@ def test_what_cannot_be_is_refused(systems, monkeypatch):
         generate(model, processor, PROMPTS[:1], image_token_scale=1e5, image_callback=lambda images: [None] * 2)
     with pytest.raises(ValueError, match="`guidance_scale` of `generate` does not go with"):
         generate(model, processor, PROMPTS[:1], guidance_scale=2.0)
+    for shared in (model, systems("gill", "opt")[0]):
+        with pytest.raises(ValueError, match=r"share the weights out among them \(FSDP, DeepSpeed ZeRO-3\)"):
+            shared.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, synced_gpus=True)
     with pytest.raises(ValueError, match=r"have \d+ tokens, and an image of \d+ more does not fit into the \d+"):
         generate(model, processor, PROMPTS[:1], True, image_token_scale=1e5, max_new_tokens=40)
 
