@@ -436,9 +436,9 @@ def _pool(
 
 def _packs_images(name: str) -> str:
     return (
-        f"The image encoder {name} reads the patches of all images as one sequence, and a batch must have a row for each "
-        "image; expected an encoder that takes them so, such as that of SigLIP 2, which also keeps their proportions "
-        "(NaFlex)."
+        f"The image encoder {name} reads the patches of all images as one sequence, and a batch must have a row for "
+        "each image; expected an encoder that takes them so, such as that of SigLIP 2, which also keeps their "
+        "proportions (NaFlex)."
     )
 
 

@@ -363,9 +363,7 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
     def _render_chat(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:
         answer_follows = messages[-1]["role"] != "assistant"
         variables = {**self._template_variables(None), **variables}
-        return super().apply_chat_template(
-            messages, add_generation_prompt=answer_follows, tokenize=False, **variables
-        )
+        return super().apply_chat_template(messages, add_generation_prompt=answer_follows, tokenize=False, **variables)
 
     def _template_variables(self, chat_template: str | None) -> dict[str, Any]:
         # transformers warns of variables that the template does not use.

@@ -174,8 +174,7 @@ FAMILIES = {
 }
 # Towers that read images of any size beside each other.
 PACKED = {
-    name: getattr(transformers.AutoConfig.for_model(name), "vision_config")
-    for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    name: transformers.AutoConfig.for_model(name).vision_config for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 }
 QUICK = {("CLIP", "patches"), ("SigLIP 2 NaFlex", "pooler"), ("ResNet", "pooler")}
 CASES = [
