@@ -16,7 +16,7 @@ from transformers import (
 from .configuration_gill import GillConfig
 from .decoder_traits_gill import DecoderTraits, find_decoder_traits
 from .image_encoder_gill import build_image_encoder, feature_shape_of, load_image_encoder
-from .language_model_head_gill import LogitTransform, find_embedding_scale, find_logit_transform
+from .language_model_head_gill import LogitTransform, check_quantized_head, find_embedding_scale, find_logit_transform
 
 # Options that hold for the repositories of the backbones as well. Others, such as `revision`, do not.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
@@ -56,6 +56,7 @@ def find_language_model_traits(language_model: PreTrainedModel) -> LanguageModel
     """
     # First, since a model that is not causal should be refused for that.
     decoder = find_decoder_traits(language_model)
+    check_quantized_head(language_model)
     return LanguageModelTraits(
         find_logit_transform(language_model),
         find_embedding_scale(language_model.get_input_embeddings()),

@@ -1,5 +1,7 @@
 """The chat template of a GILL: that of the language model where it has one, which then takes images too."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from transformers.utils import logging
@@ -43,6 +45,50 @@ _PREAMBLES = (
     _JOINED_PARTS.replace("CONTENT", "joined.text"),
     _JOINED_PARTS.replace("CONTENT", "[{'type': 'text', 'text': joined.text}]"),
 )
+
+
+# What a processor gives a template itself.
+_SET_BY_PROCESSOR = ("messages", "add_generation_prompt", "image_token")
+
+
+def check_template_kwargs(template: Any, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    Variables of a chat template, such as Qwen3's `enable_thinking`, which Jinja would ignore if they were misspelt.
+
+    Args:
+        template (`str`, or a `dict` of templates by name).
+        kwargs (`Mapping[str, Any]`, *optional*): The variables by name.
+
+    Raises:
+        ValueError: something else than a dict, or a variable that the template does not read, naming it.
+
+    Example:
+
+    ```python
+    >>> from modeling_gill.chat_template_gill import check_template_kwargs
+
+    >>> check_template_kwargs("{% if enable_thinking %}<think>{% endif %}", {"enable_thinking": False})
+    {'enable_thinking': False}
+    ```
+    """
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping):
+        raise ValueError(f"`chat_template_kwargs` is {kwargs!r:.60}; expected a dict of the chat template's variables.")
+    for name in kwargs:
+        if name in _SET_BY_PROCESSOR:
+            raise ValueError(f"`chat_template_kwargs` has {name!r}, which the processor sets; leave it out.")
+        if not reads_variable(template, name):
+            raise ValueError(
+                f"`chat_template_kwargs` has {name!r}, which the chat template does not read; expected variables of "
+                "the template, such as `enable_thinking` of Qwen3's."
+            )
+    return dict(kwargs)
+
+
+def reads_variable(template: Any, name: Any) -> bool:
+    """Whether a chat template, or one of several by name, has a word like this."""
+    return isinstance(name, str) and re.search(rf"\b{re.escape(name)}\b", str(template)) is not None
 
 
 def own_chat_template(tokenizer: Any, image_token: str) -> str | None:
@@ -112,4 +158,4 @@ def _takes_images(tokenizer: Any, template: str, image_token: str) -> bool:
     )
 
 
-__all__ = ["DEFAULT_CHAT_TEMPLATE", "own_chat_template"]
+__all__ = ["DEFAULT_CHAT_TEMPLATE", "check_template_kwargs", "own_chat_template", "reads_variable"]

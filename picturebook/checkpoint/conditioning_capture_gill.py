@@ -301,7 +301,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _observe(pipeline: Any, encoded: dict[str, Any]) -> None:
-    """Note what `encode_prompt` returns, and end the call at `prepare_latents`."""
+    """Note what `encode_prompt` returns, and end the call at `prepare_latents`, or before the first step of a pipeline
+    that has none (DeepFloyd IF)."""
     if not hasattr(pipeline, "encode_prompt"):
         return
     encode_prompt = pipeline.encode_prompt
@@ -319,7 +320,7 @@ def _observe(pipeline: Any, encoded: dict[str, Any]) -> None:
         raise _EncodedError
 
     vars(pipeline)["encode_prompt"] = observed
-    vars(pipeline)["prepare_latents"] = end
+    vars(pipeline)["prepare_latents"] = vars(pipeline)["progress_bar"] = end
 
 
 @lru_cache

@@ -12,7 +12,7 @@ from PIL import Image
 _PARAMETERS = frozenset(
     {"decision", "force_image", "max_images", "num_images_per_prompt", "min_text_tokens", "image_token_scale"}
     | {"max_new_tokens", "height", "width", "num_inference_steps", "guidance_scale", "negative_prompt"}
-    | {"do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
+    | {"do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "chat_template_kwargs"}
 )
 
 

@@ -28,6 +28,11 @@ _OTHER_ARGUMENTS = frozenset(
     {"self", "pixel_values", "attention_mask", "head_mask", "labels", "bool_masked_pos", "noise", "return_dict"}
     | {"output_attentions", "output_hidden_states", "return_loss", "args", "kwargs", "input_ids", "position_ids"}
 )
+# How the classes of image encoders end that are parts of models.
+_TOWERS = (
+    *("VisionModel", "ImageModel", "VisionModelWithProjection", "VisionTransformer"),
+    "VisionTransformerPretrainedModel",
+)
 # Switches of image processors that cut an image into several.
 _CUTTING = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
 
@@ -69,7 +74,7 @@ def image_encoder_class(vision_config: PretrainedConfig, pooling: ImagePooling) 
         if inspect.isclass(value)
         and issubclass(value, PreTrainedModel)
         and getattr(value, "config_class", None) is type(vision_config)
-        and name.endswith(("VisionModel", "ImageModel", "VisionModelWithProjection", "VisionTransformer"))
+        and name.endswith(_TOWERS)
     }
     wanted = [name for name in classes if name.endswith("WithProjection") == (pooling.kind == "image_embeds")]
     if not wanted:
@@ -194,6 +199,8 @@ def feature_shape_of(
         raise ValueError(f"The image encoder {name} cannot be run on images alone: {error}") from error
     finally:
         model.train(was_training)
+    if len(features) == 1:
+        raise ValueError(_packs_images(name))
     if len(features) != num_images:
         raise ValueError(f"The image encoder {name} gives {len(features)} features for {num_images} images.")
     return tuple(features.shape[1:])
@@ -218,6 +225,8 @@ def encode_images(
         ValueError: the encoder does not give this feature, or images that it cannot read.
     """
     name, parameters = type(model).__name__, inspect.signature(model.forward).parameters
+    if "grid_thw" in parameters:
+        raise ValueError(_packs_images(name))
     if "pixel_values" not in parameters:
         raise ValueError(f"The image encoder {name} takes no `pixel_values`.")
     for key in [key for key in kwargs if key in _OUTPUTS_OF_PROCESSORS and key not in parameters]:
@@ -423,6 +432,14 @@ def _pool(
             raise ValueError(_no_class_token(name))
         return states[:, 0]
     return _pool_patches(states[:, states.shape[1] - num_patches :], grid, pooling, name)
+
+
+def _packs_images(name: str) -> str:
+    return (
+        f"The image encoder {name} reads the patches of all images as one sequence, and a batch must have a row for "
+        "each image; expected an encoder that takes them so, such as that of SigLIP 2, which also keeps their "
+        "proportions (NaFlex)."
+    )
 
 
 def _no_class_token(name: str) -> str:

@@ -48,6 +48,24 @@ class LogitTransform:
         return self.scale if self.cap is None else self.scale * (1 - (logits / self.cap).square())
 
 
+def check_quantized_head(language_model: PreTrainedModel) -> None:
+    """
+    Refuse a head that bitsandbytes was told to quantize although its weight is the embedding's, which is not quantized:
+    its layer would fail at the first token.
+
+    Raises:
+        UnsupportedLanguageModel: naming the language model and how to load it.
+    """
+    head: Any = language_model.get_output_embeddings()
+    if type(head).__module__.startswith("bitsandbytes") and type(getattr(head, "weight", None)) is nn.Parameter:
+        name = next((name for name, module in language_model.named_modules() if module is head), "lm_head")
+        raise UnsupportedLanguageModel(
+            f"{describe(language_model)} has a head quantized by bitsandbytes ({type(head).__name__}) whose weight is "
+            f"that of the embedding, which is not quantized; expected `llm_int8_skip_modules` of the "
+            f"`BitsAndBytesConfig` to hold {name.rpartition('.')[2]!r}, or to be None."
+        )
+
+
 def find_logit_transform(language_model: PreTrainedModel) -> LogitTransform:
     """
     What a language model does to its states and logits around its head.
@@ -218,6 +236,7 @@ def state_width(language_model: PreTrainedModel) -> int:
 __all__ = [
     "LogitTransform",
     "UnsupportedLanguageModel",
+    "check_quantized_head",
     "decoder_of",
     "describe",
     "find_embedding_scale",

@@ -292,6 +292,7 @@ class GillPipeline(AnswerTextMixin, RetrievedImagesMixin, GeneratedImagesMixin, 
         stopping_criteria: StoppingCriteriaList | None = None,
         num_return_sequences: int | None = None,
         allowed_image_sources: Collection[str] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
         image_generator_kwargs: dict[str, Any] | None = None,
         reference_argument: str | None = None,
         **kwargs: Any,
@@ -341,6 +342,8 @@ class GillPipeline(AnswerTextMixin, RetrievedImagesMixin, GeneratedImagesMixin, 
             num_return_sequences (`int`, *optional*): Answers to each prompt.
             allowed_image_sources (`Collection[str]`, *optional*):
                 Sources that images of the prompts may come from; see [`GillProcessor`].
+            chat_template_kwargs (`dict[str, Any]`, *optional*):
+                Variables of the chat template, such as `{"enable_thinking": False}` for Qwen3's.
             image_generator_kwargs (`dict[str, Any]`, *optional*):
                 Other arguments of the image generator: `eta`, `timesteps`, `clip_skip`, `guidance_rescale`.
             reference_argument (`str`, *optional*):
@@ -411,7 +414,7 @@ class GillPipeline(AnswerTextMixin, RetrievedImagesMixin, GeneratedImagesMixin, 
         with self._call_state(scheduler, guidance_scale):
             # 2. Encode the prompts
             sources = _first(allowed_image_sources, self.config.allowed_image_sources)
-            options = {} if sources is None else {"allowed_image_sources": sources}
+            options = {"allowed_image_sources": sources, "chat_template_kwargs": chat_template_kwargs}
             batch = self.encode_prompt(prompts, force_image, **options)
             longest = self.model.config.max_position_embeddings
             if asked_tokens is None and longest is not None:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.processing_utils import ImagesKwargs, MultiModalData, ProcessingKwargs, TextKwargs
 from transformers.utils import logging
 
-from .chat_template_gill import DEFAULT_CHAT_TEMPLATE, own_chat_template
+from .chat_template_gill import DEFAULT_CHAT_TEMPLATE, check_template_kwargs, own_chat_template, reads_variable
 from .image_encoder_gill import load_image_processor, preprocess_images, with_pil
 from .image_loading_gill import IMAGE_SOURCES, ImageLimits, ImageReader, check_allowed_sources
 from .prompt_gill import TEXT_BREAK, ImageSource, Piece, PromptSplitter, list_prompts
@@ -64,6 +65,8 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
             Tokens around the placeholders of an input image (DreamLLM: `<im_start>`, `<im_end>`).
         image_output_start_token, image_output_end_token (`str`, *optional*):
             Tokens around the tokens of an output image (DreamLLM: `<dream_start>`, `<dream_end>`).
+        chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Variables of the chat template, such as `{"enable_thinking": False}` for Qwen3's. Saved with the processor.
 
     Attributes:
         image_input_run_ids, image_output_run_ids (`list[int]`):
@@ -71,7 +74,8 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
         image_limits ([`ImageLimits`]): Limits on the images of a call. Not saved with the processor.
 
     Raises:
-        ValueError: a tokenizer that lacks one of the tokens or has no `pad_token`, or an unknown image source.
+        ValueError: a tokenizer that lacks one of the tokens or has no `pad_token`, an unknown image source, or a
+            variable that the chat template does not read.
 
     Example:
 
@@ -103,6 +107,7 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
         image_end_token: str | None = None,
         image_output_start_token: str | None = None,
         image_output_end_token: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.num_visual_tokens = num_visual_tokens
@@ -122,6 +127,7 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
         # Repositories of older versions have a template and do not say so.
         self.truncate_text = own_template is None if truncate_text is None else truncate_text
         chat_template = chat_template or own_template or DEFAULT_CHAT_TEMPLATE
+        self.chat_template_kwargs = check_template_kwargs(chat_template, chat_template_kwargs) or None
         super().__init__(with_pil(image_processor), tokenizer, chat_template=chat_template)
         vocabulary = tokenizer.get_vocab()
         input_run = _surround([image_token] * num_visual_tokens, image_start_token, image_end_token)
@@ -161,6 +167,7 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
         split_image_tokens: bool | None = None,
         allowed_image_sources: Collection[str] | None = None,
         image_limits: ImageLimits | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """
@@ -177,6 +184,7 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
             add_img_tokens (`bool`, defaults to `False`): End each prompt with the tokens that request an image.
             split_image_tokens (`bool`, *optional*), allowed_image_sources (`Collection[str]`, *optional*),
             image_limits ([`ImageLimits`], *optional*): Those of this call, by default the processor's.
+            chat_template_kwargs (`dict[str, Any]`, *optional*): Variables of the chat template, over the processor's.
             kwargs: `padding` (defaults to `True`), `truncation`, `max_length`, `pad_to_multiple_of`, `padding_side`
                 (defaults to `"left"`), `add_special_tokens`, `return_attention_mask`, `return_mm_token_type_ids`,
                 `return_tensors` (defaults to `"pt"`), and the image processor's own, such as `do_resize`; or the same
@@ -192,7 +200,8 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
             whatever else the image processor makes, such as `pixel_attention_mask`.
 
         Raises:
-            ValueError: a prompt that is empty, of a wrong type or with an image that cannot be read, naming it.
+            ValueError: a prompt that is empty, of a wrong type or with an image that cannot be read, naming it, or a
+                variable that the chat template does not read.
             TypeError: an unknown keyword argument, with the nearest known one.
         """
         kwargs = {name: value for name, value in kwargs.items() if value is not None or name == "return_tensors"}
@@ -204,7 +213,8 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
         reader = ImageReader(image_limits or self.image_limits, IMAGE_SOURCES if sources is None else sources)
         if prompt is not None and (text is not None or images is not None):
             raise ValueError("Give either `prompt` or `text` and `images`, not both.")
-        splitter = self._splitter(split_image_tokens, reader.allowed_sources)
+        variables = check_template_kwargs(self.chat_template, chat_template_kwargs)
+        splitter = self._splitter(split_image_tokens, reader.allowed_sources, variables)
         if prompt is None and text is None and images is not None:
             loose = [ImageSource(image, f"Image {number}") for number, image in enumerate(_flatten(images))]
             return BatchFeature(self._pixel_values(loose, reader, options["images_kwargs"]))
@@ -333,10 +343,13 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
             text = text[:newline] if newline >= 0 else text[: stop + 1] if stop >= 0 else text
         return [text] if text.strip() else []
 
-    def _splitter(self, split_image_tokens: bool | None, allowed_sources: Sequence[str]) -> PromptSplitter:
+    def _splitter(
+        self, split_image_tokens: bool | None, allowed_sources: Sequence[str], variables: dict[str, Any] | None = None
+    ) -> PromptSplitter:
         split = self.split_image_tokens if split_image_tokens is None else split_image_tokens
         text_tokens = self._typed_as_text() if split else (self.image_token,)
-        return PromptSplitter(self.image_token, text_tokens, allowed_sources, self._render_chat)
+        render_chat = partial(self._render_chat, variables=variables or {})
+        return PromptSplitter(self.image_token, text_tokens, allowed_sources, render_chat)
 
     def _typed_as_text(self) -> tuple[str, ...]:
         """Special tokens that are ordinary text where somebody typed them."""
@@ -347,15 +360,16 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
             tokens = [*tokens, *(token for token in tokenizer.all_special_tokens if token not in of_texts)]
         return tuple(dict.fromkeys(tokens))
 
-    def _render_chat(self, messages: list[dict[str, Any]]) -> str:
+    def _render_chat(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:
         answer_follows = messages[-1]["role"] != "assistant"
-        return super().apply_chat_template(
-            messages, add_generation_prompt=answer_follows, tokenize=False, **self._template_variables(None)
-        )
+        variables = {**self._template_variables(None), **variables}
+        return super().apply_chat_template(messages, add_generation_prompt=answer_follows, tokenize=False, **variables)
 
-    def _template_variables(self, chat_template: str | None) -> dict[str, str]:
+    def _template_variables(self, chat_template: str | None) -> dict[str, Any]:
         # transformers warns of variables that the template does not use.
-        return {"image_token": self.image_token} if "image_token" in str(chat_template or self.chat_template) else {}
+        known = {"image_token": self.image_token, **(self.chat_template_kwargs or {})}
+        template = chat_template or self.chat_template
+        return {name: value for name, value in known.items() if reads_variable(template, name)}
 
     def _split_texts(self, splitter: PromptSplitter, text: str | Iterable[str], images: Any) -> list[list[Piece]]:
         texts = [text] if isinstance(text, str) else list(text)
@@ -428,7 +442,7 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
     def _check_kwargs(self, kwargs: dict[str, Any]) -> None:
         """Refuse what [`ProcessorMixin`] would ignore."""
         own = {"prompt", "text", "images", "add_img_tokens", "split_image_tokens"}
-        own |= {"allowed_image_sources", "image_limits"}
+        own |= {"allowed_image_sources", "image_limits", "chat_template_kwargs"}
         image_kwargs = {*ImagesKwargs.__annotations__}
         image_kwargs |= {*getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", ())}
         groups = {"text_kwargs": {*TextKwargs.__annotations__}, "images_kwargs": image_kwargs}

@@ -129,20 +129,26 @@ class ImageTurns:
         is as exact and goes with every way of decoding.
 
         Raises:
-            ValueError: turns are needed, and do not go with an option.
+            ValueError: turns are needed, and do not go with an option; or the weights are shared out among processes.
         """
-        reasons = {
-            "guidance_scale": getattr(generation_config, "guidance_scale", None) not in (None, 1),
-            "synced_gpus": bool(kwargs.get("synced_gpus")),
-        }
+        if kwargs.get("synced_gpus"):
+            # The images of an answer are read by the processes that have any, and the others would wait for ever.
+            raise ValueError(
+                "`generate` does not run in processes that share the weights out among them (FSDP, DeepSpeed ZeRO-3), "
+                "for which transformers sets `synced_gpus`; expected the whole model in each process, as "
+                "`from_pretrained` loads it."
+            )
+        is_guided = getattr(generation_config, "guidance_scale", None) not in (None, 1)
         if self.are_required:
-            for name in (name for name, is_given in reasons.items() if is_given):
-                raise ValueError(f"`{name}` of `generate` does not go with text and images in turn; leave it out.")
+            if is_guided:
+                raise ValueError(
+                    "`guidance_scale` of `generate` does not go with text and images in turn; leave it out."
+                )
             return True
         cache = kwargs.get(CACHE_NAME)
         # What goes on from the cache of a batch expects the columns that transformers leaves.
         is_kept = getattr(cache, "_is_user_defined", False) and self.num_prompts > 1
-        return is_sampling and bool(self.run) and can_be_aligned(cache) and not is_kept and not any(reasons.values())
+        return is_sampling and bool(self.run) and can_be_aligned(cache) and not is_kept and not is_guided
 
     def write(
         self,
