@@ -81,6 +81,7 @@ class ModelArguments:
     num_visual_tokens: int | None = _option(
         4, "Embeddings per image read (k); with vision_pooling patches, null takes all patches."
     )
+    visual_projection_depth: int = _option(1, "Linear layers from the feature to these embeddings, with GELU between.")
     vision_pooling: str = _option(
         "pooler", f"Feature of an image that is read: one of {', '.join(VISION_POOLINGS)}, see GillConfig."
     )

@@ -89,6 +89,7 @@ def adapter_fields(arguments: ModelArguments) -> dict[str, Any]:
     """Fields of [`GillConfig`] for new adapters, but those that depend on the frozen models."""
     return {
         "num_visual_tokens": arguments.num_visual_tokens,
+        "visual_projection_depth": arguments.visual_projection_depth,
         "vision_pooling": arguments.vision_pooling,
         "vision_feature_layer": arguments.vision_feature_layer,
         "visual_resampler_layers": arguments.visual_resampler_layers,

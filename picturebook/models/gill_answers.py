@@ -60,16 +60,23 @@ def generate_images(
     return _pixels_of([images[0] if images else None for _, images in answers]), [text for text, _ in answers]
 
 
+def write_texts(pipe: GillPipeline, prompts: Sequence[Any], max_new_tokens: int) -> list[str]:
+    """What the language model writes after each prompt, up to an image; prompts of one length at a time."""
+    texts = [""] * len(prompts)
+    lengths = [pipe.processor(prompt)["input_ids"].shape[1] for prompt in prompts]
+    for numbers in batches(sorted(range(len(prompts)), key=lambda number: lengths[number])):
+        batch = pipe.processor([prompts[number] for number in numbers]).to(pipe.device)
+        written = pipe.model.generate(**batch, max_new_tokens=max_new_tokens)
+        for number, ids in zip(numbers, written[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            pieces = pipe.processor.split_answer(ids)
+            texts[number] = pieces[0].strip() if pieces and isinstance(pieces[0], str) else ""
+    return texts
+
+
 def write_captions(pipe: GillPipeline, images: np.ndarray) -> list[Scene | None]:
     """The scene that GILL's caption of each image describes; `None` if it leaves anything out or is no caption."""
-    scenes = []
-    for of_batch in batches(to_images(images)):
-        batch = pipe.processor([[image] for image in of_batch]).to(pipe.device)
-        written = pipe.model.generate(**batch, max_new_tokens=24)
-        for ids in written[:, batch["input_ids"].shape[1] :].tolist():
-            text = pipe.processor.split_answer(ids)
-            scenes.append(description_in(text[0])[1] if text and isinstance(text[0], str) else None)
-    return scenes
+    texts = write_texts(pipe, [[image] for image in to_images(images)], max_new_tokens=24)
+    return [description_in(text)[1] for text in texts]
 
 
 def share_with_image(pipe: GillPipeline, prompts: Sequence[str]) -> float:
@@ -117,9 +124,15 @@ class AnsweredBothWays:
         return "retrieve" if self.retrieved else "generate"
 
 
-def answer_both_ways(pipe: GillPipeline, asked: Sequence[ImagePrompt], seed: int = 0) -> list[AnsweredBothWays]:
-    """Retrieve and generate for each prompt, and let the reader judge."""
-    answers = answer_prompts(pipe, [prompt.prompt for prompt in asked], seed, decision="both")
+def answer_both_ways(
+    pipe: GillPipeline, asked: Sequence[ImagePrompt], seed: int = 0, **options: Any
+) -> list[AnsweredBothWays]:
+    """Retrieve and generate for each prompt, and let the reader judge.
+
+    Args:
+        options: Those of the pipeline's call.
+    """
+    answers = answer_prompts(pipe, [prompt.prompt for prompt in asked], seed, decision="both", **options)
     both = [{image.source: image for image in images} for _, images in answers]
     verdicts = {
         source: judge([images.get(source) for images in both], [prompt.scene for prompt in asked]) for source in SOURCES

@@ -18,6 +18,8 @@ from ..world.scene import Scene
 from . import batches
 
 GUIDANCE_SCALE, INFERENCE_STEPS = 2.0, 25
+# Options of a weaker generator, which draws about half of the images right.
+WEAKER: dict[str, float] = {"num_inference_steps": 3, "guidance_scale": 1.0}
 # Noise on the conditioning, at most this share of its standard deviation: GILL's mapper is close to a caption's
 # conditioning, but never exact.
 _MOST_NOISE = 0.3

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from evaluation_gill.decisions import macro_f1
 from pipeline_gill import GillPipeline
 
 from ..models.gill_answers import AnsweredBothWays, answer_both_ways
+from ..models.image_generator import WEAKER
 from ..world.prompts import sample_prompts
 from ..world.splits import TEST, VALIDATION, stream
 from .results_table import Table, mean_of, statistic_of
@@ -20,15 +22,24 @@ BEST = "the better image, if known"
 _COLUMNS = ("macro F1", "answers right")
 
 
-def answer_decision_items(pipe: GillPipeline, items: int, seed: int) -> dict[str, list[AnsweredBothWays]]:
-    """Prompts of the test split answered both ways, and half as many of validation, to choose the threshold on."""
+def answer_decision_items(
+    pipe: GillPipeline, items: int, seed: int, weaker: bool = False
+) -> dict[str, list[AnsweredBothWays]]:
+    """Prompts of the test split answered both ways, and half as many of validation, to choose the threshold on.
+
+    Args:
+        weaker (`bool`): Whether the image generator is weakened, so that deciding matters more.
+    """
+    options: dict[str, Any] = WEAKER if weaker else {}
     return {
-        split: answer_both_ways(pipe, sample_prompts(split, number, stream(seed, split, "decision table")), seed)
+        split: answer_both_ways(
+            pipe, sample_prompts(split, number, stream(seed, split, "decision table")), seed, **options
+        )
         for split, number in ((VALIDATION, items // 2), (TEST, items))
     }
 
 
-def decision_table(answered: dict[str, list[AnsweredBothWays]]) -> Table:
+def decision_table(answered: dict[str, list[AnsweredBothWays]], weaker: bool = False) -> Table:
     """Table 2."""
     tested = answered[TEST]
     threshold = best_threshold(answered[VALIDATION])
@@ -55,8 +66,8 @@ def decision_table(answered: dict[str, list[AnsweredBothWays]]) -> Table:
     rows[BEST] = {"answers right": mean_of(retrieved | generated)}
     counts = Counter(answer.label for answer in tested)
     return Table(
-        "decision",
-        "Retrieve or generate, %",
+        "decision_weaker" if weaker else "decision",
+        "Retrieve, or generate in three steps without guidance, %" if weaker else "Retrieve or generate, %",
         _COLUMNS,
         rows,
         f"{len(tested)} prompts of the test split (captions, stories, dialogues in turn; half of them of retrievable "

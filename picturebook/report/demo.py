@@ -15,7 +15,7 @@ from pipeline_gill import GillImage, GillPipeline
 
 from ..arguments import DemoArguments
 from ..checkpoint_folder import find_checkpoint
-from ..models.gill_answers import answer_prompts, judge, load_pipeline
+from ..models.gill_answers import answer_prompts, judge, load_pipeline, write_texts
 from ..models.image_generator import generate_from_captions, plain_generator
 from ..models.smollm2 import load_smollm2_pipeline
 from ..world.backgrounds import IMAGE_SIZE
@@ -177,7 +177,7 @@ def answer_dialogues(
         wrong.append(set())
         for question in dialogue.rounds:
             lines.append(f"Q: {question.question}")
-            answer = _answer_in_words(pipe, [*lines, "A:"]) if number % 2 else f"{question.answer} ."
+            answer = write_texts(pipe, [_prompt([*lines, "A:"])], 8)[0] if number % 2 else f"{question.answer} ."
             if answer.strip(" .") != question.answer:
                 wrong[-1].add(len(lines))
             lines.append(f"A: {answer}")
@@ -189,13 +189,6 @@ def answer_dialogues(
 def _prompt(lines: Sequence[Any]) -> list[Any]:
     text = " ".join(line for line in lines if isinstance(line, str))
     return [*(line for line in lines if not isinstance(line, str)), text]
-
-
-def _answer_in_words(pipe: GillPipeline, lines: Sequence[Any]) -> str:
-    batch = pipe.processor([_prompt(lines)]).to(pipe.device)
-    generated = pipe.model.generate(**batch, max_new_tokens=8)[0, batch["input_ids"].shape[1] :].tolist()
-    pieces = pipe.processor.split_answer(generated)
-    return pieces[0].strip() if pieces and isinstance(pieces[0], str) else ""
 
 
 def _answers(pipe: GillPipeline, prompts: list[list[Any]], scenes: Sequence[Scene], seed: int) -> list[Answer]:

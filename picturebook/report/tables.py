@@ -13,6 +13,7 @@ from ..world.reader import correctness, read
 from .decision_table import answer_decision_items, decision_table
 from .pages import write_page
 from .results_table import Table
+from .seen_table import seen_table
 from .story_table import DrawnStories, caption_table, draw_captions, draw_stories, story_table
 
 # Only for a few prompts in a hundred is the retrieved image right and the generated one wrong, so many are needed.
@@ -42,7 +43,11 @@ def write_tables(arguments: TablesArguments) -> list[Table]:
     tables = [
         _printed(story_table(pipe, stories)),
         _printed(caption_table(pipe, draw_captions(pipe, items, seed))),
-        _printed(decision_table(answer_decision_items(pipe, _PROMPTS_PER_ITEM * items, seed))),
+        *(
+            _printed(decision_table(answer_decision_items(pipe, _PROMPTS_PER_ITEM * items, seed, weaker), weaker))
+            for weaker in (False, True)
+        ),
+        _printed(seen_table(pipe, items, seed)),
     ]
     results = {table.name: table.as_json() for table in tables} | {"items": items, "seed": seed}
     for name, text in (

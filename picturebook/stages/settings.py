@@ -1,7 +1,9 @@
 """Sizes and schedules of all stages: in full, or of a few minutes to see that everything works."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..models.image_generator import WEAKER
 from ..world.documents import ALL_KINDS, AS_READ, DocumentMixture
 from ..world.pairs import PairMixture
 from .training_loop import Schedule
@@ -70,10 +72,12 @@ class Settings:
         language_model_width, language_model_layers: Hidden size and number of layers.
         pairs: Number of pairs that the adapters are trained on.
         pair_mixture: The mixture of these pairs.
+        visual_projection: Of the two parts of its training, see `train_visual_projection.py`.
         adapters: Entries of `training_gill`'s recipe that differ from `adapters.yaml`.
         fast: Whether the retrieval set has scenes of `FAST_KIND` alone and the decision is trained on prompts of
             `FAST_SCENES`, which weak models can retrieve and generate.
         decision_prompts: Number of prompts that the decision is trained on.
+        voting: Options of the image generator for the images that are voted on.
         retrievable_share: Share of these prompts whose scene is retrievable.
         measured: Number of items that each stage is measured on.
     """
@@ -90,9 +94,11 @@ class Settings:
     generator_widths: tuple[int, ...]
     pairs: int
     pair_mixture: PairMixture
+    visual_projection: tuple[Schedule, Schedule]
     adapters: dict[str, object]
     fast: bool
     decision_prompts: int
+    voting: Mapping[str, float]
     retrievable_share: float
     measured: int
 
@@ -124,11 +130,15 @@ FULL = Settings(
     generator_widths=(64, 96),
     pairs=30_000,
     pair_mixture=PairMixture(single_share=0.2, plain_share=1.0, partial_share=0.1),
+    visual_projection=(
+        Schedule(1_000, 256, 2e-3, decay=0.9),
+        Schedule(400, 64, 5e-4, decay=0.9),
+    ),
     adapters={},
     fast=False,
     decision_prompts=2_400,
-    # Only retrievable scenes can be right by retrieval alone, and most of them are generated correctly, too.
-    retrievable_share=0.9,
+    voting=WEAKER,
+    retrievable_share=0.5,
     measured=400,
 )
 
@@ -151,6 +161,7 @@ FAST = Settings(
     generator_widths=(32, 64),
     pairs=3_200,
     pair_mixture=PairMixture(single_share=0.5, partial_share=0.1, fast=0.8),
+    visual_projection=(Schedule(150, 128, 4e-3, warmup=10, decay=0.8), Schedule(30, 32, 5e-4, warmup=5, decay=0.8)),
     adapters={
         "max_steps": 400,
         "warmup_steps": 40,
@@ -163,6 +174,8 @@ FAST = Settings(
     },
     fast=True,
     decision_prompts=240,
+    # It is weak already.
+    voting={},
     retrievable_share=0.5,
     measured=100,
 )

@@ -1,7 +1,7 @@
 """The decision head, trained on labels as in the paper: prompts are answered both ways, and the images are compared.
 
 The reader replaces the human annotators. It votes for the image that is right if the other one is wrong, and else for a
-tie.
+tie. The generator is weakened: more of its images are wrong then, and fewer prompts end in a tie.
 """
 
 import shutil
@@ -36,7 +36,7 @@ def train_decision(run: RunFolder, settings: Settings, seed: int = 0) -> None:
         for split, number in numbers.items():
             numbers_of_split = stream(seed, split, STAGE)
             asked = sample_prompts(split, number, numbers_of_split, settings.retrievable_share, settings.fast)
-            answered += answer_both_ways(pipe, asked, seed)
+            answered += answer_both_ways(pipe, asked, seed, **settings.voting)
         with_images = [answer.images for answer in answered if answer.images]
         run.write_pairs_sheet(STAGE, *([images[source] for images in with_images] for source in SOURCES))
         write_annotations(annotations, answered)
