@@ -12,6 +12,17 @@ from modeling_gill import GillProcessor
 from training_gill import PrecomputeArguments, Recipe, precompute, read_recipe, small_data
 from training_gill.recipe import RECIPES
 
+# Options of a quick run; nothing is evaluated.
+FEW_STEPS: dict[str, Any] = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 8,
+    "eval_strategy": "no",
+    "panel_steps": 0,
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "save_steps": 1000,
+}
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -31,11 +42,15 @@ def dream_processor(dream_repository: Path) -> GillProcessor:
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`train.tsv`, `validation.tsv`, `decisions.tsv`, `images/`, `models/` and `cache/`."""
-    out = tmp_path_factory.mktemp("small")
+    return write_world(tmp_path_factory.mktemp("small"), steps=5)
+
+
+def write_world(out: Path, steps: int) -> Path:
+    """A small world whose frozen models were trained for `steps` steps; 200 teach them what adapters can build on."""
     torch.set_num_threads(1)
     small_data.write_images(out, train=256, validation=64)
     small_data.write_decisions(out)
-    small_data.write_models(out, steps=200)
+    small_data.write_models(out, steps=steps)
     precompute(
         PrecomputeArguments(
             [str(out / "train.tsv"), str(out / "validation.tsv")],
@@ -67,17 +82,7 @@ def recipe_with(recipe_file: Path) -> Callable[..., Recipe]:
     """The recipe with options of the command line; few steps, nothing evaluated, unless said otherwise."""
 
     def read(**options: Any) -> Recipe:
-        options = {
-            "max_steps": 3,
-            "per_device_train_batch_size": 8,
-            "eval_strategy": "no",
-            "panel_steps": 0,
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "save_steps": 1000,
-            **options,
-        }
-        return read_recipe(recipe_file, **options)
+        return read_recipe(recipe_file, **{**FEW_STEPS, **options})
 
     return read
 

@@ -19,13 +19,13 @@ from gill import cli
 from modeling_gill import GillForConditionalGeneration, GillProcessor
 from pipeline_gill import GillPipeline
 from tests.hub_fixtures import run_python
-from tests.training_gill.conftest import write_recipe
+from tests.training_gill.conftest import FEW_STEPS, write_recipe, write_world
 from training_gill import train
 from training_gill.caches import CacheError
 from training_gill.callbacks import mean_frozen_norm
 from training_gill.checkpoints import last_checkpoint
 from training_gill.model_building import build_model
-from training_gill.recipe import RecipeError
+from training_gill.recipe import RecipeError, read_recipe
 from training_gill.trainer import GillTrainer, TooManyUnreadable
 from training_gill.training_data import DataError
 
@@ -48,16 +48,18 @@ def spoil(world, recipe_file, change):
 
 
 @pytest.mark.slow
-def test_some_hundred_steps_bring_every_loss_down_and_retrieval_far_above_chance(recipe_with):
-    recipe = recipe_with(
-        max_steps=250,
-        per_device_train_batch_size=16,
-        logging_steps=25,
-        save_steps=250,
-        eval_strategy="steps",
-        eval_steps=250,
-        learning_rate=3e-3,
-    )
+def test_some_hundred_steps_bring_every_loss_down_and_retrieval_far_above_chance(tmp_path):
+    world = write_world(tmp_path / "world", steps=200)
+    options = FEW_STEPS | {
+        "max_steps": 250,
+        "per_device_train_batch_size": 16,
+        "logging_steps": 25,
+        "save_steps": 250,
+        "eval_strategy": "steps",
+        "eval_steps": 250,
+        "learning_rate": 3e-3,
+    }
+    recipe = read_recipe(write_recipe(world, tmp_path / "out", tmp_path / "recipe.yaml"), **options)
     measured = train(recipe)
     history = [entry for entry in logged(recipe) if "captioning_loss" in entry]
     for name in LOSSES:
