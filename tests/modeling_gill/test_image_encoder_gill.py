@@ -13,7 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from modeling_gill.backbones_gill import load_backbones
-from modeling_gill.image_encoder_gill import ImagePooling, feature_shape, load_image_processor, preprocess_images
+from modeling_gill.image_encoder_gill import (
+    ImagePooling,
+    feature_shape,
+    feature_shape_of,
+    load_image_processor,
+    preprocess_images,
+)
 from pipeline_gill import RetrievalSet
 from tests.small_model import small_config, small_processor
 from training_gill.collator import CaptionedImageCollator
@@ -375,6 +381,25 @@ def test_an_image_is_prepared_with_pillow_before_and_after_saving(monkeypatch, t
 def test_the_width_of_a_feature_is_found_from_the_encoder_itself():
     assert feature_shape(transformers.ConvNextConfig(**STAGES), ImagePooling()) == (20,)
     assert feature_shape(transformers.CLIPVisionConfig(**VIT), ImagePooling("patches", -2)) == (16, 32)
+
+
+def test_an_encoder_is_run_for_the_shape_of_its_feature_once_and_one_of_other_parts_again():
+    class Narrower(torch.nn.Module):
+        def __init__(self, norm: torch.nn.Module) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return self.norm(states)[..., :20]
+
+    runs = []
+    for number in range(3):
+        encoder = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VIT)).eval()
+        encoder.register_forward_pre_hook(lambda *_: runs.append(1))
+        if number == 2:
+            encoder.post_layernorm = Narrower(encoder.post_layernorm)
+        assert feature_shape_of(encoder, ImagePooling()) == ((20,) if number == 2 else (32,))
+    assert len(runs) == 2
 
 
 @pytest.mark.parametrize(
