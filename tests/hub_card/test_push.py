@@ -152,7 +152,10 @@ def test_edits_of_the_card_on_the_hub_survive_a_push(
     assert "## How we use it" in (tmp_path / "there/README.md").read_text()
 
 
-@pytest.mark.parametrize("broken", ["answered 500", "connection dropped", "answer lost"])
+@pytest.mark.parametrize(
+    "broken",
+    ["answer lost", *(pytest.param(one, marks=pytest.mark.slow) for one in ("answered 500", "connection dropped"))],
+)
 def test_a_push_that_fails_at_any_request_leaves_the_old_state_or_the_new_one(
     small_repository: Path,
     small_set: Path,
