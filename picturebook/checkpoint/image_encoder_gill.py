@@ -33,6 +33,9 @@ _TOWERS = (
     *("VisionModel", "ImageModel", "VisionModelWithProjection", "VisionTransformer"),
     "VisionTransformerPretrainedModel",
 )
+# Shapes of features that were found by running encoders, by what these are made of.
+_SHAPES: dict[Any, tuple[int, ...]] = {}
+_MOST_SHAPES = 256
 # Switches of image processors that cut an image into several.
 _CUTTING = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
 
@@ -177,9 +180,26 @@ def feature_shape_of(
     Raises:
         ValueError: the encoder does not give this feature, naming it and the reason.
     """
-    name = type(model).__name__
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         return feature_shape(model.config, pooling)  # accelerate moves its weights when it runs
+    if images is not None:
+        return _run_without_weights(model, pooling, images)
+    # The run takes longer than all else of making a small model, and each of the same parts gives the same.
+    fields = json.dumps(model.config.to_dict(), default=str)
+    parts = tuple((name, type(module)) for name, module in model.named_modules())
+    weights = tuple((name, weight.shape) for name, weight in model.named_parameters())
+    key = (fields, parts, weights, pooling)
+    if key not in _SHAPES:
+        if len(_SHAPES) == _MOST_SHAPES:
+            _SHAPES.clear()
+        _SHAPES[key] = _run_without_weights(model, pooling, None)
+    return _SHAPES[key]
+
+
+def _run_without_weights(
+    model: PreTrainedModel, pooling: ImagePooling, images: Mapping[str, torch.Tensor] | None
+) -> tuple[int, ...]:
+    name = type(model).__name__
     # The shape does not depend on masks, which cannot be looked at without weights.
     given = _example_images(model) if images is None else images
     inputs: dict[str, Any] = {key: None if "mask" in key else value for key, value in given.items()}
