@@ -88,6 +88,12 @@ COMMANDS: dict[str, Command] = {
         "picturebook.report.tables:write_tables",
         "The paper's tables in miniature.",
     ),
+    "picturebook ablations": Command(
+        "picturebook.arguments:AblationArguments",
+        "picturebook.report.ablation_tables:write_ablations",
+        "Short trainings that differ in one thing each, for the paper's ablations.",
+        "Run the same command again to resume.",
+    ),
     "picturebook fetch": Command(
         "picturebook.arguments:FetchArguments",
         "picturebook.models.smollm2:fetch_language_model",

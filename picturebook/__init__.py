@@ -14,6 +14,7 @@ from gill.imports import lazy_names
 
 if TYPE_CHECKING:
     from .arguments import (
+        AblationArguments,
         DemoArguments,
         DreamArguments,
         DreamTablesArguments,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .checkpoint_folder import embed, find_checkpoint, find_dreamllm, find_smollm2_adapters
     from .models.dreamllm import load_dreamllm_pipeline
     from .models.smollm2 import fetch_language_model, load_smollm2_pipeline
+    from .report.ablation_tables import write_ablations
     from .report.demo import demo
     from .report.dream_table import write_dream_tables
     from .report.knowledge_table import write_knowledge
@@ -41,6 +43,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         ".arguments": [
+            "AblationArguments",
             "DemoArguments",
             "DreamArguments",
             "DreamTablesArguments",
@@ -52,6 +55,7 @@ __getattr__, __dir__ = lazy_names(
             "TablesArguments",
             "WorldArguments",
         ],
+        ".report.ablation_tables": ["write_ablations"],
         ".report.demo": ["demo"],
         ".checkpoint_folder": ["embed", "find_checkpoint", "find_dreamllm", "find_smollm2_adapters"],
         ".models.dreamllm": ["load_dreamllm_pipeline"],
@@ -67,6 +71,7 @@ __getattr__, __dir__ = lazy_names(
 )
 
 __all__ = [
+    "AblationArguments",
     "DemoArguments",
     "DreamArguments",
     "DreamTablesArguments",
@@ -88,6 +93,7 @@ __all__ = [
     "train",
     "train_dream",
     "train_english",
+    "write_ablations",
     "write_dream_tables",
     "write_knowledge",
     "write_tables",

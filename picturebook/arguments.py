@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 LanguageModelName = Literal["smollm2"]
+TableName = Literal["stories", "captions", "decision", "seen", "retrieval", "rounds", "refined", "ablations"]
 StageName = Literal["autoencoder", "clip", "generator", "language_model", "adapters", "gill", "decision"]
 
 
@@ -55,6 +56,28 @@ class TablesArguments:
     )
     items: int = field(default=500, metadata={"help": "Test items; four times as many for the decision.", "min": 1})
     seed: int = field(default=0, metadata={"help": "Seed of the test items and of the noise."})
+    ablations: Path | None = field(
+        default=None,
+        metadata={"help": "Folder that `gill picturebook ablations` wrote, for the tables of it.", "metavar": "DIR"},
+    )
+    only: list[TableName] = field(
+        default_factory=list, metadata={"help": "Make these tables alone; may be given several times."}
+    )
+
+
+@dataclass
+class AblationArguments:
+    """Options of `gill picturebook ablations`."""
+
+    out: Path = field(
+        metadata={"help": "Folder to write to; a run that was stopped is resumed from it.", "metavar": "DIR"}
+    )
+    model: Path | None = field(
+        default=None,
+        metadata={"help": "Repository whose frozen models are taken; by default the checkpoint.", "metavar": "DIR"},
+    )
+    items: int = field(default=250, metadata={"help": "Test items that each training is measured on.", "min": 2})
+    seed: int = field(default=0, metadata={"help": "Seed of weights, data and noise."})
 
 
 @dataclass

@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
+from pipeline_gill import GillPipeline
+
 from ..world.backgrounds import IMAGE_SIZE
 from ..world.caption_grammar import NOTHING, layout
+from ..world.drawing import to_images
 from ..world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene
+from . import batches
 
 # Enough for five sentences, so that the plain generator can read a whole story.
 POSITIONS = 52
@@ -75,3 +80,26 @@ class ContrastiveLoss(nn.Module):
         return (
             out.loss + functional.cross_entropy(scores.transpose(1, 2).float(), names, reduction="none").sum(1).mean()
         )
+
+
+@torch.no_grad()
+def pooled_text_features(pipe: GillPipeline, texts: Sequence[str]) -> torch.Tensor:
+    """Pooled outputs `(num_texts, width)` of CLIP's text tower, which is the image generator's text encoder."""
+    generator = pipe.image_generator
+    features = []
+    for batch in batches(list(texts), 128):
+        tokens = generator.tokenizer(list(batch), padding=True, truncation=True, return_tensors="pt")
+        pooled = generator.text_encoder(input_ids=tokens.input_ids.to(generator.text_encoder.device)).pooler_output
+        features.append(pooled.float().cpu())
+    return torch.cat(features)
+
+
+@torch.no_grad()
+def pooled_image_features(pipe: GillPipeline, images: np.ndarray) -> torch.Tensor:
+    """Pooled outputs `(num_images, width)` of uint8 images `(num_images, 32, 32, 3)`, by CLIP's image tower."""
+    features = []
+    for batch in batches(to_images(images), 250):
+        values = pipe.processor.image_processor(images=batch, return_tensors="pt")["pixel_values"]
+        pooled = pipe.model.vision_model(values.to(pipe.model.device, pipe.model.dtype)).pooler_output
+        features.append(pooled.float().cpu())
+    return torch.cat(features)

@@ -47,15 +47,20 @@ def answer_prompts(
 
 
 def generate_images(
-    pipe: GillPipeline, prompts: Sequence[Any], seed: int = 0, force_image: bool = False
+    pipe: GillPipeline,
+    prompts: Sequence[Any],
+    seed: int = 0,
+    force_image: bool = False,
+    steps: int = INFERENCE_STEPS,
 ) -> tuple[np.ndarray, list[str]]:
     """GILL's generated image for each prompt, uint8 `(num_prompts, 32, 32, 3)`, and the text before it.
 
     Args:
         force_image (`bool`): Whether the image comes right after the prompt. Otherwise it is black where the model
             does not ask for one.
+        steps (`int`): Of the image generator.
     """
-    options = {"num_inference_steps": INFERENCE_STEPS, "guidance_scale": GUIDANCE_SCALE, "force_image": force_image}
+    options = {"num_inference_steps": steps, "guidance_scale": GUIDANCE_SCALE, "force_image": force_image}
     answers = answer_prompts(pipe, prompts, seed, decision="generate", **options)
     return _pixels_of([images[0] if images else None for _, images in answers]), [text for text, _ in answers]
 
@@ -99,6 +104,8 @@ class AnsweredBothWays:
         text: The text before the image.
         retrieved, generated: Whether each image is right.
         score: Retrieval score of the retrieved image.
+        generated_score: That of the generated image.
+        probability: The model's probability that the retrieved image is the better one; 0 without a decision head.
         decided: The model's decision, `generate` or `retrieve`; `None` without a decision head.
         images: Both images by source, uint8 `(32, 32, 3)`; empty where the model did not ask for one.
     """
@@ -110,6 +117,8 @@ class AnsweredBothWays:
     score: float
     decided: str | None
     images: dict[str, np.ndarray] = field(default_factory=dict)
+    generated_score: float = 0.0
+    probability: float = 0.0
 
     @property
     def retrieves(self) -> bool:
@@ -139,7 +148,9 @@ def answer_both_ways(
     }
     answered = []
     for number, (prompt, (text, _), images) in enumerate(zip(asked, answers, both, strict=True)):
-        retrieved = images.get("retrieved")
+        scores = {
+            source: images[source].score or 0.0 if source in images else 0.0 for source in ("retrieved", "generated")
+        }
         probabilities = next(iter(images.values())).decision_probabilities if images else None
         answered.append(
             AnsweredBothWays(
@@ -147,9 +158,11 @@ def answer_both_ways(
                 text,
                 bool(verdicts["retrieved"][number]),
                 bool(verdicts["generated"][number]),
-                retrieved.score if retrieved is not None and retrieved.score is not None else 0.0,
+                scores["retrieved"],
                 max(probabilities, key=lambda name: probabilities[name]) if probabilities else None,
                 {source: from_images([image.image])[0] for source, image in images.items()},
+                scores["generated"],
+                probabilities["retrieve"] if probabilities else 0.0,
             )
         )
     return answered

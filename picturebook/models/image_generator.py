@@ -25,9 +25,11 @@ WEAKER: dict[str, float] = {"num_inference_steps": 3, "guidance_scale": 1.0}
 _MOST_NOISE = 0.3
 
 
-def generate_from_captions(pipeline: StableDiffusionPipeline, captions: Sequence[str], seed: int = 0) -> np.ndarray:
+def generate_from_captions(
+    pipeline: StableDiffusionPipeline, captions: Sequence[str], seed: int = 0, steps: int = INFERENCE_STEPS
+) -> np.ndarray:
     """Images of captions by the generator alone, uint8 `(num_captions, 32, 32, 3)`, each from noise of its own."""
-    return _generate(pipeline, captions, seed, lambda batch: {"prompt": batch})
+    return _generate(pipeline, captions, seed, lambda batch: {"prompt": batch}, steps)
 
 
 def generate_from_conditioning(
@@ -38,7 +40,11 @@ def generate_from_conditioning(
 
 
 def _generate(
-    pipeline: StableDiffusionPipeline, items: Sequence[Any], seed: int, arguments: Callable[[list[Any]], dict[str, Any]]
+    pipeline: StableDiffusionPipeline,
+    items: Sequence[Any],
+    seed: int,
+    arguments: Callable[[list[Any]], dict[str, Any]],
+    steps: int = INFERENCE_STEPS,
 ) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
@@ -47,7 +53,7 @@ def _generate(
             **arguments([item for item, _ in batch]),
             height=IMAGE_SIZE,
             width=IMAGE_SIZE,
-            num_inference_steps=INFERENCE_STEPS,
+            num_inference_steps=steps,
             guidance_scale=GUIDANCE_SCALE,
             generator=[generator for _, generator in batch],
         ).images

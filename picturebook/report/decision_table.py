@@ -1,7 +1,7 @@
 """Table 2: macro F1 of the decision between retrieval and generation, and the share of right answers."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,9 @@ from ..world.splits import TEST, VALIDATION, stream
 from .results_table import Table, mean_of, statistic_of
 
 LEARNED, THRESHOLD = "learned decision", "threshold on the retrieval score"
-GENERATE, RETRIEVE = "always generate", "always retrieve"
+DIFFERENCE, PROBABILITY = "threshold on the difference of both scores", "learned decision, threshold on its probability"
+GENERATE, RETRIEVE, CHANCE = "always generate", "always retrieve", "by chance, as often as is right"
+HIGHER = 'the higher retrieval score (`decision="score"`)'
 BEST = "the better image, if known"
 _COLUMNS = ("macro F1", "answers right")
 
@@ -42,7 +44,8 @@ def answer_decision_items(
 def decision_table(answered: dict[str, list[AnsweredBothWays]], weaker: bool = False) -> Table:
     """Table 2."""
     tested = answered[TEST]
-    threshold = best_threshold(answered[VALIDATION])
+    labels = [answer.label for answer in answered[VALIDATION] if answer.label != "tie"]
+    chance = labels.count("retrieve") / max(len(labels), 1)
     generated, retrieved, retrieves = (
         np.array([getattr(answer, name) for answer in tested]) for name in ("generated", "retrieved", "retrieves")
     )
@@ -50,8 +53,12 @@ def decision_table(answered: dict[str, list[AnsweredBothWays]], weaker: bool = F
     decisions = {
         GENERATE: np.zeros(len(tested), dtype=bool),
         RETRIEVE: np.ones(len(tested), dtype=bool),
-        THRESHOLD: np.array([answer.score for answer in tested]) >= threshold,
+        CHANCE: stream(0, TEST, "decided by chance").random(len(tested)) < chance,
+        HIGHER: np.array([difference_of(answer) > 0 for answer in tested]),
+        THRESHOLD: _by_threshold(answered, lambda answer: answer.score),
+        DIFFERENCE: _by_threshold(answered, difference_of),
         LEARNED: retrieves,
+        PROBABILITY: _by_threshold(answered, lambda answer: answer.probability),
     }
     labelled = generated != retrieved
     rows = {
@@ -73,7 +80,7 @@ def decision_table(answered: dict[str, list[AnsweredBothWays]], weaker: bool = F
         f"{len(tested)} prompts of the test split (captions, stories, dialogues in turn; half of them of retrievable "
         f"scenes). Only the generated image is right for {counts['generate']}, only the retrieved one for "
         f"{counts['retrieve']}, both or neither for {counts['tie']}. Macro F1 is over the first two, as in the paper; "
-        "right answers are counted over all. The threshold is the best one on prompts of the validation split.",
+        "right answers are counted over all. Thresholds are the best ones on prompts of the validation split.",
     )
 
 
@@ -81,11 +88,25 @@ def _macro_f1_of(predicted: np.ndarray, true: np.ndarray, drawn: np.ndarray) -> 
     return macro_f1(predicted[drawn], true[drawn])
 
 
-def best_threshold(answered: Sequence[AnsweredBothWays]) -> float:
-    """The retrieval score from which on retrieving gives the highest macro F1."""
+def difference_of(answer: AnsweredBothWays) -> float:
+    """The retrieval score of the retrieved image less that of the generated one."""
+    return answer.score - answer.generated_score
+
+
+def _by_threshold(
+    answered: dict[str, list[AnsweredBothWays]], value: Callable[[AnsweredBothWays], float]
+) -> np.ndarray:
+    least = best_threshold(answered[VALIDATION], value)
+    return np.array([value(answer) for answer in answered[TEST]]) >= least
+
+
+def best_threshold(
+    answered: Sequence[AnsweredBothWays], value: Callable[[AnsweredBothWays], float] = lambda answer: answer.score
+) -> float:
+    """The value, by default the retrieval score, from which on retrieving gives the highest macro F1."""
     labelled = [answer for answer in answered if answer.label != "tie"]
     if not labelled:
         return float("inf")
-    scores = np.array([answer.score for answer in labelled])
+    scores = np.array([value(answer) for answer in labelled])
     true = np.array([answer.retrieved for answer in labelled])
     return float(max(np.unique(scores), key=lambda least: macro_f1(scores >= least, true)))

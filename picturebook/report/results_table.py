@@ -11,15 +11,22 @@ from evaluation_gill.bootstrap import interval_of
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or another statistic over items, with its interval."""
+    """A mean or another statistic over items, with its interval.
+
+    Attributes:
+        value, low, high: The statistic and its interval.
+        factor: What these are multiplied by in text: 100 for shares, in percent.
+    """
 
     value: float
     low: float
     high: float
+    factor: float = 100.0
 
-    def percent(self) -> str:
+    def text(self) -> str:
         """`81.2 (78.0 to 84.4)`."""
-        return f"{100 * self.value:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
+        value, low, high = (self.factor * number for number in (self.value, self.low, self.high))
+        return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Table:
     note: str
 
     def markdown(self) -> str:
-        """The table in GitHub's Markdown, in percent."""
+        """The table in GitHub's Markdown."""
         lines = [
             f"### {self.title}",
             "",
@@ -49,7 +56,7 @@ class Table:
             "|---" * (len(self.columns) + 1) + "|",
         ]
         for name, metrics in self.rows.items():
-            cells = [metrics[column].percent() if column in metrics else "" for column in self.columns]
+            cells = [metrics[column].text() if column in metrics else "" for column in self.columns]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         return "\n".join([*lines, "", self.note, ""])
 

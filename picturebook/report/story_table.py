@@ -9,10 +9,9 @@ from torch.nn import functional
 
 from pipeline_gill import GillPipeline
 
-from ..models import batches
+from ..models.clip import pooled_image_features
 from ..models.gill_answers import generate_images
 from ..models.image_generator import generate_from_captions, plain_captions, plain_generator
-from ..world.drawing import to_images
 from ..world.pairs import draw_all, illustrated_stories
 from ..world.prompts import story_prompt
 from ..world.reader import ATTRIBUTES, correctness, read
@@ -132,12 +131,6 @@ def table_rows(pipe: GillPipeline, drawn: Drawn) -> dict[str, dict[str, Estimate
     return rows
 
 
-@torch.no_grad()
 def image_features(pipe: GillPipeline, images: np.ndarray) -> torch.Tensor:
     """Unit vectors `(num_images, width)` of uint8 images, by the image tower of the world's CLIP."""
-    features = []
-    for batch in batches(to_images(images), 250):
-        values = pipe.processor.image_processor(images=batch, return_tensors="pt")["pixel_values"]
-        pooled = pipe.model.vision_model(values.to(pipe.model.device, pipe.model.dtype)).pooler_output
-        features.append(functional.normalize(pooled.float().cpu(), dim=-1))
-    return torch.cat(features)
+    return functional.normalize(pooled_image_features(pipe, images), dim=-1)

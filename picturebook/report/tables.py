@@ -1,18 +1,24 @@
 """The paper's tables in miniature, as Markdown, JSON and a page. Test items were never seen while training."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from modeling_gill.atomic_write_gill import replace_file
 
-from ..arguments import TablesArguments
+from ..arguments import TableName, TablesArguments
 from ..checkpoint_folder import find_checkpoint
 from ..models.gill_answers import load_pipeline
+from ..stages.ablations import AblationRun
 from ..world.reader import correctness, read
+from .ablation_tables import ablation_tables
 from .decision_table import answer_decision_items, decision_table
 from .pages import write_page
+from .refined_table import refined_table
 from .results_table import Table
+from .retrieval_table import retrieval_table
+from .rounds_table import rounds_table
 from .seen_table import seen_table
 from .story_table import DrawnStories, caption_table, draw_captions, draw_stories, story_table
 
@@ -27,7 +33,7 @@ def write_tables(arguments: TablesArguments) -> list[Table]:
 
     Raises:
         FileNotFoundError: no checkpoint is installed.
-        ValueError: `arguments.model` has no retrieval set.
+        ValueError: `arguments.model` has no retrieval set, or `arguments.ablations` was trained for another one.
 
     Example:
 
@@ -39,16 +45,22 @@ def write_tables(arguments: TablesArguments) -> list[Table]:
     if pipe.retrieval_set is None:
         raise ValueError(f"{model} has no retrieval set; expected the repository of a picture book.")
     out, seed, items = Path(arguments.out), arguments.seed, arguments.items
-    stories = draw_stories(pipe, items, seed)
-    tables = [
-        _printed(story_table(pipe, stories)),
-        _printed(caption_table(pipe, draw_captions(pipe, items, seed))),
-        *(
-            _printed(decision_table(answer_decision_items(pipe, _PROMPTS_PER_ITEM * items, seed, weaker), weaker))
+    run = None if arguments.ablations is None else AblationRun(Path(arguments.ablations))
+    stories = draw_stories(pipe, items, seed) if _wanted("stories", arguments) else None
+    makers: dict[TableName, Callable[[], list[Table]]] = {
+        "stories": lambda: [] if stories is None else [story_table(pipe, stories)],
+        "captions": lambda: [caption_table(pipe, draw_captions(pipe, items, seed))],
+        "decision": lambda: [
+            decision_table(answer_decision_items(pipe, _PROMPTS_PER_ITEM * items, seed, weaker), weaker)
             for weaker in (False, True)
-        ),
-        _printed(seen_table(pipe, items, seed)),
-    ]
+        ],
+        "seen": lambda: [seen_table(pipe, items, seed)],
+        "retrieval": lambda: [retrieval_table(pipe, items, seed, run)],
+        "rounds": lambda: [rounds_table(pipe, max(items // 2, 2), seed)],
+        "refined": lambda: [refined_table(pipe, max(items // 4, 2), seed)],
+        "ablations": lambda: [] if run is None else ablation_tables(run, max(items // 2, 2), seed),
+    }
+    tables = [_printed(table) for name, make in makers.items() if _wanted(name, arguments) for table in make()]
     results = {table.name: table.as_json() for table in tables} | {"items": items, "seed": seed}
     for name, text in (
         ("tables.md", "\n".join(table.markdown() for table in tables)),
@@ -56,9 +68,14 @@ def write_tables(arguments: TablesArguments) -> list[Table]:
     ):
         with replace_file(out / name) as new:
             new.write_text(text, encoding="utf-8")
-    shown = [_story_on_page(stories, number) for number in range(min(_NUM_SHOWN, len(stories.stories)))]
+    number_shown = 0 if stories is None else min(_NUM_SHOWN, len(stories.stories))
+    shown = [_story_on_page(stories, number) for number in range(number_shown) if stories is not None]
     write_page(out / "index.html", "tables", tables=tables, stories=shown)
     return tables
+
+
+def _wanted(name: TableName, arguments: TablesArguments) -> bool:
+    return not arguments.only or name in arguments.only
 
 
 def _printed(table: Table) -> Table:

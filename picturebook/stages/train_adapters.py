@@ -4,6 +4,7 @@ As in the paper, no story and no dialogue is trained on: GILL's answers to them 
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training_gill.training_data import open_data
 
 from ..models.gill_answers import generate_images, load_pipeline, share_with_image, write_captions
 from ..models.image_generator import plain_captions
-from ..world.pairs import draw_all, save_pairs
+from ..world.pairs import PairMixture, draw_all, save_pairs
 from ..world.reader import correct_shares
 from ..world.splits import TRAIN, VALIDATION, scene_in, stream
 from .run_folder import RunFolder
@@ -48,14 +49,48 @@ def train_adapters(run: RunFolder, settings: Settings, seed: int = 0) -> None:
 
 def _train(folder: Path, run: RunFolder, settings: Settings, seed: int) -> None:
     work = run.checkpoints(STAGE)
-    pairs, cache, initial = work / "pairs", work / "cache", work / "initial"
+    initial = work / "initial"
     stages = {"language_model": LANGUAGE_MODEL, "vision_model": CLIP, "image_generator": GENERATOR}
     names = {name: str(run.folder(stage).resolve()) for name, stage in stages.items()}
+    counts = {TRAIN: settings.pairs, VALIDATION: settings.measured}
+    data = prepare_pairs(work, names, counts, settings.pair_mixture, seed)
+    entries = {
+        **names,
+        **data,
+        "validation_data": data["train_data"],
+        "output_dir": str(folder),
+        "seed": seed,
+        **settings.adapters,
+    }
+    if not initial.exists():
+        model, processor = build_model(read_recipe(RECIPE, **entries).model, torch.float32, seed)
+        images: Any = open_data(data["train_data"], TRAIN)
+        shown = read_images_in_words(images, Path(data["cache"]), processor, seed)
+        train_visual_projection(model, processor, shown, settings.visual_projection, work / "visual", seed)
+        with replace_folder(initial) as new:
+            model.save_pretrained(new)
+            processor.save_pretrained(new)
+    train(RECIPE, **entries, start_from=str(initial))
+
+
+def prepare_pairs(
+    work: Path, names: Mapping[str, str], numbers: Mapping[str, int], mixture: PairMixture, seed: int
+) -> dict[str, str]:
+    """Write pairs with the generator's targets and the image encoder's features, as far as they are not there.
+
+    Args:
+        work (`Path`): Folder that `pairs` and `cache` are written to.
+        names: Folders of `vision_model` and `image_generator`.
+        numbers: Pairs of each split.
+
+    Returns:
+        `dict[str, str]`: `train_data` and `cache` of a recipe.
+    """
+    pairs, cache = work / "pairs", work / "cache"
     if not pairs.exists():
-        counts = {TRAIN: settings.pairs, VALIDATION: settings.measured}
         with replace_folder(pairs) as new:
-            save_pairs(new, counts, seed, settings.pair_mixture, _GROUP_SIZE)
-    for split in (TRAIN, VALIDATION):
+            save_pairs(new, numbers, seed, mixture, _GROUP_SIZE)
+    for split in numbers:
         precompute(
             PrecomputeArguments(
                 [str(pairs)],
@@ -66,24 +101,7 @@ def _train(folder: Path, run: RunFolder, settings: Settings, seed: int) -> None:
                 vision_model=names["vision_model"],
             )
         )
-    entries = {
-        **names,
-        "train_data": str(pairs),
-        "validation_data": str(pairs),
-        "cache": str(cache),
-        "output_dir": str(folder),
-        "seed": seed,
-        **settings.adapters,
-    }
-    if not initial.exists():
-        model, processor = build_model(read_recipe(RECIPE, **entries).model, torch.float32, seed)
-        data: Any = open_data(str(pairs), TRAIN)
-        shown = read_images_in_words(data, cache, processor, seed)
-        train_visual_projection(model, processor, shown, settings.visual_projection, work / "visual", seed)
-        with replace_folder(initial) as new:
-            model.save_pretrained(new)
-            processor.save_pretrained(new)
-    train(RECIPE, **entries, start_from=str(initial))
+    return {"train_data": str(pairs), "cache": str(cache)}
 
 
 def measure_adapters(pipe: GillPipeline, run: RunFolder, number: int, seed: int) -> dict[str, object]:

@@ -1,11 +1,15 @@
 """Decisions are measured by macro F1 and by right answers."""
 
+from dataclasses import replace
+
 import pytest
 
 from picturebook.report.decision_table import (
     BEST,
     GENERATE,
+    HIGHER,
     LEARNED,
+    PROBABILITY,
     RETRIEVE,
     THRESHOLD,
     best_threshold,
@@ -25,3 +29,11 @@ def test_a_good_decision_has_more_right_answers_than_either_way_alone() -> None:
 def test_the_threshold_is_chosen_on_other_prompts() -> None:
     assert best_threshold(FOUND + DRAWN) == 9.0
     assert best_threshold(BOTH) == float("inf")
+
+
+def test_scores_and_probabilities_decide_too() -> None:
+    # Both images are scored, and the retrieved one is right where its score is the higher one.
+    found = [replace(answer, generated_score=2.0, probability=0.4) for answer in FOUND]
+    drawn = [replace(answer, generated_score=8.0, probability=0.1) for answer in DRAWN]
+    rows = decision_table({VALIDATION: found + drawn, TEST: found + drawn}).rows
+    assert rows[HIGHER]["macro F1"].value == rows[PROBABILITY]["macro F1"].value == 1

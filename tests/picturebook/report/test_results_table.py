@@ -11,7 +11,7 @@ def test_a_mean_lies_in_its_interval() -> None:
     figure = mean_of(np.array([True] * 80 + [False] * 20))
     assert figure.value == 0.8
     assert 0.70 < figure.low < 0.76 < 0.84 < figure.high < 0.90
-    assert mean_of(np.ones(5)).percent() == "100.0 (100.0 to 100.0)"
+    assert mean_of(np.ones(5)).text() == "100.0 (100.0 to 100.0)"
 
 
 def test_a_statistic_is_of_the_items_drawn() -> None:
