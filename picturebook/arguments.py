@@ -60,9 +60,7 @@ class TablesArguments:
         default=None,
         metadata={"help": "Folder that `gill picturebook ablations` wrote, for the tables of it.", "metavar": "DIR"},
     )
-    only: list[TableName] = field(
-        default_factory=list, metadata={"help": "Make these tables alone; may be given several times."}
-    )
+    only: TableName | None = field(default=None, metadata={"help": "Make this table alone."})
 
 
 @dataclass

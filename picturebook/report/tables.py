@@ -75,7 +75,7 @@ def write_tables(arguments: TablesArguments) -> list[Table]:
 
 
 def _wanted(name: TableName, arguments: TablesArguments) -> bool:
-    return not arguments.only or name in arguments.only
+    return arguments.only in (None, name)
 
 
 def _printed(table: Table) -> Table:
