@@ -5,7 +5,9 @@ from pathlib import Path
 from tests.modeling_gill.test_image_encoder_gill import FAMILIES as IMAGE_ENCODERS
 from tests.modeling_gill.test_language_model_families import FAMILIES as LANGUAGE_MODELS
 from tests.modeling_gill.test_language_model_families import NO_PADDING, REFUSED
+from tests.other_generators import OTHERS
 from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS
+from tests.pipeline_gill.test_other_generators import EXACT, REFUSED_FOR
 from tests.small_generators import GENERATORS, small_generator
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
@@ -69,7 +71,25 @@ def generators() -> str:
     return "\n".join(["| generator | class of diffusers | conditioning |", "|---|---|---|", *rows])
 
 
-TABLES = {"language models": language_models, "image encoders": image_encoders, "generators": generators}
+def other_generators() -> str:
+    """A row for each generator that is tried once, with the outcome."""
+    rows = []
+    for kind in OTHERS:
+        outcome = (
+            f"refused: {REFUSED_FOR[kind]}"
+            if kind in REFUSED_FOR
+            else f"`prompt_embeds` ({EXACT[kind].length} positions)"
+        )
+        rows.append(f"| {kind} | {outcome} |")
+    return "\n".join(["| generator | conditioning |", "|---|---|", *rows])
+
+
+TABLES = {
+    "language models": language_models,
+    "image encoders": image_encoders,
+    "generators": generators,
+    "other generators": other_generators,
+}
 
 
 def with_tables(page: str) -> str:

@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 
 from modeling_gill.conditioning_gill import ConditioningTensor
 from pipeline_gill.conditioning_capture_gill import (
+    CallFailedError,
     ImageDiffersError,
     capture_conditioning,
     capture_negatives,
@@ -66,7 +67,7 @@ class TargetEncoder:
         if self._generator is not None:
             try:
                 self.tensors = derive_conditioning(self._generator.to(device), **self._call)
-            except (ImageDiffersError, RuntimeError):
+            except (ImageDiffersError, CallFailedError):
                 self._generator = None  # so may be only that of the small models
         if self._generator is None or self._reads_models():
             self._generator = load_generator(name, revision, dtype).to(device)
