@@ -36,8 +36,16 @@ _parsing = threading.Lock()
 _encoding = threading.RLock()
 
 
-class ImageDiffersError(ValueError):
+class UnconditionableGenerator(ValueError):
+    """A generator that cannot be conditioned by a model; the message names it and the reason."""
+
+
+class ImageDiffersError(UnconditionableGenerator):
     """The image of a generator's encoded prompt is not that of the prompt."""
+
+
+class CallFailedError(UnconditionableGenerator):
+    """A generator cannot be called with what it makes of a prompt, or not at all."""
 
 
 class _EncodedError(Exception):
@@ -85,7 +93,7 @@ def derive_conditioning(generator: Any, **call: Any) -> tuple[ConditioningTensor
             without (`control_image`), or that make the proof cheaper (`height`, `width`).
 
     Raises:
-        ValueError: a generator that cannot be conditioned exactly, naming it and the reason.
+        UnconditionableGenerator: a generator that cannot be conditioned exactly, naming it and the reason.
 
     Example:
 
@@ -98,6 +106,16 @@ def derive_conditioning(generator: Any, **call: Any) -> tuple[ConditioningTensor
     [('prompt_embeds', 300, 2304)]
     ```
     """
+    try:
+        return _derive(generator, call)
+    except UnconditionableGenerator:
+        raise
+    except Exception as error:  # whatever its own code raises
+        refusal = _refusal(generator, f"its call failed with {type(error).__name__}: {error}")
+        raise CallFailedError(*refusal.args) from error
+
+
+def _derive(generator: Any, call: Mapping[str, Any]) -> tuple[ConditioningTensor, ...]:
     longest = " ".join([_LONG] * (_WORDS // len(_LONG.split())))
     encoded = _encode(generator, [_SHORT, longest], call)
     alone = _encode(generator, [_SHORT], call)
@@ -471,13 +489,15 @@ def _latents(generator: Any, arguments: dict[str, Any]) -> torch.Tensor:
         return torch.as_tensor(generator(**arguments, **seeded)[0]).float()
 
 
-def _refusal(generator: Any, reason: str) -> ValueError:
-    return ValueError(f"{type(generator).__name__} cannot be conditioned by a model: {reason}.")
+def _refusal(generator: Any, reason: str) -> UnconditionableGenerator:
+    return UnconditionableGenerator(f"{type(generator).__name__} cannot be conditioned by a model: {reason}.")
 
 
 __all__ = [
     "NEGATIVE",
+    "CallFailedError",
     "ImageDiffersError",
+    "UnconditionableGenerator",
     "call_parameters",
     "capture_conditioning",
     "capture_negatives",
