@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from evaluation_gill.bootstrap import interval_of_mean
 from gill import GillForConditionalGeneration, GillProcessor, RetrievalSet
+from training_gill.caches import LanguageStatesCache
 
 KS = (1, 10)
 _BATCH = 64
@@ -74,10 +75,10 @@ def measure(folder: Path, split: str = "test", at_most: int = 400) -> dict[str, 
     questions = read_questions(folder / "questions.json", sorted(set(names)), split, at_most)
     scores = {"names, BM25": bm25([question.text for question in questions], names)}
     for system, path in galleries.items():
-        trained, untrained = gallery_scores(path, questions, names)
-        if system == "SmolLM2":
-            scores["names, SmolLM2's states"] = untrained
-        scores[system] = trained
+        found = gallery_scores(path, questions, names, untrained=system == "SmolLM2")
+        if "untrained" in found:
+            scores["names, SmolLM2's states"] = found["untrained"]
+        scores[system] = found["trained"]
     right = np.array([[name in question.names for name in names] for question in questions])
     kinds = {
         "definition": [q.kind == "definition" for q in questions],
@@ -86,14 +87,14 @@ def measure(folder: Path, split: str = "test", at_most: int = 400) -> dict[str, 
         "name (trained)": [q.kind == "name" for q in questions],
     }
     rows = []
-    for system, found in scores.items():
+    for system, scored in scores.items():
         for kind, chosen in kinds.items():
             if not any(chosen):
                 continue
             row: dict[str, object] = {"system": system, "kind": kind, "questions": sum(chosen)}
             for k in KS:
-                values = hits(found[chosen], right[chosen], k)
-                row[f"recall@{k}"] = [float(np.mean(values)), *(interval_of_mean(values) or (math.nan, math.nan))]
+                values = hits(scored[chosen], right[chosen], k)
+                row[f"recall@{k}"] = [float(np.mean(values)), *(interval_of_mean(values) or (None, None))]
             rows.append(row)
     best = (-scores["SmolLM2"]).argsort(1)[:, :3]
     some = [number for number, question in enumerate(questions) if question.kind != "name"][:: max(len(best) // 12, 1)]
@@ -126,10 +127,12 @@ def shares_a_word(question: Question) -> bool:
 
 
 @torch.no_grad()
-def gallery_scores(folder: Path, questions: Sequence[Question], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def gallery_scores(
+    folder: Path, questions: Sequence[Question], names: Sequence[str], untrained: bool = False
+) -> dict[str, np.ndarray]:
     """
-    Scores of all images for all questions, `(num_questions, num_images)`: by the trained heads, and by the cosine of
-    the untrained states of question and name, less their means over the names.
+    Scores of all images for all questions, `(num_questions, num_images)`: `trained` by the heads and, on demand,
+    `untrained` by the cosine of the states after question and name, less their mean over the names.
 
     Raises:
         ValueError: a retrieval set of other images.
@@ -139,31 +142,44 @@ def gallery_scores(folder: Path, questions: Sequence[Question], names: Sequence[
         raise ValueError(f"{folder / 'retrieval_set'} has other images than those that are asked for.")
     images = torch.from_numpy(np.array(found.dataset.with_format("numpy")["embedding"][:], dtype=np.float32))
     model = GillForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    # As the states that were trained on.
     model.language_model.to(torch.bfloat16)
-    processor = GillProcessor.from_pretrained(folder)
+    processor, cache = GillProcessor.from_pretrained(folder), LanguageStatesCache(folder.parent / "cache")
     head, width = model.text_retrieval_head, model.text_retrieval_head.in_features
     # A head that changes nothing gives the states themselves.
     model.text_retrieval_head = nn.Linear(width, width, bias=False)
     nn.init.eye_(model.text_retrieval_head.weight)
-    asked = states_of(model, processor, [question.text for question in questions])
-    unique = list(dict.fromkeys(names))
-    own = states_of(model, processor, unique)
-    mean = own.mean(0)
-    own, read = (functional.normalize(part - mean, dim=1) for part in (own, asked))
-    places = [unique.index(name) for name in names]
+    asked = states_of(model, processor, cache, [question.text for question in questions])
     trained = functional.normalize(head(asked), dim=1) @ functional.normalize(images, dim=1).T
-    return trained.numpy(), (read @ own[places].T).numpy()
+    scores = {"trained": trained.numpy()}
+    if untrained:
+        unique = list(dict.fromkeys(names))
+        own = states_of(model, processor, cache, unique)
+        mean = own.mean(0)
+        own, read = (functional.normalize(part - mean, dim=1) for part in (own, asked))
+        places = {name: number for number, name in enumerate(unique)}
+        scores["untrained"] = (read @ own[[places[name] for name in names]].T).numpy()
+    return scores
 
 
-def states_of(model: GillForConditionalGeneration, processor: GillProcessor, texts: Sequence[str]) -> torch.Tensor:
-    """What the retrieval head reads after each text as a person's message, `(num_texts, width)`."""
+def states_of(
+    model: GillForConditionalGeneration, processor: GillProcessor, cache: LanguageStatesCache, texts: Sequence[str]
+) -> torch.Tensor:
+    """What the retrieval head reads after each text as a person's message, `(num_texts, width)`.
+
+    Those of trained names are in the cache of the training.
+    """
     chats = [[{"role": "user", "content": text}] for text in texts]
     prompts = processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
     found = torch.zeros(len(texts), model.text_retrieval_head.out_features)
+    for number, prompt in enumerate(prompts):
+        if prompt in cache:
+            found[number] = cache[prompt].flatten()
     # Texts of about the same length together.
-    order = sorted(range(len(texts)), key=lambda number: len(prompts[number]))
-    for begin in range(0, len(order), _BATCH):
-        some = order[begin : begin + _BATCH]
+    new = [number for number, prompt in enumerate(prompts) if prompt not in cache]
+    new.sort(key=lambda number: len(prompts[number]))
+    for begin in range(0, len(new), _BATCH):
+        some = new[begin : begin + _BATCH]
         batch = processor([prompts[number] for number in some])
         found[some] = model.get_text_retrieval_embeddings(batch["input_ids"], batch["attention_mask"]).float()
     return found
@@ -197,7 +213,11 @@ def table(results: dict[str, object]) -> str:
     """Markdown, percentages with their intervals."""
     lines = ["| asked by | system | questions | R@1 | R@10 |", "|---|---|---|---|---|"]
     for row in sorted(results["rows"], key=lambda row: row["kind"]):  # type: ignore[attr-defined, call-overload]
-        values = ["{:.1f} ({:.1f} to {:.1f})".format(*(100 * value for value in row[f"recall@{k}"])) for k in KS]
+        values = []
+        for k in KS:
+            mean, *interval = row[f"recall@{k}"]
+            between = "" if None in interval else " ({:.1f} to {:.1f})".format(*(100 * end for end in interval))
+            values.append(f"{100 * mean:.1f}{between}")
         lines.append(f"| {row['kind']} | {row['system']} | {row['questions']} | {' | '.join(values)} |")
     return "\n".join(lines)
 
