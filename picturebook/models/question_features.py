@@ -1,12 +1,13 @@
 """What fixed linear maps read of a language model's states at questions, and adapters trained on that.
 
-States at the tokens of ` First object: Color: ...` hold what the language model is about to answer. Two linear readings
-of them generalize differently, and adapters are trained on both:
+States at the tokens of ` The object is a kind of: Its color is: ...` hold what the language model is about to answer.
+Two linear readings of them generalize differently, and adapters are trained on both:
 
-* *answers*: the language model's own output rows of the world's words, at the colon that asks for them ("logit lens").
-  No example fits them, so they read words that were never trained on as the language model understands them.
-* *readings*: ridge regression of everything about the scene from all states. They tell two objects apart, which the
-  answers do not, but know trained words only.
+* *answers*: the language model's own output rows of the world's words, at tokens that ask for them ("logit lens"). No
+  example fits them, so they read words that were never trained on as the language model understands them. A few tokens
+  vote on each attribute: their errors differ.
+* *readings*: ridge regression of everything about the scene, each from the token that shows it best. They tell two
+  objects apart, which the answers do not, but know trained words only.
 
 All of it is linear in the states, so it is folded into the adapters' first layers when training ends.
 """
@@ -24,22 +25,20 @@ from modeling_gill.mapper_gill import MapperOutput
 from ..world.partial_scene import PartialScene
 from ..world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES
 
-_KINDS, _COLOURS, _PLACES, _BACKGROUNDS = range(4)
 WORDS: tuple[tuple[str, ...], ...] = (KINDS, COLOURS, PLACES, BACKGROUNDS)
-# Which answers are read at which token of ` First object: Color: Position: Second object: Color: Position: Time:`.
-ASKED_AT: dict[int, tuple[int, ...]] = {
-    2: (_KINDS, _BACKGROUNDS),
-    4: (_COLOURS,),
-    6: (_KINDS, _PLACES, _BACKGROUNDS),
-    7: (_KINDS,),
-    15: (_BACKGROUNDS,),
-}
+NUM_ANSWERS = sum(map(len, WORDS))
+# For each of `WORDS`, the tokens of ` The object is a kind of: Its color is: Position (left, right, top, bottom): Scene
+# (day, night, sea, snow):` that vote, chosen on the words of `validation`; one that is named twice has two votes.
+VOTERS: tuple[tuple[int, ...], ...] = (
+    (5, 7, 27, 28, 29),
+    (9, 9, 9, 11),
+    (12, 12, 14, 14, 15, 25),
+    (22, 23, 24, 26, 26, 27, 28),
+)
 # Readings: kind, colour and place of both objects, the background, and whether there is a second object.
-_READINGS = (KINDS, COLOURS, PLACES, KINDS, COLOURS, PLACES, BACKGROUNDS, ("second",))
-NUM_READINGS = sum(map(len, _READINGS))
-# The readings that answers replace where there is one object.
-_ANSWERED = len(KINDS) + len(COLOURS)
-_RIDGE, _MOST_FITTED = 0.1, 4_096
+READINGS = (KINDS, COLOURS, PLACES, KINDS, COLOURS, PLACES, BACKGROUNDS, ("second",))
+NUM_READINGS = sum(map(len, READINGS))
+_RIDGE, _HELD_OUT = 1e-2, 4
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,13 @@ class QuestionFeatures:
     """Linear maps from states to answers and readings.
 
     Attributes:
-        weight: `torch.FloatTensor` of shape `(num_tokens, num_features, hidden_size)`. Features that are not read at a
-            token have zeros. The last `NUM_READINGS` are the token's share of the readings, the sum of all tokens.
+        weight: `torch.FloatTensor` of shape `(num_tokens, num_features, hidden_size)`, of `NUM_ANSWERS` answers and
+            `NUM_READINGS` readings. Features that are not read at a token have zeros.
         mean: `torch.FloatTensor` of shape `(num_tokens, hidden_size)`, that is subtracted from the states.
-        groups: For each answer, the number of its question and attribute; answers of one group are scaled together.
     """
 
     weight: torch.Tensor
     mean: torch.Tensor
-    groups: torch.Tensor
-
-    @property
-    def num_answers(self) -> int:
-        return self.weight.shape[1] - NUM_READINGS
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """Features `(num_prompts, num_tokens, num_features)` of states `(num_prompts, num_tokens, hidden_size)`."""
@@ -78,25 +71,22 @@ def fit_features(
         known: The scene of each prompt, its objects in the order in which they are named.
         word_rows: For each of `WORDS`, the language model's output rows of its words.
     """
-    mean = states.float().mean(0)
+    # Answers are read where there is one object.
+    alone = states[[len(scene.objects) == 1 for scene in known]].float()
+    mean = alone.mean(0)
     num_tokens, width = mean.shape
-    answers: list[tuple[int, torch.Tensor]] = []
-    groups: list[int] = []
-    for token, attributes in ASKED_AT.items():
-        if token >= num_tokens:
-            continue
-        for attribute in attributes:
-            rows = word_rows[attribute].float()
-            values = (states[:, token].float() - mean[token]) @ rows.T
-            groups += [len(answers)] * len(rows)
-            answers.append((token, rows / values.std().clamp(min=1e-6)))
-    weight = torch.zeros(num_tokens, len(groups) + NUM_READINGS, width)
+    weight = torch.zeros(num_tokens, NUM_ANSWERS + NUM_READINGS, width)
     begin = 0
-    for token, rows in answers:
-        weight[token, begin : begin + len(rows)] = rows
+    for rows, voters in zip(word_rows, VOTERS, strict=True):
+        # How a word compares with the others of its attribute, in its own standard deviations.
+        rows = rows.float() - rows.float().mean(0)
+        for token in voters:
+            if token < num_tokens:
+                values = (alone[:, token] - mean[token]) @ rows.T
+                weight[token, begin : begin + len(rows)] += rows / values.std(0).clamp(min=1e-6)[:, None]
         begin += len(rows)
-    weight[:, begin:] = _ridge(states, mean, readings_of(known)).transpose(1, 2)
-    return QuestionFeatures(weight, mean, torch.tensor(groups))
+    weight[:, NUM_ANSWERS:] = _fit_readings(states, readings_of(known))
+    return QuestionFeatures(weight, mean)
 
 
 def readings_of(known: Sequence[PartialScene]) -> torch.Tensor:
@@ -109,23 +99,43 @@ def readings_of(known: Sequence[PartialScene]) -> torch.Tensor:
             words += [None, None, None] if obj is None else [obj.kind, obj.colour, obj.place]
         words += [scene.background, "second" if len(scene.objects) > 1 else None]
         begin = 0
-        for word, choices in zip(words, _READINGS, strict=True):
+        for word, choices in zip(words, READINGS, strict=True):
             if word is not None:
                 values[number, begin + choices.index(word)] = 1
             begin += len(choices)
     return values
 
 
-def _ridge(states: torch.Tensor, mean: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """`(num_tokens, hidden_size, num_readings)`; fitted in the space of the prompts, of which there are fewer."""
-    step = -(-len(states) // _MOST_FITTED)
-    centred = states[::step].float() - mean
-    scale = centred.std(0) + 1e-3 * centred.std()
-    flat = (centred / scale).flatten(1)
-    products = flat @ flat.T
-    regularized = products + _RIDGE * products.diagonal().mean() * torch.eye(len(products))
-    solved = torch.linalg.solve(regularized, targets[::step] - targets[::step].mean(0))
-    return (flat.T @ solved).view(*mean.shape, -1) / scale[..., None]
+def _fit_readings(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """`(num_tokens, num_readings, hidden_size)`: each attribute is read at the token that tells it best.
+
+    The token is chosen by the squared error on every fourth prompt, of maps that are fitted to the others.
+    """
+    held_out = torch.arange(len(states)) % _HELD_OUT == 0
+    centred = (targets - targets.mean(0)).double()
+    fitted, errors = [], []
+    for token in range(states.shape[1]):
+        inputs = states[:, token].double()
+        inputs = inputs - inputs.mean(0)
+        chosen = _ridge(inputs[~held_out], centred[~held_out])
+        errors.append((inputs[held_out] @ chosen - centred[held_out]).square().mean(0))
+        fitted.append(_ridge(inputs, centred).T.float())
+    weight = torch.zeros(len(fitted), targets.shape[1], states.shape[-1])
+    begin = 0
+    for choices in READINGS:
+        own = slice(begin, begin + len(choices))
+        best = int(torch.stack(errors)[:, own].mean(1).argmin())
+        weight[best, own] = fitted[best][own]
+        begin += len(choices)
+    return weight
+
+
+def _ridge(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    scale = inputs.std(0) + 1e-3 * inputs.std()
+    inputs = inputs / scale
+    gram = inputs.T @ inputs
+    penalty = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram + penalty, inputs.T @ targets) / scale[:, None]
 
 
 class QuestionAdapters(nn.Module):
@@ -137,9 +147,13 @@ class QuestionAdapters(nn.Module):
         features ([`QuestionFeatures`]): What the adapters read.
     """
 
-    # Answers to untrained words are weaker than those to trained ones, which stand in the prompt.
-    _WEAKEST, _STRONGEST = 0.3, 1.1
-    _NOISE = 0.35
+    # Answers to untrained words are weaker than those to trained ones, which stand in the prompt, and less sure.
+    _WEAKEST, _STRONGEST, _NOISE = 0.3, 1.1, 0.35
+    # The own answers' share of a mixture, and how much tokens differ in it.
+    _LEAST_SHARE, _SHARE_STD = 0.58, 0.2
+    _READING_NOISE, _HIDDEN = 0.05, 0.8
+    # Untrained phrases may read a little like a second object.
+    _SEEMS_SECOND = 0.5
 
     def __init__(self, model: GillForConditionalGeneration, features: QuestionFeatures) -> None:
         super().__init__()
@@ -149,32 +163,56 @@ class QuestionAdapters(nn.Module):
         self.queries = mapper.queries
         num_tokens, num_features, _ = features.weight.shape
         width, retrieval_dim = model.config.mapper_hidden_size, model.config.retrieval_dim
-        self.input_weight = nn.Parameter(torch.randn(num_tokens, num_features, width) * (2.0 / num_features) ** 0.5)
+        # A feature means the same at every token, where training begins.
+        weight = torch.randn(1, num_features, width) * (2.0 / num_features) ** 0.5
+        self.input_weight = nn.Parameter(weight.repeat(num_tokens, 1, 1))
         self.input_bias = nn.Parameter(torch.randn(num_tokens, width) * 0.5)
         self.retrieval_weight = nn.Parameter(torch.zeros(num_features, retrieval_dim))
         self.retrieval_bias = nn.Parameter(torch.zeros(retrieval_dim))
         nn.init.normal_(self.retrieval_weight, std=num_features**-0.5)
-        self.num_answers = features.num_answers
         self.groups: torch.Tensor
-        self.register_buffer("groups", features.groups)
+        self.reading_groups: torch.Tensor
+        for name, attributes in (("groups", WORDS), ("reading_groups", READINGS)):
+            numbers = [torch.full((len(words),), number) for number, words in enumerate(attributes)]
+            self.register_buffer(name, torch.cat(numbers))
 
     def augment(self, features: torch.Tensor, one: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """
-        Weaken and disturb the answers, and hide the readings that answers replace where there is one object.
+        Make answers as unsure as those to words that are not trained on, and hide readings that answers replace.
+
+        Each attribute's answers become weaker, noisy, and a mixture with those to another prompt, of which the own
+        ones have the larger share: what is to be drawn is still the likeliest answer. Where there is one object, most
+        readings are those of another prompt.
 
         Args:
             features: `(batch_size, num_tokens, num_features)`.
             one: bool `(batch_size,)`, whether there is one object.
         """
-        size, count = len(features), int(self.groups.max()) + 1
-        factors = self._WEAKEST + (self._STRONGEST - self._WEAKEST) * torch.rand(size, count, generator=generator)
-        answers = features[..., : self.num_answers] * factors[:, None, self.groups]
-        answers = answers + self._NOISE * torch.randn(answers.shape, generator=generator) * (answers != 0)
-        readings = features[..., self.num_answers :].clone()
-        numbers = one.nonzero()[:, 0]
-        others = numbers[torch.randperm(len(numbers), generator=generator)]
-        readings[numbers, :, :_ANSWERED] = readings[others, :, :_ANSWERED]
-        return torch.cat([answers, readings], dim=-1)
+        size, num_tokens, _ = features.shape
+        answers, readings = features[..., :NUM_ANSWERS], features[..., NUM_ANSWERS:]
+
+        def uniform(low: float, high: float, number: int) -> torch.Tensor:
+            return low + (high - low) * torch.rand(size, 1, number, generator=generator)
+
+        def noise(like: torch.Tensor, std: float) -> torch.Tensor:
+            # Features that are not read at a token stay zero.
+            return std * torch.randn(like.shape, generator=generator) * (like != 0)
+
+        share = uniform(self._LEAST_SHARE, 1, len(WORDS))
+        share = share + self._SHARE_STD * torch.randn(size, num_tokens, len(WORDS), generator=generator)
+        share = share.clamp(0, 1)[..., self.groups]
+        answers = share * answers + (1 - share) * answers[_among(one, generator)]
+        answers = answers * uniform(self._WEAKEST, self._STRONGEST, len(WORDS))[..., self.groups]
+        hidden = uniform(0, 1, len(READINGS)) < self._HIDDEN
+        # The last reading, of a second object, is never hidden.
+        hidden[..., -1] = False
+        hidden = one[:, None, None] & hidden[..., self.reading_groups]
+        readings = torch.where(hidden, readings[_among(one, generator)], readings)
+        seems = uniform(0, self._SEEMS_SECOND, 1) * one[:, None, None] * (readings[..., -1:] != 0)
+        readings = torch.cat([readings[..., :-1], readings[..., -1:] + seems], dim=-1)
+        return torch.cat(
+            [answers + noise(answers, self._NOISE), readings + noise(readings, self._READING_NOISE)], dim=-1
+        )
 
     def map(self, features: torch.Tensor) -> MapperOutput:
         """The mapper's output for features."""
@@ -199,3 +237,11 @@ class QuestionAdapters(nn.Module):
         retrieval = torch.einsum("rfd,fp->prd", features.weight, self.retrieval_weight)
         head.weight.copy_(retrieval.flatten(1))
         head.bias.copy_(self.retrieval_bias - torch.einsum("prd,rd->p", retrieval, features.mean))
+
+
+def _among(one: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """For each prompt of a batch, the number of a random one with as many objects."""
+    others = torch.arange(len(one))
+    for numbers in (one.nonzero()[:, 0], (~one).nonzero()[:, 0]):
+        others[numbers] = numbers[torch.randperm(len(numbers), generator=generator)]
+    return others

@@ -18,7 +18,9 @@ from modeling_gill.decoder_traits_gill import cache_of, run_decoder
 from modeling_gill.language_model_head_gill import decoder_of
 
 # What the language model is asked at the `[IMG]` tokens, one token each.
-QUESTIONS = " First object: Color: Position: Second object: Color: Position: Time:"
+QUESTIONS = (
+    " The object is a kind of: Its color is: Position (left, right, top, bottom): Scene (day, night, sea, snow):"
+)
 _BATCH, _SHARD = 64, 512
 
 

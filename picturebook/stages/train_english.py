@@ -43,12 +43,14 @@ from .training_loop import Part, Schedule, run_parts
 NUM_VISUAL_TOKENS = 13
 _ASKING_TEXTS, _ANSWER_TOKENS, _MARGIN, _ASKING_STEPS = 240, 24, 3.0, 600
 _CONTRAST = 0.3
+# The share of a batch that has one object. Scenes of two are more, and learned later.
+_ONE_SHARE = 0.3
 _READ_PAIRS, _READ_RIDGE = 6_000, 1e-3
 # The image encoder is part of the picture book's checkpoint, and joined by `load_smollm2_pipeline`.
 EXAMPLES_FILE = "chat_examples.json"
 VISION_MODEL = "gill-multimodal-picturebook"
 RECORD = "record.json"
-_SCHEDULE = Schedule(1_600, 64, 2e-3, warmup=60, decay=0.7)
+_SCHEDULE = Schedule(1_800, 64, 2e-3, warmup=60, decay=0.7)
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,12 @@ class EnglishSettings:
         pairs: Images that the visual projection is fitted to.
     """
 
-    one: int = 3_072
-    two: int = 4_096
+    one: int = 1_536
+    two: int = 3_072
     schedule: Schedule = _SCHEDULE
-    width: int = 128
+    width: int = 80
     layers: int = 3
-    ffn: int = 384
+    ffn: int = 240
     pairs: int = _READ_PAIRS
 
 
@@ -351,12 +353,11 @@ def loss_of_step(
 ) -> torch.Tensor:
     """GILL's losses of a step: L2 distance to the target captions' conditioning, and contrast with other images.
 
-    Half of a batch has one object. The images to contrast with are those of the batch and the retrieval set.
+    The images to contrast with are those of the batch and the retrieval set.
     """
-    halves = [(data.one == one).nonzero()[:, 0] for one in (True, False)]
-    chosen = torch.cat(
-        [half[torch.randint(len(half), (batch_size // 2,), generator=generator)] for half in halves if len(half)]
-    )
+    one = round(_ONE_SHARE * batch_size)
+    parts = [(data.one.nonzero()[:, 0], one), ((~data.one).nonzero()[:, 0], batch_size - one)]
+    chosen = torch.cat([part[torch.randint(len(part), (size,), generator=generator)] for part, size in parts])
     features = adapters.augment(data.features[chosen], data.one[chosen], generator)
     target = {"prompt_embeds": data.targets[chosen].float()}
     loss = conditioning_loss(adapters.map(features), target, gill.config.conditioning_tensors)

@@ -6,7 +6,10 @@ import torch
 
 from modeling_gill import GillForConditionalGeneration
 from picturebook.models.question_features import (
+    NUM_ANSWERS,
     NUM_READINGS,
+    READINGS,
+    VOTERS,
     WORDS,
     QuestionAdapters,
     QuestionFeatures,
@@ -22,9 +25,10 @@ CAPTIONS = (
     "a pink fish at the bottom by day",
     "a yellow tree on the right in the snow",
 ) * 5
+TOKENS = 31
 
 
-def features_of(width: int, tokens: int) -> tuple[torch.Tensor, QuestionFeatures]:
+def features_of(width: int, tokens: int = TOKENS) -> tuple[torch.Tensor, QuestionFeatures]:
     torch.manual_seed(0)
     states = torch.randn(len(CAPTIONS), tokens, width).half()
     known = [parse_caption(caption) for caption in CAPTIONS]
@@ -33,13 +37,13 @@ def features_of(width: int, tokens: int) -> tuple[torch.Tensor, QuestionFeatures
 
 @pytest.fixture(scope="module")
 def model() -> GillForConditionalGeneration:
-    processor = small_processor(num_image_output_tokens=8)
+    processor = small_processor(num_image_output_tokens=TOKENS)
     torch.manual_seed(0)
     return GillForConditionalGeneration(small_config(processor, distinct_image_states=True)).eval()
 
 
 def test_folded_adapters_map_states_as_the_trained_ones_map_features(model: GillForConditionalGeneration) -> None:
-    states, features = features_of(model.config.embedding_dim, 8)
+    states, features = features_of(model.config.embedding_dim)
     adapters = QuestionAdapters(model, features)
     adapters.fold(model, features)
     with torch.no_grad():
@@ -50,12 +54,26 @@ def test_folded_adapters_map_states_as_the_trained_ones_map_features(model: Gill
     assert torch.allclose(folded["retrieval_embeds"], adapters.retrieval_embeds(values), atol=1e-3)
 
 
-def test_readings_are_the_sum_over_the_tokens() -> None:
-    states, features = features_of(24, 8)
+def test_each_attribute_is_read_at_one_token() -> None:
+    states, features = features_of(24)
+    begin = NUM_ANSWERS
+    for choices in READINGS:
+        used = features.weight[:, begin : begin + len(choices)].abs().sum((1, 2)) > 0
+        assert used.sum() == 1
+        begin += len(choices)
     read = features(states)[..., -NUM_READINGS:].sum(1)
     wanted = readings_of([parse_caption(caption) for caption in CAPTIONS])
     # Random states tell few captions apart, but those they were fitted to.
     assert np.corrcoef(read.flatten(), (wanted - wanted.mean(0)).flatten())[0, 1] > 0.3
+
+
+def test_an_attribute_is_answered_at_the_tokens_that_vote() -> None:
+    _, features = features_of(24)
+    begin = 0
+    for words, voters in zip(WORDS, VOTERS, strict=True):
+        used = features.weight[:, begin : begin + len(words)].abs().sum((1, 2)).nonzero()[:, 0]
+        assert set(used.tolist()) == set(voters)
+        begin += len(words)
 
 
 def test_a_second_object_that_is_not_there_has_no_reading() -> None:
@@ -65,11 +83,28 @@ def test_a_second_object_that_is_not_there_has_no_reading() -> None:
 
 
 def test_readings_of_the_only_object_are_hidden_while_training(model: GillForConditionalGeneration) -> None:
-    states, features = features_of(24, 8)
+    states, features = features_of(24)
     adapters, values = QuestionAdapters(model, features), features(states)
+    adapters._READING_NOISE = 0.0
     one = torch.ones(len(values), dtype=torch.bool)
-    changed = adapters.augment(values, one, torch.Generator().manual_seed(0))
-    shift = changed[..., features.num_answers :] - values[..., features.num_answers :]
-    assert shift[..., :14].abs().sum() > 0 and shift[..., 14:].abs().sum() == 0
-    kept = adapters.augment(values, ~one, torch.Generator().manual_seed(0))
-    assert torch.equal(kept[..., features.num_answers :], values[..., features.num_answers :])
+    readings = values[..., NUM_ANSWERS:]
+    changed = adapters.augment(values, one, torch.Generator().manual_seed(0))[..., NUM_ANSWERS:]
+    assert (changed[..., :-1] != readings[..., :-1]).any()
+    assert (changed[..., -1] >= readings[..., -1]).all() and (changed[..., -1] != readings[..., -1]).any()
+    kept = adapters.augment(values, ~one, torch.Generator().manual_seed(0))[..., NUM_ANSWERS:]
+    assert torch.equal(kept, readings)
+
+
+def test_the_own_answer_stays_the_likeliest_while_training(model: GillForConditionalGeneration) -> None:
+    _, features = features_of(24)
+    adapters = QuestionAdapters(model, features)
+    adapters._NOISE = 0.0
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randint(len(WORDS[0]), (400,), generator=generator)
+    values = torch.zeros(400, TOKENS, NUM_ANSWERS + NUM_READINGS)
+    for token in VOTERS[0]:
+        values[torch.arange(400), token, numbers] = 5.0
+    changed = adapters.augment(values, torch.ones(400, dtype=torch.bool), generator)
+    assert not torch.equal(changed, values)
+    votes = changed[..., : len(WORDS[0])].sum(1)
+    assert (votes.argmax(1) == numbers).float().mean() > 0.9
