@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 chat: $(VENV)/installed
 	$(BIN)/python -m gill chat $(MODEL)
 
-# At most five minutes on two cores; what takes longer is in test-slow.
+# About six minutes on two cores; what takes longer is in test-slow.
 test: lint types unit
 
 lint: $(VENV)/installed-dev

@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from pipeline_gill import GillImage
+from typing import TYPE_CHECKING, Any
 
 from .limits import ChatLimits, RequestRefused
+
+if TYPE_CHECKING:
+    from pipeline_gill import GillImage
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class PartialAnswer:
 class AnswerImage:
     """An image of an answer, and the one that the model decided against, where it was asked for."""
 
-    chosen: GillImage
-    other: GillImage | None = None
+    chosen: "GillImage"
+    other: "GillImage | None" = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Request:
         return time.monotonic() - self.started > self.max_seconds
 
 
-def group_pieces(pieces: list[str | GillImage], asked_for_both: bool) -> tuple[str | AnswerImage, ...]:
+def group_pieces(pieces: "list[str | GillImage]", asked_for_both: bool) -> tuple[str | AnswerImage, ...]:
     """The pieces of an answer; with `asked_for_both`, the two images of each place as one."""
     grouped: list[str | AnswerImage] = []
     images = 0

@@ -11,11 +11,11 @@ from transformers.generation.streamers import BaseStreamer
 from pipeline_gill import GillPipeline
 
 from .answer_request import Answer, AnswerSettings, Failure, PartialAnswer, Request, group_pieces
-from .limits import RequestRefused
+from .limits import TOO_LATE, RequestRefused
+from .words import current_dialogue
 
 # Typed text and uploads alone: no text of a visitor is a file or an address of the server's network.
 ALLOWED_IMAGE_SOURCES = ("memory",)
-TOO_LATE = "This took too long and was stopped. Fewer steps or fewer images are quicker."
 
 
 class AnswersSoFar(BaseStreamer):
@@ -146,7 +146,8 @@ def run_batch(pipe: GillPipeline, requests: Sequence[Request], call: Callable[..
     arguments = settings.for_pipeline(can_choose=pipe.retrieval_set is not None and pipe.has_image_generator)
     seeds = [request.seed for request in requests]
     try:
-        messages = [fit_dialogue(pipe, request.messages, settings) for request in requests]
+        dialogues = [current_dialogue(pipe.processor, request.messages) for request in requests]
+        messages = [fit_dialogue(pipe, dialogue, settings) for dialogue in dialogues]
         if call is not None:
             answers = call(messages, seeds, arguments)
         else:
@@ -178,7 +179,6 @@ def run_batch(pipe: GillPipeline, requests: Sequence[Request], call: Callable[..
 
 __all__ = [
     "ALLOWED_IMAGE_SOURCES",
-    "TOO_LATE",
     "AnswersSoFar",
     "StoppedRequests",
     "call_pipeline",

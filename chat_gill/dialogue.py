@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from modeling_gill.image_loading_gill import ImageError, load_image
-
 from .figures import data_uri, image_bytes_of, is_placeholder
 from .limits import ChatLimits, RequestRefused
 
@@ -63,6 +61,8 @@ def open_image(source: Any, limits: ChatLimits) -> Image.Image:
     Raises:
         RequestRefused: it is no image, or too large.
     """
+    from modeling_gill.image_loading_gill import ImageError, load_image
+
     of_images = limits.of_images()
     try:
         if isinstance(source, str | Path):

@@ -4,13 +4,13 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
-
-from pipeline_gill import GillPipeline
+from typing import TYPE_CHECKING, Any
 
 from .answer_request import Answer, AnswerSettings, Event, Failure, Request, Waiting
-from .batch import TOO_LATE, call_pipeline, run_batch
-from .limits import ChatLimits, RateLimit, RequestRefused
+from .limits import TOO_LATE, ChatLimits, RateLimit, RequestRefused
+
+if TYPE_CHECKING:
+    from pipeline_gill import GillPipeline
 
 logger = logging.getLogger(__name__)
 _BROKEN = "Something went wrong here; it is not your fault. Please try again."
@@ -43,7 +43,7 @@ class AnswerEngine:
 
     def __init__(
         self,
-        load: Callable[[], GillPipeline],
+        load: "Callable[[], GillPipeline]",
         limits: ChatLimits | None = None,
         gpu: Callable[..., Any] | None = None,
     ) -> None:
@@ -51,7 +51,7 @@ class AnswerEngine:
         self.problem: str | None = None
         self._load = load
         # Decorated at once: a Space on ZeroGPU looks for such functions when it starts.
-        self._call = None if gpu is None else gpu(lambda *call: call_pipeline(self.pipeline(), *call))
+        self._call = None if gpu is None else gpu(lambda *call: self._call_pipeline(*call))
         self._pipe: GillPipeline | None = None
         self._loaded = threading.Event()
         self._changed = threading.Condition()
@@ -69,7 +69,7 @@ class AnswerEngine:
     def is_loading(self) -> bool:
         return not self._loaded.is_set()
 
-    def pipeline(self, timeout: float | None = None) -> GillPipeline:
+    def pipeline(self, timeout: float | None = None) -> "GillPipeline":
         """The pipeline, once it is loaded.
 
         Raises:
@@ -163,6 +163,11 @@ class AnswerEngine:
             request.report(Failure("The page is being closed."))
         self._thread.join(timeout=30)
 
+    def _call_pipeline(self, *call: Any) -> list[Any]:
+        from .batch import call_pipeline
+
+        return call_pipeline(self.pipeline(), *call)
+
     def _serve(self) -> None:
         try:
             self._pipe = self._load()
@@ -170,6 +175,8 @@ class AnswerEngine:
             logger.error("The model could not be loaded", exc_info=True)
             self.problem = f"The model could not be loaded: {error}"
         self._loaded.set()
+        from .batch import run_batch
+
         while batch := self._next_batch():
             try:
                 if self._pipe is None:

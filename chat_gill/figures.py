@@ -9,12 +9,14 @@ import html
 import io
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from pipeline_gill import GillImage
-
 from .answer_request import AnswerImage, PartialAnswer, Waiting
+
+if TYPE_CHECKING:
+    from pipeline_gill import GillImage
 
 # Small images, such as drawn ones, are kept exactly.
 _EXACT_SIZE = 256
@@ -105,7 +107,7 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _decision(image: GillImage, chosen_by_model: bool) -> str:
+def _decision(image: "GillImage", chosen_by_model: bool) -> str:
     """How sure the model's choice was. Not how good the image is, so no word of that is near the number."""
     if not chosen_by_model:
         return "as set in the settings"
@@ -115,7 +117,7 @@ def _decision(image: GillImage, chosen_by_model: bool) -> str:
     return f"chosen over {other} with {100 * image.decision_probabilities[_VERBS[image.source]]:.0f} %"
 
 
-def _details(image: GillImage, chosen_by_model: bool, seed: int | None) -> str:
+def _details(image: "GillImage", chosen_by_model: bool, seed: int | None) -> str:
     rows = list(_facts(image))
     if seed is not None:
         rows.append(("Seed", str(seed)))
@@ -126,7 +128,7 @@ def _details(image: GillImage, chosen_by_model: bool, seed: int | None) -> str:
     return f"<dl>{listed}</dl>{about}"
 
 
-def _facts(image: GillImage) -> Iterator[tuple[str, str]]:
+def _facts(image: "GillImage") -> Iterator[tuple[str, str]]:
     if image.score is not None:
         yield "Similarity to the text", f"{image.score:.2f}"
     if image.source == "retrieved":
@@ -136,7 +138,7 @@ def _facts(image: GillImage) -> Iterator[tuple[str, str]]:
         yield "Origin", "drawn for this answer"
 
 
-def _other_figure(image: GillImage) -> str:
+def _other_figure(image: "GillImage") -> str:
     if image.image is None:
         return ""
     facts = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in _facts(image))

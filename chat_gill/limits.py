@@ -4,8 +4,13 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from modeling_gill.image_loading_gill import ImageLimits
+if TYPE_CHECKING:
+    from modeling_gill.image_loading_gill import ImageLimits
+
+# What is said to whom a batch was too slow for.
+TOO_LATE = "This took too long and was stopped. Fewer steps or fewer images are quicker."
 
 
 class RequestRefused(ValueError):
@@ -48,8 +53,10 @@ class ChatLimits:
     max_steps: int = 100
     max_new_tokens: int = 128
 
-    def of_images(self) -> ImageLimits:
+    def of_images(self) -> "ImageLimits":
         """The limits on the images of one request, for a processor."""
+        from modeling_gill.image_loading_gill import ImageLimits
+
         return ImageLimits(
             max_images=self.max_images,
             max_bytes=self.max_image_bytes,
@@ -92,4 +99,4 @@ class RateLimit:
             times.append(now)
 
 
-__all__ = ["ChatLimits", "RateLimit", "RequestRefused"]
+__all__ = ["TOO_LATE", "ChatLimits", "RateLimit", "RequestRefused"]

@@ -1,7 +1,9 @@
 """The command `gill chat`: load a model and serve the page."""
 
+import gc
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -34,13 +36,23 @@ def chat(arguments: ChatArguments) -> None:
     start = time.monotonic()
     model = find_model(arguments.model, arguments.language_model)
     print(f"Loading {model} ...", flush=True)
-    # The model is loaded while Gradio is imported and the page is already there.
-    engine = start_engine(model, arguments, lambda: print(f"Loaded in {time.monotonic() - start:.0f} s.", flush=True))
+    # Two imports at once take as long as one after the other, so the page comes first, and says that the model loads.
+    is_served = threading.Event()
+    gc.disable()  # looking through all that was imported again and again takes a fifth of importing
+    engine = start_engine(
+        model,
+        arguments,
+        lambda: print(f"Loaded in {time.monotonic() - start:.0f} s.", flush=True),
+        is_served=is_served,
+    )
     try:
         page = open_page(engine, model, arguments)
+        is_served.set()
         page.block_thread()
     finally:
+        is_served.set()
         engine.close()
+        gc.enable()
 
 
 def serve_space(model: str, gpu: Callable[..., Any] | None = None) -> None:
@@ -84,6 +96,7 @@ def start_engine(
     arguments: ChatArguments,
     loaded: Callable[[], Any] = lambda: None,
     gpu: Callable[..., Any] | None = None,
+    is_served: threading.Event | None = None,
 ) -> "AnswerEngine":
     """An engine that loads a model in its own thread.
 
@@ -91,12 +104,18 @@ def start_engine(
         model (`str`): Folder or Hub id.
         loaded (`Callable`): Called when it is loaded.
         gpu (`Callable`, *optional*): See [`AnswerEngine`].
+        is_served (`threading.Event`, *optional*): What loading waits for.
     """
     from .engine import AnswerEngine
     from .limits import ChatLimits
 
     def load() -> Any:
-        pipe = load_pipeline(model, arguments)
+        if is_served is not None:
+            is_served.wait()
+        try:
+            pipe = load_pipeline(model, arguments)
+        finally:
+            gc.enable()
         loaded()
         return pipe
 

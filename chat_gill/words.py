@@ -1,7 +1,10 @@
-"""What is said to people about the words of a model that knows few."""
+"""What is said to people about the words of a model that knows few, and where their words begin another dialogue."""
 
 from collections.abc import Sequence
 from typing import Any
+
+# A variable of a chat template that can tell whether a message begins another dialogue: it writes something if so.
+_OPENS_DIALOGUE = "opens_dialogue"
 
 # Above this a list of words helps nobody.
 _MOST_LISTED = 400
@@ -37,4 +40,24 @@ def remark_on_words(processor: Any, messages: Sequence[Any]) -> tuple[str | None
     return f"I do not know {words} {named}. The words that I know are listed below this dialogue.", False
 
 
-__all__ = ["known_words", "remark_on_words"]
+def current_dialogue(processor: Any, messages: list[Any]) -> list[Any]:
+    """The messages from the last one that begins another dialogue, as far as the chat template can tell.
+
+    A template that reads the variable `opens_dialogue` writes nothing for a message that goes on with what was said,
+    and something for one that begins anew, such as a second story. Of other templates, all messages are read.
+
+    Args:
+        messages (`list[dict]`): Chat messages.
+    """
+    from modeling_gill.chat_template_gill import reads_variable
+
+    if not reads_variable(processor.chat_template, _OPENS_DIALOGUE):
+        return messages
+    for number in range(len(messages) - 1, 0, -1):
+        message = messages[number]
+        if message["role"] == "user" and processor.apply_chat_template([message], **{_OPENS_DIALOGUE: True}).strip():
+            return messages[number:]
+    return messages
+
+
+__all__ = ["current_dialogue", "known_words", "remark_on_words"]

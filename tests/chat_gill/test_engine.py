@@ -222,6 +222,16 @@ def test_of_a_long_dialogue_the_model_reads_the_end_that_leaves_room_for_an_answ
     assert num_tokens(pipe, dialogue[-len(read) - 2 :]) + 32 + 8 > pipe.model.config.max_position_embeddings
 
 
+def test_an_image_of_another_scene_owes_nothing_to_the_one_before(engine: AnswerEngine) -> None:
+    before = [*said("show me a cat"), {"role": "assistant", "content": [{"type": "text", "text": "a cat"}]}]
+    settings = AnswerSettings(decision="generate", num_inference_steps=2)
+    alone, after = (
+        engine.answer([*earlier, *said("a red house on the left")], settings, seed=3).pieces[-1].chosen.image
+        for earlier in ([], before)
+    )
+    assert alone.tobytes() == after.tobytes()
+
+
 def test_a_message_that_is_too_long_alone_is_refused_with_both_lengths(pipe: Any, engine: AnswerEngine) -> None:
     said = [{"role": "user", "content": [{"type": "text", "text": "a red house on the left . " * 60}]}]
     with pytest.raises(RequestRefused, match=r"That is \d{3} tokens .* reads 280 at most"):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from chat_gill.words import current_dialogue
 from picturebook.checkpoint_folder import CHECKPOINT
 from picturebook.models.gill_answers import load_pipeline
 from picturebook.stages.assemble_repository import CHAT_EXAMPLES, CHAT_TEMPLATE
@@ -50,6 +51,47 @@ def test_the_checkpoint_has_the_template_that_training_writes() -> None:
 )
 def test_typed_text_becomes_the_form_of_the_stories(pipe: GillPipeline, typed: str, expected: str) -> None:
     assert read_as(pipe, typed) == expected
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "a red house on the left at night . then it turns blue .",
+        "Draw a blue boat at sea!",
+        "There is a cat in the snow.",
+        "At night, a red house",
+        "blue fish",
+        "Could you show me a tree?",
+    ],
+)
+def test_a_scene_of_its_own_begins_another_dialogue(pipe: GillPipeline, typed: str) -> None:
+    said = [{"role": "user", "content": "Show me a cat"}, {"role": "assistant", "content": "a cat"}]
+    new = [{"role": "user", "content": typed}]
+    assert current_dialogue(pipe.processor, said + new) == new
+    after = [{"role": "assistant", "content": ""}, {"role": "user", "content": "it turns green"}]
+    assert current_dialogue(pipe.processor, said + new + after) == new + after
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "Then it turns blue.",
+        "the cat leaves",
+        "A red house appears on the left.",
+        "a boat joins it",
+        "Make it blue",
+        "at night",
+        "red",
+        "again",
+        "Is there a cat?",
+        "What colour is the cat?",
+        "and a tree on the right",
+        "a zebra",
+    ],
+)
+def test_what_goes_on_with_a_story_does_not_begin_another(pipe: GillPipeline, typed: str) -> None:
+    said = [{"role": "user", "content": "Show me a cat"}, {"role": "assistant", "content": "a cat"}]
+    assert len(current_dialogue(pipe.processor, [*said, {"role": "user", "content": typed}])) == 3
 
 
 def test_a_conversation_becomes_one_story(pipe: GillPipeline) -> None:
