@@ -224,7 +224,15 @@ def build_processor(base: GillPipeline, tokenizer: PreTrainedTokenizerBase, gill
     expected = [gill.config.image_token_id, *gill.config.image_output_token_ids]
     if found != expected:
         raise ValueError(f"The tokenizer gives the image tokens the ids {found}; the adapters expect {expected}.")
-    return GillProcessor(base.processor.image_processor, tokenizer, gill.config.num_visual_tokens, img_tokens)
+    processor = GillProcessor(base.processor.image_processor, tokenizer, gill.config.num_visual_tokens, img_tokens)
+    processor.chat_template = with_each_message_alone(processor.chat_template)
+    return processor
+
+
+def with_each_message_alone(template: str) -> str:
+    """A chat template by which a chat page reads each message alone: the adapters were trained on single requests, and
+    behind earlier images every message would get an image."""
+    return "{%- if opens_dialogue is defined and opens_dialogue -%}yes{%- else -%}" + template + "{%- endif -%}"
 
 
 def join_to_picturebook(base: GillPipeline, gill: Any, processor: GillProcessor) -> GillPipeline:

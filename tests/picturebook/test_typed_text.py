@@ -1,5 +1,6 @@
 """What people type to the picture book, as chat messages, leads to what they ask for."""
 
+import copy
 import json
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from chat_gill.words import current_dialogue
 from picturebook.checkpoint_folder import CHECKPOINT
 from picturebook.models.gill_answers import load_pipeline
+from picturebook.models.smollm2 import with_each_message_alone
 from picturebook.stages.assemble_repository import CHAT_EXAMPLES, CHAT_TEMPLATE
 from pipeline_gill import GillPipeline
 
@@ -92,6 +94,15 @@ def test_a_scene_of_its_own_begins_another_dialogue(pipe: GillPipeline, typed: s
 def test_what_goes_on_with_a_story_does_not_begin_another(pipe: GillPipeline, typed: str) -> None:
     said = [{"role": "user", "content": "Show me a cat"}, {"role": "assistant", "content": "a cat"}]
     assert len(current_dialogue(pipe.processor, [*said, {"role": "user", "content": typed}])) == 3
+
+
+def test_adapters_that_know_single_requests_read_each_message_alone(pipe: GillPipeline) -> None:
+    processor = copy.copy(pipe.processor)
+    processor.chat_template = with_each_message_alone(processor.chat_template)
+    said = [{"role": "user", "content": "Show me a cat"}, {"role": "assistant", "content": "a cat"}]
+    new = [{"role": "user", "content": "then it turns blue"}]
+    assert current_dialogue(processor, said + new) == new
+    assert processor.apply_chat_template(said + new) == pipe.processor.apply_chat_template(said + new)
 
 
 def test_a_conversation_becomes_one_story(pipe: GillPipeline) -> None:
