@@ -233,5 +233,7 @@ def test_a_gallery_of_named_images_is_trained_measured_and_asked(fetch, scripts,
     from gill import GillPipeline
 
     pipe = GillPipeline.from_pretrained("emoji/gallery")
+    # Where the language model would open a quotation, it asks for an image.
+    assert pipe.model.generation_config.suppress_tokens == tokenizer('"', add_special_tokens=False).input_ids[:1]
     piece = pipe([{"role": "user", "content": "cat"}], force_image=True).image_pieces[0][0]
     assert piece.source == "retrieved" and piece.caption in {name.replace(":", "") for name in NAMES}

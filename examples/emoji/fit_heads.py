@@ -74,6 +74,9 @@ def fit_heads(recipe: Path) -> Path:
     fitted = torch.linalg.solve(gram, images.T @ targets).float()
     image_head.weight.copy_(fitted.T)
     image_head.bias.copy_(offset - center @ fitted)
+    # The row of `[IMG0]` is that of this token, and of two equal logits the model would write the first.
+    opening = processor.tokenizer(entries.model.initializer_text or "", add_special_tokens=False).input_ids
+    model.generation_config.suppress_tokens = opening[:1] or None
     folder = Path(str(entries.training.output_dir))
     write_repository(folder, model, processor)
     return folder
