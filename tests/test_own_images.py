@@ -230,9 +230,18 @@ def test_a_gallery_of_named_images_is_trained_measured_and_asked(fetch, scripts,
     assert cli.main(["train", str(recipe), "--output_dir", "emoji/trained"]) == 0
     assert Path("emoji/trained/model_index.json").is_file()
 
+    from chat_gill.words import current_dialogue
     from gill import GillPipeline
 
     pipe = GillPipeline.from_pretrained("emoji/gallery")
+    said = [
+        {"role": "user", "content": "dog"},
+        {"role": "assistant", "content": [{"type": "image", "image": Image.new("RGB", (8, 8))}]},
+    ]
+    new = [{"role": "user", "content": "cat"}]
+    assert current_dialogue(pipe.processor, [*said, *new]) == new
+    asked = pipe.processor.apply_chat_template(new, add_generation_prompt=True)
+    assert asked == '"a person who makes bread" means in one word: "baker". "cat" means in one word:'
     # Where the language model would open a quotation, it asks for an image.
     assert pipe.model.generation_config.suppress_tokens == tokenizer('"', add_special_tokens=False).input_ids[:1]
     piece = pipe([{"role": "user", "content": "cat"}], force_image=True).image_pieces[0][0]
