@@ -10,6 +10,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from pipeline_gill.generator_loading_gill import load_text_encoders
+
 from ..world.backgrounds import IMAGE_SIZE
 from ..world.caption_grammar import describe
 from ..world.drawing import from_images
@@ -61,7 +63,8 @@ def _generate(
 
 
 def plain_generator(pipe: Any) -> StableDiffusionPipeline:
-    """The image generator of a GILL pipeline as a pipeline of its own."""
+    """The image generator of a GILL pipeline as a pipeline of its own, with the text encoder that GILL does without."""
+    load_text_encoders(pipe.image_generator)
     return StableDiffusionPipeline.from_pipe(pipe.image_generator)
 
 

@@ -80,10 +80,10 @@ def test_tables_of_the_repository_are_written(
 ) -> None:
     write_tables(TablesArguments(model=trained / "gill", out=tmp_path, items=12))
     said = capsys.readouterr().out
-    assert said.count("### ") == 5 and "index.html" in said
+    assert said.count("### ") == 8 and "index.html" in said
     assert {path.name for path in tmp_path.iterdir()} == {"tables.md", "tables.json", "index.html"}
     found = json.loads((tmp_path / "tables.json").read_text())
-    assert len(found["stories"]["rows"]) == 6 and {*found} >= {"stories", "captions", "decision"}
+    assert len(found["stories"]["rows"]) == 6 and {*found} >= {"stories", "captions", "decision", "seen", "rounds"}
     assert (tmp_path / "tables.md").read_text().strip() in said.strip()
 
 
