@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers
-import torch
 import transformers
 
 from tests import small_generators
-from tests.small_generators import small_generator
+from tests.small_generators import small_generator, with_fixed_weights
 
 
 class _TextProcessor:
@@ -275,13 +274,4 @@ OTHER_CALLS: dict[str, dict[str, Any]] = {"Kandinsky 5": {"height": 64, "width":
 
 def other_generator(kind: str) -> Any:
     """A generator of one of [`OTHERS`], with the same weights each time."""
-    torch.manual_seed(0)
-    generator = OTHERS[kind]()
-    for module in generator.components.values():
-        if isinstance(module, torch.nn.Module):
-            module.eval().requires_grad_(False)
-            for weight in module.parameters():
-                # Some begin with zeros, so that nothing would depend on the prompt.
-                weight.add_(torch.randn_like(weight) * 0.05)
-    generator.set_progress_bar_config(disable=True)
-    return generator
+    return with_fixed_weights(OTHERS[kind])

@@ -18,8 +18,13 @@ _CHAT = "{% for message in messages %}{{ message['role'] }} {{ message['content'
 
 def small_generator(kind: str) -> Any:
     """A generator of one of [`GENERATORS`], with the same weights each time."""
+    return with_fixed_weights(GENERATORS[kind])
+
+
+def with_fixed_weights(build: Callable[[], Any]) -> Any:
+    """What `build` makes, with the same random weights each time, that learn nothing."""
     torch.manual_seed(0)
-    generator = GENERATORS[kind]()
+    generator = build()
     for module in generator.components.values():
         if isinstance(module, torch.nn.Module):
             module.eval().requires_grad_(False)

@@ -9,6 +9,7 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
 from pipeline_gill import GillPipeline
+from pipeline_gill.generator_loading_gill import load_text_encoders
 
 from ..world.backgrounds import IMAGE_SIZE
 from ..world.caption_grammar import NOTHING, layout
@@ -86,6 +87,7 @@ class ContrastiveLoss(nn.Module):
 def pooled_text_features(pipe: GillPipeline, texts: Sequence[str]) -> torch.Tensor:
     """Pooled outputs `(num_texts, width)` of CLIP's text tower, which is the image generator's text encoder."""
     generator = pipe.image_generator
+    load_text_encoders(generator)
     features = []
     for batch in batches(list(texts), 128):
         tokens = generator.tokenizer(list(batch), padding=True, truncation=True, return_tensors="pt")

@@ -27,6 +27,7 @@ from training_gill.losses import conditioning_loss
 from ..arguments import EnglishArguments
 from ..checkpoint_folder import SMOLLM2_ADAPTERS, find_checkpoint
 from ..models import batches
+from ..models.image_generator import plain_generator
 from ..models.question_features import WORDS, QuestionAdapters, fit_features
 from ..models.smollm2 import HUB_ID, WEIGHTS, library_of, load_language_model, random_language_model
 from ..world.caption_grammar import describe, layout, parse_caption, shuffled
@@ -315,7 +316,7 @@ class _Data:
 
 @torch.no_grad()
 def _data(base: GillPipeline, features: torch.Tensor, prompts: Sequence[Prompt], work: Path) -> _Data:
-    generator: Any = base.image_generator
+    generator: Any = plain_generator(base)
     targets = []
     for captions in batches([prompt.caption for prompt in prompts], 256):
         tokens = generator.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
