@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from modeling_gill.image_loading_gill import IMAGE_SUFFIXES, load_image
+from modeling_gill.image_loading_gill import load_image
+from modeling_gill.image_sources_gill import IMAGE_SUFFIXES
 from pipeline_gill.caption_files import spellings
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from modeling_gill.fingerprint_gill import fingerprint_name, fingerprint_weights
-from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import load_image
+from modeling_gill.image_preprocessing_gill import preprocess_images
 from pipeline_gill import GillPipeline
 
 

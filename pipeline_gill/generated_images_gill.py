@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from modeling_gill.conditioning_gill import take_images
-from modeling_gill.image_encoder_gill import preprocess_images
+from modeling_gill.image_preprocessing_gill import preprocess_images
 
 from .answer_gill import ImageSlot, best_of
 from .conditioning_capture_gill import (

@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from modeling_gill.image_loading_gill import ImageError, is_url, load_image
+from modeling_gill.image_loading_gill import ImageError, load_image
+from modeling_gill.image_sources_gill import is_url
 
 from .image_cache_gill import ImageCache
 from .retrieval_storage_gill import RetrievalSetInfo, require_datasets

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from modeling_gill.fingerprint_gill import fingerprint_name
-from modeling_gill.image_loading_gill import IMAGE_SUFFIXES, ImageError
+from modeling_gill.image_loading_gill import ImageError
+from modeling_gill.image_sources_gill import IMAGE_SUFFIXES
 
 from .arguments import RetrievalSetOptions
 from .caption_files import CaptionFileError, find_image, read_captions, read_lines

@@ -18,7 +18,7 @@ from modeling_gill.conditioning_gill import (
     conditioning_of,
 )
 from modeling_gill.fingerprint_gill import fingerprint_weights
-from modeling_gill.image_encoder_gill import ImagePooling
+from modeling_gill.image_pooling_gill import ImagePooling
 from pipeline_gill.frozen_models import full_path
 
 from .array_cache import ArrayCache

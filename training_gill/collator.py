@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from modeling_gill import GillProcessor
-from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import ImageError
+from modeling_gill.image_preprocessing_gill import preprocess_images
 
 from .caches import ImageFeatureCache, LanguageStatesCache, TextTargetsCache
 from .seeded_random import random_fraction

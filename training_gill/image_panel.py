@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from modeling_gill import GillProcessor
-from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import ImageError
+from modeling_gill.image_preprocessing_gill import preprocess_images
 from pipeline_gill.conditioning_capture_gill import capture_negatives, generator_arguments, without_negative_prompt
 from pipeline_gill.contact_sheet import contact_sheet
 

@@ -14,7 +14,9 @@ from transformers.utils import cached_file
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from modeling_gill.backbones_gill import load_backbones
 from modeling_gill.conditioning_gill import conditioning_fields, conditioning_of
-from modeling_gill.image_encoder_gill import ImagePooling, feature_shape, load_image_processor
+from modeling_gill.image_encoder_gill import feature_shape
+from modeling_gill.image_pooling_gill import ImagePooling
+from modeling_gill.image_preprocessing_gill import load_image_processor
 from modeling_gill.language_model_lora_gill import has_lora
 from pipeline_gill.frozen_models import (
     FrozenModel,

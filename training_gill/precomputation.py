@@ -15,15 +15,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_gill.image_encoder_gill import (
-    ImagePooling,
-    encode_images,
-    feature_shape,
-    load_image_encoder,
-    load_image_processor,
-    preprocess_images,
-)
+from modeling_gill.image_encoder_gill import encode_images, feature_shape, load_image_encoder
 from modeling_gill.image_loading_gill import ImageError
+from modeling_gill.image_pooling_gill import ImagePooling
+from modeling_gill.image_preprocessing_gill import load_image_processor, preprocess_images
 from pipeline_gill.frozen_models import FrozenModel, full_path, load_part, load_vision_config
 
 from .arguments import PrecomputeArguments

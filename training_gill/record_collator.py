@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from modeling_gill import GillProcessor
-from modeling_gill.image_encoder_gill import preprocess_images
 from modeling_gill.image_loading_gill import ImageError, load_image
+from modeling_gill.image_preprocessing_gill import preprocess_images
 
 from .collator import UnreadableExample, pad_rows
 from .record_encoding import IGNORED, EncodedRecord, RecordEncoder

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from modeling_gill.image_loading_gill import IMAGE_SUFFIXES, ImageError
+from modeling_gill.image_loading_gill import ImageError
+from modeling_gill.image_sources_gill import IMAGE_SUFFIXES
 
 from .arguments import RecordSetArguments
 from .record_sets import RecordSet, read_record

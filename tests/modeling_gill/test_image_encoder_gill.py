@@ -13,13 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from modeling_gill.backbones_gill import load_backbones
-from modeling_gill.image_encoder_gill import (
-    ImagePooling,
-    feature_shape,
-    feature_shape_of,
-    load_image_processor,
-    preprocess_images,
-)
+from modeling_gill.image_encoder_gill import feature_shape, feature_shape_of
+from modeling_gill.image_pooling_gill import ImagePooling
+from modeling_gill.image_preprocessing_gill import load_image_processor, preprocess_images
 from pipeline_gill import RetrievalSet
 from tests.small_model import small_config, small_processor
 from training_gill.collator import CaptionedImageCollator

@@ -10,15 +10,8 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from modeling_gill.image_loading_gill import (
-    IMAGE_SOURCES,
-    ImageError,
-    ImageLimits,
-    ImageReader,
-    load_image,
-    load_image_and_file,
-    looks_like_image_reference,
-)
+from modeling_gill.image_loading_gill import ImageError, ImageLimits, ImageReader, load_image, load_image_and_file
+from modeling_gill.image_sources_gill import IMAGE_SOURCES, looks_like_image_reference
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_gill.image_encoder_gill import preprocess_images
+from modeling_gill.image_preprocessing_gill import preprocess_images
 from pipeline_gill import GillImage, GillPipeline, RetrievalSet
 from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS
 from tests.small_generators import small_generator
