@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import BatchFeature, StoppingCriteriaList
 
-from .image_encoder_gill import preprocess_images
+from .image_preprocessing_gill import preprocess_images
 from .outputs_gill import GillGenerateOutput
 
 from .answer_gill import AnswerEnd, ImageSlot

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .image_encoder_gill import VISION_POOLINGS
+from .image_pooling_gill import VISION_POOLINGS
 
 MAPPER_TYPES = ("gill_mapper", "linear", "mlp", "encoder", "projection")
 DECISION_INPUTS = ("states", "conditioning")

@@ -7,7 +7,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .conditioning_gill import ConditioningTensor, conditioning_fields, conditioning_of, read_conditioning
 from .configuration_checks_gill import IMG_LOGIT_SCALINGS, MAPPER_TYPES, TOKENS_AROUND_IMAGES, check_config
-from .image_encoder_gill import ImagePooling, feature_shape
+from .image_encoder_gill import feature_shape
+from .image_pooling_gill import ImagePooling
 
 # Where the Auto classes find what they load in a Hub repository.
 AUTO_MAP = {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .conditioning_gill import take_images
-from .image_encoder_gill import preprocess_images
+from .image_preprocessing_gill import preprocess_images
 
 from .answer_gill import ImageSlot, best_of
 from .conditioning_capture_gill import (

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from .image_loading_gill import IMAGE_SOURCES, ImageError, load_image
+from .image_loading_gill import ImageError, load_image
+from .image_sources_gill import IMAGE_SOURCES
 
 # A dead server may come back; until then it is not asked each time.
 _FAILURE_LIFETIME_S = 600.0

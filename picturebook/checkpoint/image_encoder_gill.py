@@ -1,22 +1,21 @@
-"""The frozen image encoder: its class, its weights, its preprocessing, and the feature that is made of its output."""
+"""The frozen image encoder: its class, its weights, and the feature of an image that it gives."""
 
 import importlib
 import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
-import transformers
 from PIL import Image
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoImageProcessor, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-VISION_POOLINGS = ("pooler", "cls", "mean", "image_embeds", "patches")
+from .image_pooling_gill import ImagePooling, height_and_width, patch_grid, pool_states
+from .image_preprocessing_gill import preprocess_images
 
 # Outputs of image processors that an encoder may not need. Those that it does need are arguments of its `forward`.
 _OUTPUTS_OF_PROCESSORS = frozenset(
@@ -36,28 +35,6 @@ _TOWERS = (
 # Shapes of features that were found by running encoders, by what these are made of.
 _SHAPES: dict[Any, tuple[int, ...]] = {}
 _MOST_SHAPES = 256
-# Switches of image processors that cut an image into several.
-_CUTTING = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
-
-
-@dataclass(frozen=True)
-class ImagePooling:
-    """
-    Which feature of an image is read, see `vision_pooling` in [`GillConfig`].
-
-    Attributes:
-        kind (`str`): One of [`VISION_POOLINGS`].
-        layer (`int`): -1 for the encoder's `last_hidden_state`, otherwise an index into its `hidden_states`.
-        num_tokens (`int`, *optional*): Number of vectors that the patches are averaged to, by default all patches.
-    """
-
-    kind: str = "pooler"
-    layer: int = -1
-    num_tokens: int | None = None
-
-    def __str__(self) -> str:
-        name = f"{self.num_tokens or 'all'} patches" if self.kind == "patches" else self.kind
-        return name if self.layer == -1 else f"{name} of layer {self.layer}"
 
 
 def image_encoder_class(vision_config: PretrainedConfig, pooling: ImagePooling) -> type[PreTrainedModel]:
@@ -257,7 +234,7 @@ def encode_images(
         # MAE hides and shuffles patches at random, also when it only reads.
         model.config.mask_ratio = 0.0
     if "noise" in parameters:
-        rows, columns = _patch_grid(model.config, pixel_values) or (0, 0)
+        rows, columns = patch_grid(model.config, pixel_values) or (0, 0)
         order = torch.arange(rows * columns, device=pixel_values.device, dtype=torch.float32)
         kwargs["noise"] = order.expand(len(pixel_values), -1)
     wants_states = pooling.layer != -1
@@ -277,7 +254,7 @@ def encode_images(
         features = features.flatten(1) if features.dim() > 2 else features
     else:
         states = outputs.hidden_states[pooling.layer] if wants_states else outputs.last_hidden_state
-        features = _pool(states, pooling, model, pixel_values, kwargs.get("spatial_shapes"))
+        features = pool_states(states, pooling, model, pixel_values, kwargs.get("spatial_shapes"))
     if pooling.kind == "pooler" and features is outputs.pooler_output:
         return outputs
     return BaseModelOutputWithPooling(
@@ -292,69 +269,6 @@ def take_image_inputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[st
     """Remove from keyword arguments, and return, what the image processor made beside `pixel_values`."""
     names = _OUTPUTS_OF_PROCESSORS.union(inspect.signature(model.forward).parameters) - _OTHER_ARGUMENTS
     return {name: kwargs.pop(name) for name in names.intersection(kwargs)}
-
-
-# --- preprocessing ---------------------------------------------------------------------------------------------------
-
-
-def load_image_processor(name: Any, **options: Any) -> Any:
-    """
-    Load the preprocessing of an image encoder. Pillow resizes as the authors' code did; torchvision, where it is
-    installed, gives other pixels. What cuts an image into several is switched off.
-
-    Args:
-        name (`str` or `os.PathLike`): Hub repository or folder.
-        options: Those of `AutoImageProcessor.from_pretrained`.
-    """
-    options["backend"] = options.get("backend") or "pil"
-    image_processor = AutoImageProcessor.from_pretrained(name, **options)
-    for switch in _CUTTING:
-        if getattr(image_processor, switch, False):
-            setattr(image_processor, switch, False)
-    return image_processor
-
-
-def with_pil(image_processor: Any) -> Any:
-    """An image processor that uses Pillow, as the one that is loaded from a repository does, in place of one that
-    uses torchvision."""
-    if getattr(image_processor, "backend", None) != "torchvision":
-        return image_processor
-    pil_class = getattr(transformers, f"{type(image_processor).__name__}Pil", None)
-    return image_processor if pil_class is None else pil_class.from_dict(image_processor.to_dict())
-
-
-def preprocess_images(image_processor: Any, images: Sequence[Any], **kwargs: Any) -> dict[str, Any]:
-    """
-    Prepare images for the encoder.
-
-    Args:
-        images (`Sequence[PIL.Image.Image]`)
-        kwargs: Those of the image processor; `return_tensors` defaults to `"pt"`.
-
-    Returns:
-        `dict`: `pixel_values` and whatever else the encoder needs, with one row for each image.
-
-    Raises:
-        ValueError: an image processor that cuts an image into several.
-    """
-    kwargs.setdefault("return_tensors", "pt")
-    prepared = dict(image_processor(images=list(images), **kwargs))
-    values = prepared["pixel_values"]
-    crops = values.shape[1] if getattr(values, "ndim", 0) == 5 else 1
-    if len(values) != len(images) or crops != 1:
-        raise ValueError(
-            f"{type(image_processor).__name__} cuts {len(images)} images into {len(values) * crops}, and an image is "
-            "read as one; expected an image processor that does not cut, such as that of the image encoder alone."
-        )
-    if getattr(values, "ndim", 0) == 5:
-        prepared = {
-            name: value[:, 0] if getattr(value, "ndim", 0) > 2 and value.shape[1] == 1 else value
-            for name, value in prepared.items()
-        }
-    return prepared
-
-
-# --- inside ----------------------------------------------------------------------------------------------------------
 
 
 class _Reader(nn.Module):
@@ -382,76 +296,8 @@ def _example_images(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         values = torch.zeros(2, side * side, channels * config.patch_size**2)
         shapes = torch.tensor([[side, side]] * 2, device="cpu")
         return {"pixel_values": values, "spatial_shapes": shapes, "pixel_attention_mask": values}
-    height, width = _pair(getattr(config, "image_size", None) or 224)
+    height, width = height_and_width(getattr(config, "image_size", None) or 224)
     return {"pixel_values": torch.zeros(2, channels, height, width)}
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[-2], size[-1])
-
-
-def _patch_grid(config: PretrainedConfig, pixel_values: torch.Tensor) -> tuple[int, int] | None:
-    """Rows and columns of the patches that an image is cut into, where the configuration says their size."""
-    size = getattr(config, "patch_size", None)
-    if not size or pixel_values.dim() != 4:
-        return None
-    height, width = _pair(size)
-    return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
-
-
-def _grid_of_states(config: PretrainedConfig, num_states: int, pixel_values: torch.Tensor) -> tuple[int, int] | None:
-    """Rows and columns of an encoder's last states; those that are left over come first and are no patches."""
-    grid = _patch_grid(config, pixel_values)
-    if grid is not None and 0 < math.prod(grid) <= num_states:
-        return grid
-    # Encoders that merge patches: as many as fill a grid of the image's proportions.
-    height, width = pixel_values.shape[-2:]
-    for num_patches in range(num_states, max(0, num_states - 2 - getattr(config, "num_register_tokens", 0)), -1):
-        rows = max(1, round(math.sqrt(num_patches * height / width)))
-        columns = num_patches // rows
-        if rows * columns == num_patches and abs(rows * width / height - columns) < 1:
-            return rows, columns
-    return None
-
-
-def _pool(
-    states: torch.Tensor,
-    pooling: ImagePooling,
-    model: PreTrainedModel,
-    pixel_values: torch.Tensor,
-    spatial_shapes: torch.Tensor | None,
-) -> torch.Tensor:
-    """Make the feature of states of shape `(num_images, num_states, hidden_size)`, or of a feature map."""
-    name = type(model).__name__
-    if states.dim() == 4:
-        # Channels come first, but for the few encoders whose maps are as high as wide and end with another number.
-        if states.shape[1] == states.shape[2] != states.shape[3]:
-            states = states.permute(0, 3, 1, 2)
-        grid: tuple[int, int] | None = (states.shape[2], states.shape[3])
-        states = states.flatten(2).transpose(1, 2)
-    elif spatial_shapes is not None:
-        if pooling.kind == "cls":
-            raise ValueError(_no_class_token(name))
-        grids = [(int(rows), int(columns)) for rows, columns in spatial_shapes.tolist()]
-        pooled = [
-            _pool_patches(item[None, : math.prod(grid)], grid, pooling, name)
-            for item, grid in zip(states, grids, strict=True)
-        ]
-        if len({item.shape[1:] for item in pooled}) > 1:
-            raise ValueError(
-                f"The image encoder {name} gives images of different shapes different numbers of patches; expected "
-                "`num_visual_tokens` (with a resampler, `visual_resampler_num_patches`), a number that all are "
-                "averaged to."
-            )
-        return torch.cat(pooled)
-    else:
-        grid = _grid_of_states(model.config, states.shape[1], pixel_values)
-    num_patches = states.shape[1] if grid is None else math.prod(grid)
-    if pooling.kind == "cls":
-        if num_patches == states.shape[1]:
-            raise ValueError(_no_class_token(name))
-        return states[:, 0]
-    return _pool_patches(states[:, states.shape[1] - num_patches :], grid, pooling, name)
 
 
 def _packs_images(name: str) -> str:
@@ -462,48 +308,12 @@ def _packs_images(name: str) -> str:
     )
 
 
-def _no_class_token(name: str) -> str:
-    return f'The image encoder {name} has no class token; expected another `vision_pooling` than "cls", such as "mean".'
-
-
-def _pool_patches(
-    patches: torch.Tensor, grid: tuple[int, int] | None, pooling: ImagePooling, name: str
-) -> torch.Tensor:
-    if pooling.kind == "mean":
-        return patches.mean(1)
-    num_patches, num_tokens = patches.shape[1], pooling.num_tokens
-    if num_tokens is None or num_tokens == num_patches:
-        return patches
-    if num_tokens > num_patches:
-        raise ValueError(
-            f"`num_visual_tokens` is {num_tokens} (with a resampler, `visual_resampler_num_patches`), but the image "
-            f"encoder {name} gives an image {num_patches} patches."
-        )
-    shape = None if grid is None else _smaller_grid(grid, num_tokens)
-    columns = patches.transpose(1, 2)
-    if grid is None or shape is None:
-        return nn.functional.adaptive_avg_pool1d(columns, num_tokens).transpose(1, 2)
-    return nn.functional.adaptive_avg_pool2d(columns.unflatten(2, grid), shape).flatten(2).transpose(1, 2)
-
-
-def _smaller_grid(grid: tuple[int, int], size: int) -> tuple[int, int] | None:
-    """The grid of `size` cells inside of another whose proportions are nearest to it."""
-    shapes = [(rows, size // rows) for rows in range(1, size + 1) if size % rows == 0]
-    shapes = [shape for shape in shapes if shape[0] <= grid[0] and shape[1] <= grid[1]]
-    return min(shapes, key=lambda shape: abs(math.log(shape[0] * grid[1] / (shape[1] * grid[0]))), default=None)
-
-
 __all__ = [
-    "VISION_POOLINGS",
-    "ImagePooling",
     "build_image_encoder",
     "encode_images",
     "feature_shape",
     "feature_shape_of",
     "image_encoder_class",
     "load_image_encoder",
-    "load_image_processor",
-    "preprocess_images",
     "take_image_inputs",
-    "with_pil",
 ]

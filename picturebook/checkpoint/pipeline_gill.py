@@ -25,8 +25,11 @@ from .generation_gill import find_images  # noqa: F401
 from .generation_prompt_gill import GenerationPrompt  # noqa: F401
 from .generation_segments_gill import SegmentRows  # noqa: F401
 from .image_conversion_gill import image_to_rgb  # noqa: F401
-from .image_encoder_gill import preprocess_images  # noqa: F401
+from .image_encoder_gill import encode_images  # noqa: F401
 from .image_loading_gill import load_image  # noqa: F401
+from .image_pooling_gill import ImagePooling  # noqa: F401
+from .image_preprocessing_gill import preprocess_images  # noqa: F401
+from .image_sources_gill import is_url  # noqa: F401
 from .img_states_gill import LayerCombination  # noqa: F401
 from .language_model_head_gill import describe  # noqa: F401
 from .language_model_lora_gill import load_lora  # noqa: F401

@@ -13,8 +13,9 @@ from transformers.processing_utils import ImagesKwargs, MultiModalData, Processi
 from transformers.utils import logging
 
 from .chat_template_gill import DEFAULT_CHAT_TEMPLATE, check_template_kwargs, own_chat_template, reads_variable
-from .image_encoder_gill import load_image_processor, preprocess_images, with_pil
-from .image_loading_gill import IMAGE_SOURCES, ImageLimits, ImageReader, check_allowed_sources
+from .image_loading_gill import ImageLimits, ImageReader
+from .image_preprocessing_gill import load_image_processor, preprocess_images, with_pil
+from .image_sources_gill import IMAGE_SOURCES, check_allowed_sources
 from .prompt_gill import TEXT_BREAK, ImageSource, Piece, PromptSplitter, list_prompts
 from .prompt_tokens_gill import PromptTokensMixin
 

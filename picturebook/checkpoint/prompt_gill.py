@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .image_loading_gill import is_url, looks_like_image_reference
+from .image_sources_gill import is_url, looks_like_image_reference
 
 # A noncharacter of Unicode, which no text holds. Texts are tokenized in parts at it, so that a special token that it
 # stands in is ordinary text.

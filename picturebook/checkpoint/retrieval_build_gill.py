@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .image_encoder_gill import preprocess_images
-from .image_loading_gill import ImageError, describe_source, is_url, load_image_and_file
+from .image_loading_gill import ImageError, load_image_and_file
+from .image_preprocessing_gill import preprocess_images
+from .image_sources_gill import describe_source, is_url
 
 from .retrieval_storage_gill import require_datasets
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .fingerprint_gill import fingerprint_weights
-from .image_encoder_gill import ImagePooling
+from .image_pooling_gill import ImagePooling
 from .mapper_gill import MapperOutput
 
 

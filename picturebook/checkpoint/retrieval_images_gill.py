@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from .image_loading_gill import ImageError, is_url, load_image
+from .image_loading_gill import ImageError, load_image
+from .image_sources_gill import is_url
 
 from .image_cache_gill import ImageCache
 from .retrieval_storage_gill import RetrievalSetInfo, require_datasets
