@@ -208,6 +208,13 @@ class LossArguments:
     input_perturbation: float = _option(0.0, "Of the denoising loss: deviation of noise that is not predicted.")
     min_snr_gamma: float | None = _option(None, "Of the denoising loss: bound on a timestep's weight, as 5; or none.")
     condition_dropout: float = _option(0.0, "Of the denoising loss: probability that an image loses its condition.")
+    timestep_bias_multiplier: float = _option(
+        1.0, "Of the denoising loss: how many times as often one of the noisiest timesteps is drawn as another one."
+    )
+    timestep_bias_portion: float = _option(0.5, "Of the denoising loss: share of timesteps that are the noisiest.")
+    denoising_draws: int = _option(
+        1, "Of the denoising loss: noises and timesteps for each image, for which the language model is read once."
+    )
     lr_decay_every: int = _option(0, "Steps after the warm-up between decays of the learning rate; 0: none.")
     lr_decay_factor: float = _option(0.1, "Factor of each decay.")
     panel_steps: int = _option(0, "Steps between image panels; 0: none.")

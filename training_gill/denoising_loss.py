@@ -4,6 +4,7 @@ The gradient reaches the conditioning through the frozen denoiser. DreamLLM (Don
 score distillation; it is the loss that latent diffusion models are trained with (Rombach et al., 2022, equation 3).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,15 @@ class DenoisingOptions:
         condition_dropout (`float`, defaults to 0):
             Probability that an image is denoised without its condition, given what inference guides away from (Ho and
             Salimans, 2022; 0.1 there).
+        timestep_bias_multiplier (`float`, defaults to 1):
+            How many times as often one of the noisiest timesteps is drawn as another one. Where little of the image is
+            left, the condition matters most.
+        timestep_bias_portion (`float`, defaults to 0.5):
+            The share of timesteps that are the noisiest. Both as `timestep_bias_strategy="later"` of diffusers'
+            training scripts.
+        num_draws (`int`, defaults to 1):
+            Noises and timesteps for each image, over which its loss is the mean. The language model is read once for
+            all of them (`diffusion_batch_mul` of Li et al., 2024).
 
     Raises:
         ValueError: a number out of its range.
@@ -40,6 +50,9 @@ class DenoisingOptions:
     input_perturbation: float = 0.0
     min_snr_gamma: float | None = None
     condition_dropout: float = 0.0
+    timestep_bias_multiplier: float = 1.0
+    timestep_bias_portion: float = 0.5
+    num_draws: int = 1
 
     def __post_init__(self) -> None:
         for name in ("noise_offset", "input_perturbation"):
@@ -49,6 +62,30 @@ class DenoisingOptions:
             raise ValueError(f"`min_snr_gamma` must be positive or None, got {self.min_snr_gamma}.")
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"`condition_dropout` is a probability, got {self.condition_dropout}.")
+        if not 0 < self.timestep_bias_multiplier < math.inf:
+            raise ValueError(f"`timestep_bias_multiplier` must be positive, got {self.timestep_bias_multiplier}.")
+        if not 0 <= self.timestep_bias_portion <= 1:
+            raise ValueError(f"`timestep_bias_portion` is a share, got {self.timestep_bias_portion}.")
+        if self.num_draws < 1:
+            raise ValueError(f"`num_draws` must be at least 1, got {self.num_draws}.")
+
+    def draw_timesteps(self, number: int, count: int, device: torch.device) -> torch.Tensor:
+        """
+        Timesteps of a training step.
+
+        Args:
+            number (`int`): Of images.
+            count (`int`): Of timesteps there are.
+            device (`torch.device`): Whose random numbers are drawn.
+
+        Returns:
+            `torch.LongTensor` of shape `(number,)`: Each from 0 to `count - 1`.
+        """
+        if self.timestep_bias_multiplier == 1:
+            return torch.randint(0, count, (number,), device=device)
+        weights = torch.ones(count, device=device)
+        weights[count - int(self.timestep_bias_portion * count) :] = self.timestep_bias_multiplier
+        return torch.multinomial(weights, number, replacement=True)
 
 
 @dataclass(frozen=True)
@@ -151,8 +188,10 @@ class DenoisingDraw:
     Attributes:
         latents (`torch.FloatTensor` of shape `(num_images, channels, latent_height, latent_width)`, *optional*):
             Of the images, from the VAE's posterior and in the units of the denoiser.
-        noise (*optional*): Of the same shape.
-        timesteps (`torch.LongTensor` of shape `(num_images,)`, *optional*): Each below `num_train_timesteps`.
+        noise (*optional*): Of the same shape; of `num_images * num_draws` where there are several draws for each image,
+            which follow each other.
+        timesteps (`torch.LongTensor` of shape `(num_images * num_draws,)`, *optional*): Each below
+            `num_train_timesteps`.
     """
 
     latents: torch.Tensor | None = None
@@ -243,11 +282,16 @@ class DenoisingLoss:
         if self.schedule.signal.device != given.device:
             self.to(given.device)
         latents = self.denoiser.encode(given) if draw.latents is None else given
+        num_images = len(latents)
+        if options.num_draws > 1:
+            latents = latents.repeat_interleave(options.num_draws, 0)
+            conditioning = {
+                name: values.repeat_interleave(options.num_draws, 0) for name, values in conditioning.items()
+            }
         noise = torch.randn_like(latents) if draw.noise is None else draw.noise.to(latents)
-        count = len(self.schedule.signal)
         timesteps = draw.timesteps
         if timesteps is None:
-            timesteps = torch.randint(0, count, latents.shape[:1], device=latents.device)
+            timesteps = options.draw_timesteps(len(latents), len(self.schedule.signal), latents.device)
         timesteps = timesteps.to(latents.device, torch.long)
         if options.noise_offset:
             noise = noise + options.noise_offset * torch.randn_like(noise[:, :, :1, :1])
@@ -263,7 +307,7 @@ class DenoisingLoss:
         error = (predicted.to(target.dtype) - target).square().flatten(1).mean(1)
         if options.min_snr_gamma is not None:
             error = error * self.schedule.min_snr_weight(timesteps, options.min_snr_gamma)
-        return error
+        return error.view(num_images, options.num_draws).mean(1)
 
     def _replaced(
         self,

@@ -30,7 +30,13 @@ def build_denoising_loss(recipe: Recipe, gill: GillForConditionalGeneration) -> 
             f"`denoising_weight` is {losses.denoising_weight}, but the model names no image generator to denoise with."
         )
     options = DenoisingOptions(
-        losses.noise_offset, losses.input_perturbation, losses.min_snr_gamma, losses.condition_dropout
+        losses.noise_offset,
+        losses.input_perturbation,
+        losses.min_snr_gamma,
+        losses.condition_dropout,
+        losses.timestep_bias_multiplier,
+        losses.timestep_bias_portion,
+        losses.denoising_draws,
     )
     cache = recipe.data.cache
     # What the generator guides away from by itself comes from its text encoders.

@@ -356,9 +356,42 @@ def test_each_image_is_dropped_by_itself():
     assert torch.equal(found[~dropped], conditioning["prompt_embeds"][~dropped])
 
 
+def test_a_bias_draws_the_noisiest_timesteps_as_many_times_as_often():
+    torch.manual_seed(0)
+    options = DenoisingOptions(timestep_bias_multiplier=4.0, timestep_bias_portion=0.25)
+    timesteps = options.draw_timesteps(20_000, 1000, torch.device("cpu"))
+    assert timesteps.min() < 20 and timesteps.max() > 980
+    # A quarter with the weight 4, three quarters with the weight 1.
+    assert abs((timesteps >= 750).double().mean() - 4 / 7) < 0.02
+    torch.manual_seed(0)
+    plain = DenoisingOptions(timestep_bias_portion=0.25).draw_timesteps(8, 1000, torch.device("cpu"))
+    torch.manual_seed(0)
+    assert torch.equal(plain, torch.randint(0, 1000, (8,)))
+
+
+def test_the_loss_of_an_image_is_the_mean_over_its_draws():
+    _, loss, conditioning, images = world("stable-diffusion-1.5", num_draws=3)
+    plain = world("stable-diffusion-1.5")[1]
+    latents = loss.denoiser.encode(images)
+    noise, timesteps = torch.randn(6, *latents.shape[1:]), torch.tensor([10, 500, 900, 20, 400, 990])
+    found = loss(conditioning, draw=DenoisingDraw(latents, noise, timesteps))
+    each = [plain(conditioning, draw=DenoisingDraw(latents, noise[n::3], timesteps[n::3])) for n in range(3)]
+    torch.testing.assert_close(found, torch.stack(each).mean(0))
+    assert loss(conditioning, images).shape == (2,)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("noise_offset", -0.1), ("min_snr_gamma", 0.0), ("condition_dropout", 1.5), ("input_perturbation", float("nan"))],
+    [
+        ("noise_offset", -0.1),
+        ("min_snr_gamma", 0.0),
+        ("condition_dropout", 1.5),
+        ("input_perturbation", float("nan")),
+        ("timestep_bias_multiplier", 0.0),
+        ("timestep_bias_multiplier", float("inf")),
+        ("timestep_bias_portion", 1.5),
+        ("num_draws", 0),
+    ],
 )
 def test_options_out_of_their_range_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
