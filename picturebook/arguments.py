@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 LanguageModelName = Literal["smollm2"]
-TableName = Literal["stories", "captions", "decision", "seen", "retrieval", "rounds", "refined", "ablations"]
+TableName = Literal["stories", "captions", "decision", "seen", "retrieval", "rounds", "refined", "ablations", "dream"]
 StageName = Literal["autoencoder", "clip", "generator", "language_model", "adapters", "gill", "decision"]
 
 

@@ -1,7 +1,7 @@
 """DreamLLM beside GILL: single images, and whole stories that are written and drawn in turn, judged image by image."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -204,19 +204,12 @@ def write_dream_tables(arguments: DreamTablesArguments) -> list[Table]:
         >>> from picturebook import DreamTablesArguments, write_dream_tables
         >>> write_dream_tables(DreamTablesArguments(out=Path("runs/dream-tables"), items=50))  # doctest: +SKIP
     """
-    out, seed, items = Path(arguments.out), arguments.seed, arguments.items
+    out = Path(arguments.out)
     base = load_pipeline(find_checkpoint())
-    systems: dict[str, tuple[GillPipeline, bool]] = {DREAM: (load_dreamllm_pipeline(arguments.dreamllm, base), True)}
-    if arguments.trained is not None:
-        systems[DREAM_PAIRS] = load_pipeline(arguments.trained / "pairs"), True
-        systems[DENOISED] = load_pipeline(arguments.trained / "gill_denoising"), False
-    kept = _Kept(out / "answers" / f"{items}-{seed}")
-    tables = [
-        _captions(base, systems, items, seed, kept),
-        _stories(base, systems, items, seed, kept),
-        _whole_stories(base, systems[DREAM][0], max(round(_SHARE_OF_WHOLE * items), 1), seed, kept, out),
-    ]
-    results = {table.name: table.as_json() for table in tables} | {"items": items, "seed": seed}
+    dream = load_dreamllm_pipeline(arguments.dreamllm, base)
+    made = dream_tables(base, dream, arguments.items, arguments.seed, out, arguments.trained)
+    tables = [_printed(table) for table in made]
+    results = {table.name: table.as_json() for table in tables} | {"items": arguments.items, "seed": arguments.seed}
     for name, text in (
         ("dream.md", "\n".join(table.markdown() for table in tables)),
         ("dream.json", json.dumps(results, indent=2) + "\n"),
@@ -224,6 +217,30 @@ def write_dream_tables(arguments: DreamTablesArguments) -> list[Table]:
         with replace_file(out / name) as new:
             new.write_text(text, encoding="utf-8")
     return tables
+
+
+def dream_tables(
+    base: GillPipeline, dream: GillPipeline, items: int, seed: int, out: Path, trained: Path | None = None
+) -> Iterator[Table]:
+    """
+    The three tables of DreamLLM beside GILL, one after the other.
+
+    Args:
+        base, dream ([`GillPipeline`]): The picture book's GILL, and its DreamLLM.
+        items (`int`): Test items; a fifth as many whole stories.
+        out (`Path`): Folder of contact sheets, and of answers, which are kept.
+        trained (`Path`, *optional*): Folder of `gill picturebook dream`.
+    """
+    systems: dict[str, tuple[GillPipeline, bool]] = {GILL: (base, False), DREAM: (dream, True)}
+    if trained is not None:
+        systems |= {
+            DENOISED: (load_pipeline(trained / "gill_denoising"), False),
+            DREAM_PAIRS: (load_pipeline(trained / "pairs"), True),
+        }
+    kept = _Kept(out / "answers" / f"{items}-{seed}")
+    yield _captions(base, systems, items, seed, kept)
+    yield _stories(base, systems, items, seed, kept)
+    yield _whole_stories(base, dream, max(round(_SHARE_OF_WHOLE * items), 1), seed, kept, out)
 
 
 class _Kept:
@@ -283,7 +300,7 @@ def _captions(
         table_rows(base, Drawn(truth, scenes, drawn)),
         note,
     )
-    return _printed(table)
+    return table
 
 
 def _stories(
@@ -305,7 +322,7 @@ def _stories(
     truth = np.stack([images[-1] for _, images in stories])
     rows = table_rows(base, Drawn(truth, [story.scenes[-1] for story, _ in stories], drawn))
     note = f"{items} stories of the test split, those of the table of GILL."
-    return _printed(Table("stories", "The last image of a story, % right", COLUMNS, rows, note))
+    return Table("stories", "The last image of a story, % right", COLUMNS, rows, note)
 
 
 def _whole_stories(base: GillPipeline, dream: GillPipeline, number: int, seed: int, kept: _Kept, out: Path) -> Table:
@@ -320,7 +337,7 @@ def _whole_stories(base: GillPipeline, dream: GillPipeline, number: int, seed: i
         )
     for name, told in by_system.items():
         _write_sheet(out, name, told[:_STORIES_SHOWN])
-    return _printed(whole_story_table(by_system))
+    return whole_story_table(by_system)
 
 
 def _write_sheet(out: Path, name: str, stories: Sequence[WholeStory]) -> None:

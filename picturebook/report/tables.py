@@ -1,7 +1,7 @@
 """The paper's tables in miniature, as Markdown, JSON and a page. Test items were never seen while training."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,13 @@ from modeling_gill.atomic_write_gill import replace_file
 
 from ..arguments import TableName, TablesArguments
 from ..checkpoint_folder import find_checkpoint
+from ..models.dreamllm import load_dreamllm_pipeline
 from ..models.gill_answers import load_pipeline
 from ..stages.ablations import AblationRun
 from ..world.reader import correctness, read
 from .ablation_tables import ablation_tables
 from .decision_table import answer_decision_items, decision_table
+from .dream_table import dream_tables
 from .pages import write_page
 from .refined_table import refined_table
 from .results_table import Table
@@ -47,7 +49,7 @@ def write_tables(arguments: TablesArguments) -> list[Table]:
     out, seed, items = Path(arguments.out), arguments.seed, arguments.items
     run = None if arguments.ablations is None else AblationRun(Path(arguments.ablations))
     stories = draw_stories(pipe, items, seed) if _wanted("stories", arguments) else None
-    makers: dict[TableName, Callable[[], list[Table]]] = {
+    makers: dict[TableName, Callable[[], Iterable[Table]]] = {
         "stories": lambda: [] if stories is None else [story_table(pipe, stories)],
         "captions": lambda: [caption_table(pipe, draw_captions(pipe, items, seed))],
         "decision": lambda: [
@@ -59,6 +61,10 @@ def write_tables(arguments: TablesArguments) -> list[Table]:
         "rounds": lambda: [rounds_table(pipe, max(items // 2, 2), seed)],
         "refined": lambda: [refined_table(pipe, max(items // 4, 2), seed)],
         "ablations": lambda: [] if run is None else ablation_tables(run, max(items // 2, 2), seed),
+        # The DreamLLM stands between the checkpoint's models.
+        "dream": lambda: (
+            [] if arguments.model else dream_tables(pipe, load_dreamllm_pipeline(base=pipe), items, seed, out / "dream")
+        ),
     }
     tables = [_printed(table) for name, make in makers.items() if _wanted(name, arguments) for table in make()]
     results = {table.name: table.as_json() for table in tables} | {"items": items, "seed": seed}

@@ -36,9 +36,9 @@ RECORD = "record.json"
 # Frozen models that are parts of the picture book's checkpoint, and joined by `load_dreamllm_pipeline`.
 FROM_CHECKPOINT = "gill-multimodal-picturebook"
 _MAX_NEW_TOKENS = 128
-_TO_DRAW = PairMixture(single_share=0.2, plain_share=0.6, partial_share=0.0)
+_TO_DRAW = PairMixture(single_share=0.4, plain_share=0.8, partial_share=0.0, jitter=False)
 _TO_READ = PairMixture(single_share=0.2)
-_OF_GILL = PairMixture(single_share=0.2, plain_share=1.0, partial_share=0.1)
+_OF_GILL = PairMixture(single_share=0.4, plain_share=1.0, partial_share=0.0, jitter=False)
 _GROUP_SIZE = 8
 
 
@@ -46,12 +46,12 @@ _GROUP_SIZE = 8
 class DreamSettings:
     """
     Attributes:
-        pairs, stories: Numbers of pairs to draw (a third as many are read), and of stories.
+        pairs, stories: Numbers of pairs to draw (a third as many are read), and of stories (a fifth as many are read).
         pairs_recipe, stories_recipe, denoising_recipe: Entries that differ from those of the three recipes.
     """
 
-    pairs: int = 14_000
-    stories: int = 8_000
+    pairs: int = 20_000
+    stories: int = 5_000
     pairs_recipe: Mapping[str, Any] = field(default_factory=dict)
     stories_recipe: Mapping[str, Any] = field(default_factory=dict)
     denoising_recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -133,8 +133,10 @@ def write_data(folder: Path, settings: DreamSettings, seed: int) -> Path:
             number, read = settings.pairs, settings.pairs // 3
             write_shards(new, "draw", number, pairs_to_draw(TRAIN, number, seed, _TO_DRAW))
             write_shards(new, "read", read, pairs_to_read(TRAIN, read, seed, _TO_READ))
-            write_shards(new, "story", settings.stories, illustrated_documents(TRAIN, settings.stories, seed))
-            save_pairs(new / "gill", {TRAIN: number}, seed, _OF_GILL, _GROUP_SIZE)
+            number, read = settings.stories, settings.stories // 5
+            write_shards(new, "story", number, illustrated_documents(TRAIN, number, seed))
+            write_shards(new, "told", read, illustrated_documents(TRAIN, read, seed + 1, jitter=True))
+            save_pairs(new / "gill", {TRAIN: settings.pairs}, seed, _OF_GILL, _GROUP_SIZE)
     return folder
 
 
@@ -147,12 +149,13 @@ def pair_sets(data: Path) -> list[dict[str, Any]]:
 
 
 def story_sets(data: Path) -> list[dict[str, Any]]:
-    """Sets of the second stage. In a sixth of the stories images are read only, as those of a prompt are.
+    """Sets of the second stage. In a sixth of the stories images are read only, as those of a prompt are; their objects
+    are moved by a pixel, as in a prompt.
 
     Beside documents of five images, a pair would be a row of padding.
     """
-    stories = {"kind": "documents", "files": str(data / "story-*.tar")}
-    return [{**stories, "size": 5_000}, {**stories, "size": 1_000, "direction": "image_to_text"}]
+    told = {"kind": "documents", "files": str(data / "told-*.tar"), "direction": "image_to_text"}
+    return [{"kind": "documents", "files": str(data / "story-*.tar"), "size": 5_000}, {**told, "size": 1_000}]
 
 
 def train_denoising(

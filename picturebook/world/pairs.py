@@ -35,19 +35,22 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PairMixture:
-    """Shares of the kinds of pairs.
+    """Shares of the kinds of pairs, and how they are drawn.
 
     Attributes:
         single_share: Share of scenes with one object.
         plain_share: Share of captions in the plain form, the one of the language model's descriptions.
         partial_share: Share of captions that leave something out.
         fast: Share of scenes that are among `FAST_SCENES`; `single_share` is of the others.
+        jitter: Whether objects are moved by up to one pixel, see [`draw`]. What the image generator learnt last, and
+            so the images that a denoising loss should ask of it, are without.
     """
 
     single_share: float = SINGLE_OBJECT_SHARE
     plain_share: float = 0.5
     partial_share: float = 0.15
     fast: float = 0.0
+    jitter: bool = True
 
 
 def sample_pairs(
@@ -55,7 +58,7 @@ def sample_pairs(
 ) -> Pairs:
     """`number` pairs of a split."""
     scenes = tuple(scene_in(split, generator, mixture.single_share, mixture.fast) for _ in range(number))
-    images = draw_all(scenes, generator)
+    images = draw_all(scenes, generator if mixture.jitter else None)
     return Pairs(images, tuple(caption_for(scene, generator, mixture) for scene in scenes), scenes)
 
 
@@ -97,7 +100,7 @@ def save_pairs(
                 split, number // group_size, group_size, generator, mixture.single_share, mixture.fast
             )
             captions = tuple(caption_for(scene, generator, mixture) for scene in scenes)
-            pairs = Pairs(draw_all(scenes, generator), captions, tuple(scenes))
+            pairs = Pairs(draw_all(scenes, generator if mixture.jitter else None), captions, tuple(scenes))
         else:
             pairs = sample_pairs(split, number, generator, mixture)
         rows = {
@@ -112,8 +115,8 @@ def save_pairs(
     datasets.DatasetDict(saved).save_to_disk(Path(folder))
 
 
-def draw_all(scenes: Sequence[Scene], generator: np.random.Generator) -> np.ndarray:
-    """An image of each scene, uint8 `(scenes, 32, 32, 3)`."""
+def draw_all(scenes: Sequence[Scene], generator: np.random.Generator | None) -> np.ndarray:
+    """An image of each scene, uint8 `(scenes, 32, 32, 3)`; without a generator, objects stand exactly at their places."""
     return np.stack([draw(scene, generator) for scene in scenes])
 
 

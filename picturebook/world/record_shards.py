@@ -19,7 +19,6 @@ from .splits import story_in, stream
 # Files of a record by their suffix.
 Files = Mapping[str, bytes]
 _PER_SHARD, _PAIRS_AT_ONCE = 2_000, 500
-_REQUESTED = 0.5
 # Shares of stories that have an image after each sentence, and after every other one on average; others have the last.
 _ILLUSTRATED, _IN_PART = 0.6, 0.2
 # Share of the former whose first sentence is left out, so that what the scene is has to be read in its image.
@@ -27,13 +26,12 @@ _UNTOLD = 0.25
 
 
 def pairs_to_draw(split: str, number: int, seed: int, mixture: PairMixture) -> Iterator[Files]:
-    """Pairs whose image is to be drawn after its caption, half of the time after a request that follows the caption."""
+    """Pairs whose image is to be drawn after its caption and a request, as in documents."""
     generator = stream(seed, split, "pairs to draw")
     for _ in range(0, number, _PAIRS_AT_ONCE):
         pairs = sample_pairs(split, _PAIRS_AT_ONCE, generator, mixture)
         for image, caption in zip(pairs.images, pairs.captions, strict=True):
-            text = f"{caption} . {IMAGE_REQUEST}" if generator.random() < _REQUESTED else caption
-            yield {"png": png_bytes(image), "txt": text.encode()}
+            yield {"png": png_bytes(image), "txt": f"{caption} . {IMAGE_REQUEST}".encode()}
 
 
 def pairs_to_read(split: str, number: int, seed: int, mixture: PairMixture) -> Iterator[Files]:
@@ -45,8 +43,12 @@ def pairs_to_read(split: str, number: int, seed: int, mixture: PairMixture) -> I
             yield {"png": png_bytes(image), "txt": describe(fully_known(scene)).encode()}
 
 
-def illustrated_documents(split: str, number: int, seed: int) -> Iterator[Files]:
-    """Stories as documents in MMC4's form. A request ends each text that an image follows, as in prompts."""
+def illustrated_documents(split: str, number: int, seed: int, jitter: bool = False) -> Iterator[Files]:
+    """Stories as documents in MMC4's form. A request ends each text that an image follows, as in prompts.
+
+    Args:
+        jitter (`bool`): See [`PairMixture`].
+    """
     generator = stream(seed, split, "illustrated documents")
     for _ in range(number):
         story = story_in(split, generator)
@@ -54,7 +56,7 @@ def illustrated_documents(split: str, number: int, seed: int) -> Iterator[Files]
         sentences = list(story.sentences)
         if all(has_image) and generator.random() < _UNTOLD:
             sentences[0] = ""
-        yield document_files(sentences, has_image, draw_all(story.scenes, generator))
+        yield document_files(sentences, has_image, draw_all(story.scenes, generator if jitter else None))
 
 
 def document_files(sentences: Sequence[str], has_image: Sequence[bool], images: np.ndarray) -> Files:
