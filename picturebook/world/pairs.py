@@ -116,7 +116,7 @@ def save_pairs(
 
 
 def draw_all(scenes: Sequence[Scene], generator: np.random.Generator | None) -> np.ndarray:
-    """An image of each scene, uint8 `(scenes, 32, 32, 3)`; without a generator, objects stand exactly at their places."""
+    """An image of each scene, uint8 `(scenes, 32, 32, 3)`; without a generator, all objects stand at their places."""
     return np.stack([draw(scene, generator) for scene in scenes])
 
 
