@@ -10,6 +10,7 @@ TOKENS_AROUND = ("image_start_token", "image_end_token", "image_output_start_tok
 VISION_POOLINGS = ("pooler", "cls", "mean", "image_embeds", "patches")
 RECORD_KINDS = ("pairs", "documents", "instructed_documents", "conversations")
 RECORD_DIRECTIONS = ("both", "text_to_image", "image_to_text")
+DENOISING_TARGETS = ("images", "generator")
 SHARD_ORDERS = ("shuffled", "in_order", "with_replacement")
 BACKBONE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -191,6 +192,11 @@ class LossArguments:
     )
     denoising_weight: float = _option(
         0.0, "Weight of the image generator's own denoising loss given the conditioning; 0 leaves it out."
+    )
+    denoising_target: str = _option(
+        "images",
+        "What the denoising loss compares with: images, what the generator learnt from; generator, what it predicts "
+        "given its own conditioning of the caption, of a cache.",
     )
     stage: str | None = _option(
         None, "Stage of DreamLLM, which sets train and the weights that are not given: creation, comprehension, tuning."

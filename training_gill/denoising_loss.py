@@ -2,6 +2,10 @@
 
 The gradient reaches the conditioning through the frozen denoiser. DreamLLM (Dong et al., 2024, section 3.2) calls this
 score distillation; it is the loss that latent diffusion models are trained with (Rombach et al., 2022, equation 3).
+
+An image says more than its caption, and what no caption tells is most of that loss. Where the generator's own
+conditioning is known, its prediction given that can be the target instead: then the loss is 0 for a conditioning that
+the generator cannot tell from its own.
 """
 
 import math
@@ -14,6 +18,7 @@ import torch
 from modeling_gill.conditioning_gill import ConditioningTensor
 from pipeline_gill.conditioning_capture_gill import NEGATIVE, check_negatives
 
+from .arguments import DENOISING_TARGETS
 from .generator_denoiser import GeneratorDenoiser, UntrainableGenerator
 
 
@@ -41,9 +46,12 @@ class DenoisingOptions:
         num_draws (`int`, defaults to 1):
             Noises and timesteps for each image, over which its loss is the mean. The language model is read once for
             all of them (`diffusion_batch_mul` of Li et al., 2024).
+        target (`str`, defaults to `"images"`):
+            What the prediction is compared with: `"images"`, what the generator was trained to predict, or
+            `"generator"`, what it predicts given its own conditioning.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number out of its range, or an unknown target.
     """
 
     noise_offset: float = 0.0
@@ -53,8 +61,15 @@ class DenoisingOptions:
     timestep_bias_multiplier: float = 1.0
     timestep_bias_portion: float = 0.5
     num_draws: int = 1
+    target: str = "images"
 
     def __post_init__(self) -> None:
+        if self.target not in DENOISING_TARGETS:
+            raise ValueError(f"`denoising_target` must be one of {DENOISING_TARGETS}, got {self.target!r}.")
+        if self.target == "generator" and self.condition_dropout:
+            raise ValueError(
+                "`denoising_target` is generator: expected `condition_dropout: 0`, as nothing is left of it."
+            )
         for name in ("noise_offset", "input_perturbation"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` is a standard deviation, got {getattr(self, name)}.")
@@ -256,6 +271,7 @@ class DenoisingLoss:
         images: torch.Tensor | None = None,
         draw: DenoisingDraw | None = None,
         unconditional: Mapping[str, torch.Tensor] | None = None,
+        own_conditioning: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """
         The loss of each image.
@@ -268,26 +284,29 @@ class DenoisingLoss:
                 latents, noise, timesteps, then those of the options.
             unconditional (`Mapping[str, torch.Tensor]`, *optional*): For one image, what stands in for a condition
                 that is dropped; by default `negatives`.
+            own_conditioning (`Mapping[str, torch.Tensor]`, *optional*): The generator's own for the same captions;
+                needed where `options.target` is `"generator"`, and read only there.
 
         Returns:
             `torch.FloatTensor` of shape `(num_images,)`: mean squared errors, in float32 at least.
 
         Raises:
-            ValueError: neither images nor latents, or a condition to drop and nothing in its place.
+            ValueError: neither images nor latents, a condition to drop and nothing in its place, or no own conditioning
+                where that is the target.
         """
         draw, options = draw or DenoisingDraw(), self.options
         given = images if draw.latents is None else draw.latents
         if given is None:
             raise ValueError("Either `images` or `draw.latents` must be given.")
+        if options.target == "generator" and own_conditioning is None:
+            raise ValueError("`denoising_target` is generator: expected the generator's own conditioning.")
         if self.schedule.signal.device != given.device:
             self.to(given.device)
         latents = self.denoiser.encode(given) if draw.latents is None else given
         num_images = len(latents)
         if options.num_draws > 1:
             latents = latents.repeat_interleave(options.num_draws, 0)
-            conditioning = {
-                name: values.repeat_interleave(options.num_draws, 0) for name, values in conditioning.items()
-            }
+            conditioning = _repeated(conditioning, options.num_draws)
         noise = torch.randn_like(latents) if draw.noise is None else draw.noise.to(latents)
         timesteps = draw.timesteps
         if timesteps is None:
@@ -301,9 +320,14 @@ class DenoisingLoss:
         if options.condition_dropout:
             dropped = torch.rand(len(latents), device=latents.device) < options.condition_dropout
             conditioning = self._replaced(conditioning, dropped, unconditional)
-        noisy = self.schedule.add_noise(latents, added, timesteps)
-        predicted = self.denoiser.predict(conditioning, noisy, self.schedule.timesteps[timesteps])
-        target = self.denoiser.arrange(self.schedule.target(latents, noise, timesteps), predicted.shape)
+        noisy, times = self.schedule.add_noise(latents, added, timesteps), self.schedule.timesteps[timesteps]
+        predicted = self.denoiser.predict(conditioning, noisy, times)
+        if options.target == "generator":
+            own = _repeated(own_conditioning or {}, options.num_draws)
+            with torch.no_grad():
+                target = self.denoiser.predict(own, noisy, times).to(latents.dtype)
+        else:
+            target = self.denoiser.arrange(self.schedule.target(latents, noise, timesteps), predicted.shape)
         error = (predicted.to(target.dtype) - target).square().flatten(1).mean(1)
         if options.min_snr_gamma is not None:
             error = error * self.schedule.min_snr_weight(timesteps, options.min_snr_gamma)
@@ -328,6 +352,10 @@ class DenoisingLoss:
             )
             for name, values in conditioning.items()
         }
+
+
+def _repeated(conditioning: Mapping[str, torch.Tensor], times: int) -> dict[str, torch.Tensor]:
+    return {name: values.repeat_interleave(times, 0) for name, values in conditioning.items()}
 
 
 def _of(factors: torch.Tensor, timesteps: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:

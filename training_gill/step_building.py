@@ -37,6 +37,7 @@ def build_denoising_loss(recipe: Recipe, gill: GillForConditionalGeneration) -> 
         losses.timestep_bias_multiplier,
         losses.timestep_bias_portion,
         losses.denoising_draws,
+        losses.denoising_target,
     )
     cache = recipe.data.cache
     # What the generator guides away from by itself comes from its text encoders.
@@ -117,6 +118,8 @@ def build_step(
                 f"{recipe.losses.condition_dropout}: expected to train on records, which read the empty prompt too."
             )
         return AdapterTrainingStep(gill, weights, recipe.model.train_img_embeddings, denoising)
+    if denoising is not None and denoising.options.target == "generator":
+        raise RecipeError("`denoising_target` is generator: expected images with captions, not records.")
     empty_prompt = [*collator.encoder.bos, *gill.config.image_output_run_ids]
     own = empty_prompt if guides_by_empty_prompt(recipe) else None
     return RecordTrainingStep(gill, weights, recipe.learns, denoising, own)

@@ -148,11 +148,15 @@ def build_collator(
     """
     config, data = gill.config, recipe.data
     targets = features = states = None
-    if recipe.losses.conditioning_weight or recipe.losses.reconstruction_weight:
+    losses = recipe.losses
+    compares = losses.denoising_weight and losses.denoising_target == "generator"
+    if losses.conditioning_weight or losses.reconstruction_weight or compares:
         if data.cache is None:
             raise RecipeError(
-                "`cache` is not set, but the conditioning loss needs the generator's text embeddings; make them with "
-                "`gill precompute`, or set `conditioning_weight: 0` and `reconstruction_weight: 0`."
+                "`cache` is not set, but "
+                + ("`denoising_target: generator`" if compares else "the conditioning loss")
+                + " needs the generator's text embeddings; make them with `gill precompute`"
+                + ("." if compares else ", or set `conditioning_weight: 0` and `reconstruction_weight: 0`.")
             )
         info = target_info(config.image_generator_id, config.image_generator_revision, config.conditioning_tensors)
         targets = TextTargetsCache(Path(data.cache), info)

@@ -318,7 +318,7 @@ class AdapterTrainingStep(nn.Module):
         if self.weights.conditioning and num_images:
             self._add_conditioning("conditioning", states, target_conditioning, measured)
         if self.weights.denoising and num_images:
-            self._add_denoising(states, target_images, measured)
+            self._add_denoising(states, target_images, target_conditioning, measured)
 
     def _reconstruction(
         self,
@@ -369,7 +369,13 @@ class AdapterTrainingStep(nn.Module):
         mean = conditioning_loss(mapped, target_conditioning, gill.config.conditioning_tensors)
         measured.add(name, mean * num_images, mean.new_tensor(float(num_images)))
 
-    def _add_denoising(self, states: torch.Tensor, target_images: torch.Tensor | None, measured: Measured) -> None:
+    def _add_denoising(
+        self,
+        states: torch.Tensor,
+        target_images: torch.Tensor | None,
+        target_conditioning: dict[str, torch.Tensor] | None,
+        measured: Measured,
+    ) -> None:
         gill = self.gill
         assert gill.mapper is not None and self.denoising is not None
         found = 0 if target_images is None else len(target_images)
@@ -378,7 +384,7 @@ class AdapterTrainingStep(nn.Module):
                 f"The batch draws {len(states)} images, but has {found} `target_images`; expected as many."
             )
         conditioning = gill.mapper(states, gill.img_embeddings.weight).conditioning(gill.config)
-        losses = self.denoising(conditioning, target_images)
+        losses = self.denoising(conditioning, target_images, own_conditioning=target_conditioning)
         measured.add("denoising", losses.sum(), losses.new_tensor(float(len(losses))))
 
     def _add_cross_entropy(self, name: str, states: torch.Tensor, targets: torch.Tensor, measured: Measured) -> None:

@@ -29,7 +29,10 @@ DISTANCE, AGAIN = "Fréchet distance", "the image alone, scene"
 FEWER_STEPS = 10
 _RESAMPLES = 200
 _FIRST = "gill"
+# A training of each group whose steps the notes tell.
+_STEPS_OF = {"captions": _FIRST, "longer": "longer_gill"}
 _MAPPERS = {"linear": "mapper_linear", "MLP": "mapper_mlp", "encoder": "mapper_encoder", "GILLMapper": _FIRST}
+_LONGER = {"MLP": "longer_mlp", "GILLMapper": "longer_gill"}
 _TOKENS = {
     "1": "img_tokens_1",
     "2": "img_tokens_2",
@@ -77,18 +80,20 @@ def write_ablations(arguments: AblationArguments) -> list[Table]:
 
 def ablation_tables(run: AblationRun, items: int, seed: int) -> list[Table]:
     """
-    Tables of mappers, of numbers of `[IMG]` tokens and of options. Images that were drawn before are read again.
+    Tables of mappers, trained shortly and longer, of numbers of `[IMG]` tokens and of options. Images that were drawn
+    before are read again.
 
     Raises:
         FileNotFoundError: a training is not finished.
     """
     drawn: dict[str, dict[str, np.ndarray]] = {}
-    for names in (_MAPPERS, _TOKENS, _OPTIONS):
+    for names in (_MAPPERS, _LONGER, _TOKENS, _OPTIONS):
         for row, name in names.items():
             if name not in drawn or (row in _READ_ALONE and AGAIN not in drawn[name]):
                 drawn[name] = draw_ablation(run, name, items, seed, alone=name == _FIRST or row in _READ_ALONE)
     pipe = run.load(_FIRST)
-    steps = read_ablations()["captions"].trainings[_FIRST]["max_steps"]
+    groups = read_ablations()
+    steps, more = (groups[name].trainings[first]["max_steps"] for name, first in _STEPS_OF.items())
     trained = (
         f"Adapters trained for {steps} steps on the same pairs, with the same seed: compare these rows with each other "
         "only. "
@@ -98,6 +103,16 @@ def ablation_tables(run: AblationRun, items: int, seed: int) -> list[Table]:
     weights = run.load("layers_learned").model.layer_combination.weight.detach().softmax(0).tolist()
     return [
         ablation_table(pipe, "mappers", "Mappers, % right", _MAPPERS, drawn, items, seed, trained + asked + distance),
+        ablation_table(
+            pipe,
+            "mappers_longer",
+            "Mappers trained longer, % right",
+            _LONGER,
+            drawn,
+            items,
+            seed,
+            f"As above, but trained for {more} steps.",
+        ),
         ablation_table(
             pipe,
             "img_tokens",

@@ -73,7 +73,7 @@ class Settings:
         pairs: Number of pairs that the adapters are trained on.
         pair_mixture: The mixture of these pairs.
         visual_projection: Of the two parts of its training, see `train_visual_projection.py`.
-        adapters: Entries of `training_gill`'s recipe that differ from `adapters.yaml`.
+        adapters, mapper: Entries of `training_gill`'s recipes that differ from `adapters.yaml` and `mapper.yaml`.
         fast: Whether the retrieval set has scenes of `FAST_KIND` alone and the decision is trained on prompts of
             `FAST_SCENES`, which weak models can retrieve and generate.
         decision_prompts: Number of prompts that the decision is trained on.
@@ -96,6 +96,7 @@ class Settings:
     pair_mixture: PairMixture
     visual_projection: tuple[Schedule, Schedule]
     adapters: dict[str, object]
+    mapper: dict[str, object]
     fast: bool
     decision_prompts: int
     voting: Mapping[str, float]
@@ -135,6 +136,7 @@ FULL = Settings(
         Schedule(400, 64, 5e-4, decay=0.9),
     ),
     adapters={},
+    mapper={},
     fast=False,
     decision_prompts=2_400,
     voting=WEAKER,
@@ -172,6 +174,7 @@ FAST = Settings(
         "context": 0,
         "context_images": 0,
     },
+    mapper={"max_steps": 40, "warmup_steps": 5, "context": 0, "context_images": 0},
     fast=True,
     decision_prompts=240,
     # It is weak already.

@@ -33,10 +33,12 @@ STAGE = "adapters"
 # Pairs in a row that differ in one object: negatives that retrieval learns most from.
 _GROUP_SIZE = 8
 RECIPE = Path(__file__).with_name("adapters.yaml")
+MAPPER_RECIPE = Path(__file__).with_name("mapper.yaml")
 
 
 def train_adapters(run: RunFolder, settings: Settings, seed: int = 0) -> None:
-    """Write pairs, precompute targets and features, train the visual projection, then the other adapters, measure.
+    """Write pairs, precompute targets and features, train the visual projection, the other adapters, and the mapper on
+    by what the image generator makes of it; measure.
 
     `DIR/adapters` is a repository that refers to the folders of the frozen models.
     """
@@ -58,19 +60,19 @@ def _train(folder: Path, run: RunFolder, settings: Settings, seed: int) -> None:
         **names,
         **data,
         "validation_data": data["train_data"],
-        "output_dir": str(folder),
         "seed": seed,
-        **settings.adapters,
     }
+    first = {**entries, "output_dir": str(work / "first"), **settings.adapters}
     if not initial.exists():
-        model, processor = build_model(read_recipe(RECIPE, **entries).model, torch.float32, seed)
+        model, processor = build_model(read_recipe(RECIPE, **first).model, torch.float32, seed)
         images: Any = open_data(data["train_data"], TRAIN)
         shown = read_images_in_words(images, Path(data["cache"]), processor, seed)
         train_visual_projection(model, processor, shown, settings.visual_projection, work / "visual", seed)
         with replace_folder(initial) as new:
             model.save_pretrained(new)
             processor.save_pretrained(new)
-    train(RECIPE, **entries, start_from=str(initial))
+    train(RECIPE, **first, start_from=str(initial))
+    train(MAPPER_RECIPE, **entries, output_dir=str(folder), start_from=first["output_dir"], **settings.mapper)
 
 
 def prepare_pairs(

@@ -330,6 +330,27 @@ def test_min_snr_bounds_the_weight_of_the_error_of_the_latents(prediction):
     assert schedule.target(latents, noise, timesteps).shape == latents.shape
 
 
+def test_the_target_can_be_what_the_generator_predicts_given_its_own_conditioning():
+    _, several, conditioning, images = world("stable-diffusion-1.5", target="generator", num_draws=3)
+    assert several(conditioning, images, own_conditioning=conditioning).tolist() == [0, 0]
+    _, loss, conditioning, images = world("stable-diffusion-1.5", target="generator")
+    latents = loss.denoiser.encode(images)
+    draw = DenoisingDraw(latents, torch.randn_like(latents), torch.tensor([10, 900]))
+    assert loss(conditioning, draw=draw, own_conditioning=conditioning).tolist() == [0, 0]
+    other = {name: (values + 1).requires_grad_() for name, values in conditioning.items()}
+    found = loss(other, draw=draw, own_conditioning=conditioning)
+    noisy = loss.schedule.add_noise(latents, draw.noise, draw.timesteps)
+    with torch.no_grad():
+        own, mapped = (loss.denoiser.predict(of, noisy, draw.timesteps) for of in (conditioning, other))
+    torch.testing.assert_close(found, (mapped - own).square().flatten(1).mean(1))
+    found.sum().backward()
+    assert other["prompt_embeds"].grad.abs().max() > 0
+    with pytest.raises(ValueError, match="own conditioning"):
+        loss(conditioning, draw=draw)
+    with pytest.raises(ValueError, match="condition_dropout"):
+        DenoisingOptions(target="generator", condition_dropout=0.1)
+
+
 def test_a_dropped_condition_is_what_inference_guides_away_from():
     _, loss, conditioning, images = world("stable-diffusion-1.5", condition_dropout=1.0)
     latents = loss.denoiser.encode(images)
@@ -391,6 +412,7 @@ def test_the_loss_of_an_image_is_the_mean_over_its_draws():
         ("timestep_bias_multiplier", float("inf")),
         ("timestep_bias_portion", 1.5),
         ("num_draws", 0),
+        ("target", "noise"),
     ],
 )
 def test_options_out_of_their_range_are_refused(name, value):

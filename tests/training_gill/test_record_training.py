@@ -106,23 +106,25 @@ def test_evaluation_measures_the_losses_of_records(small_world, tmp_path):
 
 @pytest.mark.slow
 def test_the_denoising_loss_trains_the_mapper_of_gill_too(recipe_with, small_world, tmp_path):
-    """Alone after the distillation, and with it; both backbones stay frozen."""
+    """Alone after the distillation, with it, and by what the generator predicts itself; both backbones stay frozen."""
     first = recipe_with(output_dir=str(tmp_path / "distilled"))
     train(first)
     only = {"captioning_weight": 0, "language_weight": 0, "contrastive_weight": 0, "learning_rate": 1e-3}
-    for name, conditioning in (("after", 0.0), ("together", 1.0)):
+    itself = {"denoising_target": "generator", "train_img_embeddings": False}
+    for name, conditioning, entries in (("after", 0.0, {}), ("together", 1.0, {}), ("itself", 0.0, itself)):
         recipe = recipe_with(
             output_dir=str(tmp_path / name),
             start_from=str(tmp_path / "distilled"),
             conditioning_weight=conditioning,
             denoising_weight=1.0,
             **only,
+            **entries,
         )
         train(recipe)
         before, after = weights_of(tmp_path / "distilled"), weights_of(tmp_path / name)
         assert before.keys() == after.keys()
         moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
-        assert moved == {"mapper", "img_embeddings"}
+        assert moved == ({"mapper"} if name == "itself" else {"mapper", "img_embeddings"})
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------

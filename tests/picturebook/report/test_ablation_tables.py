@@ -15,19 +15,24 @@ from picturebook.stages import ablations
 from picturebook.stages.ablations import AblationRun, read_ablations, train_ablations
 from training_gill import read_recipe
 
-_ROWS = {**tables._MAPPERS, **tables._TOKENS, **tables._OPTIONS}
+_TRAININGS = {
+    *tables._MAPPERS.values(),
+    *tables._LONGER.values(),
+    *tables._TOKENS.values(),
+    *tables._OPTIONS.values(),
+}
 
 
 def test_every_training_is_a_recipe_and_differs_in_few_entries_from_the_first() -> None:
     groups = read_ablations()
-    for group, first in (("captions", "gill"), ("stories", "stories_gill")):
+    for group, first in (("captions", "gill"), ("stories", "stories_gill"), ("longer", "longer_gill")):
         trainings = groups[group].trainings
         for name, entries in trainings.items():
             read_recipe(ablations.RECIPE, output_dir=name, train_data="pairs", **entries)
             changed = {key for key in entries if entries[key] != trainings[first].get(key)}
             assert len(changed) <= (5 if name == "stories_fromage" else 2), name
             assert not changed & {"max_steps", "learning_rate", "per_device_train_batch_size", "seed"}
-    assert {*_ROWS.values()} == {*groups["captions"].trainings}
+    assert {*groups["captions"].trainings, *groups["longer"].trainings} == _TRAININGS
 
 
 def test_the_distance_of_a_set_from_itself_is_zero_and_grows_with_the_mean() -> None:
@@ -48,9 +53,10 @@ def test_the_distance_is_that_of_gaussians() -> None:
 
 
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six trainings of one step."""
+    """Seven trainings of one step."""
     rows = {
         "_MAPPERS": {"linear": "mapper_linear", "GILLMapper": "gill"},
+        "_LONGER": {"GILLMapper": "longer_gill"},
         "_TOKENS": {"8": "gill"},
         "_OPTIONS": {"none": "gill", "layers": "layers_learned", "reconstruction loss": "reconstruction"},
     }
@@ -79,13 +85,13 @@ def test_they_are_trained_once_and_the_tables_read_them(
     few_steps(monkeypatch)
     arguments = AblationArguments(out=tmp_path, items=4)
     found = {table.name: table for table in write_ablations(arguments)}
-    assert [len(found[name].rows) for name in ("mappers", "img_tokens", "options")] == [2, 1, 3]
+    assert [len(found[name].rows) for name in ("mappers", "mappers_longer", "img_tokens", "options")] == [2, 1, 1, 3]
     assert all(DISTANCE in row for table in found.values() for row in table.rows.values())
     assert [name for name, row in found["options"].rows.items() if AGAIN in row] == ["none", "reconstruction loss"]
     assert "Mappers" in (tmp_path / "ablations.md").read_text(encoding="utf-8")
     capsys.readouterr()
     again = {table.name: table for table in write_ablations(arguments)}
-    assert capsys.readouterr().out.count("trained before") == 6
+    assert capsys.readouterr().out.count("trained before") == 7
     assert again["mappers"].rows == found["mappers"].rows
 
     asked = TablesArguments(out=tmp_path / "tables", items=4, ablations=tmp_path, only="retrieval")

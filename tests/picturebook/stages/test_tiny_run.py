@@ -25,6 +25,7 @@ def tiny() -> Settings:
         pairs=64,
         visual_projection=tuple(replace(schedule, steps=2) for schedule in FAST.visual_projection),
         adapters={**FAST.adapters, "max_steps": 2, "warmup_steps": 0},
+        mapper={**FAST.mapper, "max_steps": 2, "warmup_steps": 0},
         decision_prompts=8,
         measured=8,
     )
