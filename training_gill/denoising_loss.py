@@ -67,9 +67,7 @@ class DenoisingOptions:
         if self.target not in DENOISING_TARGETS:
             raise ValueError(f"`denoising_target` must be one of {DENOISING_TARGETS}, got {self.target!r}.")
         if self.target == "generator" and self.condition_dropout:
-            raise ValueError(
-                "`denoising_target` is generator: expected `condition_dropout: 0`."
-            )
+            raise ValueError("`denoising_target` is generator: expected `condition_dropout: 0`.")
         for name in ("noise_offset", "input_perturbation"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` is a standard deviation, got {getattr(self, name)}.")
