@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -30,9 +31,12 @@ def chat(arguments: ChatArguments) -> None:
     Raises:
         ImportError: Gradio is not installed; the message says how to install it.
         FileNotFoundError: no model was named and the picture book is not installed.
+        OSError: the port that was asked for is taken, or not one of this machine.
     """
-    if find_spec("gradio") is None:  # before the model is loaded
+    # Before the model is loaded.
+    if find_spec("gradio") is None:
         raise ModuleNotFoundError(how_to_install("gradio"), name="gradio")
+    _check_port(arguments)
     start = time.monotonic()
     model = find_model(arguments.model, arguments.language_model)
     print(f"Loading {model} ...", flush=True)
@@ -53,6 +57,23 @@ def chat(arguments: ChatArguments) -> None:
         is_served.set()
         engine.close()
         gc.enable()
+
+
+def _check_port(arguments: ChatArguments) -> None:
+    # Gradio reads the variable where no port is given.
+    port = arguments.port or int(os.environ.get("GRADIO_SERVER_PORT") or 0)
+    if not port:
+        return
+    family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Gradio: a page that was closed just now
+        try:
+            free.bind((arguments.host, port))
+        except (OSError, OverflowError) as error:
+            raise OSError(
+                f"`port` is {port}, which the page cannot have at {arguments.host}: {error}; expected a free one, or "
+                "none for the first free one from 7860."
+            ) from error
 
 
 def serve_space(model: str, gpu: Callable[..., Any] | None = None) -> None:

@@ -1,13 +1,14 @@
 """The tables of docs/backbones.md, made from the tests that try each family: `python -m tests.backbones_tables`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from modeling_gill.conditioning_gill import ConditioningTensor
 from tests.modeling_gill.test_image_encoder_gill import FAMILIES as IMAGE_ENCODERS
 from tests.modeling_gill.test_language_model_families import FAMILIES as LANGUAGE_MODELS
 from tests.modeling_gill.test_language_model_families import NO_PADDING, REFUSED
-from tests.other_generators import OTHERS
+from tests.other_generators import OTHERS, Other
 from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS
-from tests.pipeline_gill.test_other_generators import EXACT, REFUSED_FOR
 from tests.small_generators import GENERATORS, small_generator
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
@@ -59,29 +60,30 @@ def image_encoders() -> str:
 
 def generators() -> str:
     """A row for each kind of generator that is tried: its class, and the tensors that the mapper makes for it."""
-    rows = []
-    for kind in GENERATORS:
-        tensors = []
-        for tensor in TENSORS[kind]:
-            length = {None: "one vector", 1: "1 position"}.get(tensor.length, f"{tensor.length} positions")
-            ragged = "" if tensor.mask_key is None else ", of different lengths"
-            tensors.append(f"`{tensor.name}` ({length}{ragged})")
-        name = type(small_generator(kind)).__name__
-        rows.append(f"| {GENERATOR_NAMES[kind]} | `{name}` | {', '.join(tensors)} |")
+    rows = [
+        f"| {GENERATOR_NAMES[kind]} | `{type(small_generator(kind)).__name__}` | {_tensors(TENSORS[kind])} |"
+        for kind in GENERATORS
+    ]
     return "\n".join(["| generator | class of diffusers | conditioning |", "|---|---|---|", *rows])
 
 
 def other_generators() -> str:
     """A row for each generator that is tried once, with the outcome."""
-    rows = []
-    for kind in OTHERS:
-        outcome = (
-            f"refused: {REFUSED_FOR[kind]}"
-            if kind in REFUSED_FOR
-            else f"`prompt_embeds` ({EXACT[kind].length} positions)"
-        )
-        rows.append(f"| {kind} | {outcome} |")
+    rows = [f"| {kind} | {_outcome(other)} |" for kind, other in OTHERS.items()]
     return "\n".join(["| generator | conditioning |", "|---|---|", *rows])
+
+
+def _outcome(other: Other) -> str:
+    return f"refused: {other.outcome}" if isinstance(other.outcome, str) else _tensors(other.outcome)
+
+
+def _tensors(tensors: Sequence[ConditioningTensor]) -> str:
+    described = []
+    for tensor in tensors:
+        length = {None: "one vector", 1: "1 position"}.get(tensor.length, f"{tensor.length} positions")
+        ragged = "" if tensor.mask_key is None else ", of different lengths"
+        described.append(f"`{tensor.name}` ({length}{ragged})")
+    return ", ".join(described)
 
 
 TABLES = {

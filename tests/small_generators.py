@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import make_checkpoint
 
-_VOCABULARY = 300
+VOCABULARY = 300
 _CHAT = "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}assistant"
 
 
@@ -36,8 +36,8 @@ def with_fixed_weights(build: Callable[[], Any]) -> Any:
     return generator
 
 
-def _tokenizer(length: int) -> PreTrainedTokenizerFast:
-    tokenizer = make_checkpoint().bpe(_VOCABULARY, ["<s>", "<pad>", "</s>", "<unk>"])
+def small_tokenizer(length: int) -> PreTrainedTokenizerFast:
+    tokenizer = make_checkpoint().bpe(VOCABULARY, ["<s>", "<pad>", "</s>", "<unk>"])
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -52,9 +52,9 @@ def _tokenizer(length: int) -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def _clip(width: int = 16, projection: int | None = None) -> Any:
+def small_clip(width: int = 16, projection: int | None = None) -> Any:
     config = transformers.CLIPTextConfig(
-        vocab_size=_VOCABULARY,
+        vocab_size=VOCABULARY,
         hidden_size=width,
         projection_dim=projection or width,
         intermediate_size=24,
@@ -67,16 +67,16 @@ def _clip(width: int = 16, projection: int | None = None) -> Any:
     return (transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel)(config)
 
 
-def _t5(width: int) -> Any:
+def small_t5(width: int) -> Any:
     return transformers.T5EncoderModel(
-        transformers.T5Config(vocab_size=_VOCABULARY, d_model=width, d_kv=8, d_ff=16, num_layers=2, num_heads=2)
+        transformers.T5Config(vocab_size=VOCABULARY, d_model=width, d_kv=8, d_ff=16, num_layers=2, num_heads=2)
     )
 
 
-def _gemma(width: int) -> Any:
+def small_gemma(width: int) -> Any:
     return transformers.Gemma2Model(
         transformers.Gemma2Config(
-            vocab_size=_VOCABULARY,
+            vocab_size=VOCABULARY,
             hidden_size=width,
             intermediate_size=16,
             num_hidden_layers=2,
@@ -88,7 +88,7 @@ def _gemma(width: int) -> Any:
     )
 
 
-def _vae(channels: int = 4, blocks: int = 2, **fields: Any) -> Any:
+def small_vae(channels: int = 4, blocks: int = 2, **fields: Any) -> Any:
     return diffusers.AutoencoderKL(
         block_out_channels=(8,) * blocks,
         norm_num_groups=4,
@@ -100,12 +100,12 @@ def _vae(channels: int = 4, blocks: int = 2, **fields: Any) -> Any:
 
 
 def _aura_flow() -> Any:
-    tokenizer = _tokenizer(256)
+    tokenizer = small_tokenizer(256)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     return diffusers.AuraFlowPipeline(
         tokenizer=tokenizer,
-        text_encoder=_t5(16),
-        vae=_vae(),
+        text_encoder=small_t5(16),
+        vae=small_vae(),
         transformer=diffusers.AuraFlowTransformer2DModel(
             sample_size=8,
             num_mmdit_layers=1,
@@ -120,7 +120,7 @@ def _aura_flow() -> Any:
     )
 
 
-def _deep_vae(channels: int = 4) -> Any:
+def small_deep_vae(channels: int = 4) -> Any:
     return diffusers.AutoencoderDC(
         latent_channels=channels,
         attention_head_dim=2,
@@ -139,7 +139,7 @@ def _deep_vae(channels: int = 4) -> Any:
     )
 
 
-def _unet(width: int = 16, **fields: Any) -> Any:
+def small_unet(width: int = 16, **fields: Any) -> Any:
     return diffusers.UNet2DConditionModel(
         sample_size=8,
         layers_per_block=1,
@@ -155,10 +155,10 @@ def _unet(width: int = 16, **fields: Any) -> Any:
 
 def _stable_diffusion(prediction: str = "epsilon", pipeline: Any = None, **fields: Any) -> Any:
     return (pipeline or diffusers.StableDiffusionPipeline)(
-        vae=_vae(),
-        text_encoder=_clip(),
-        tokenizer=_tokenizer(77),
-        unet=_unet(**fields),
+        vae=small_vae(),
+        text_encoder=small_clip(),
+        tokenizer=small_tokenizer(77),
+        unet=small_unet(**fields),
         scheduler=diffusers.DDIMScheduler(prediction_type=prediction, clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
@@ -186,12 +186,12 @@ def _latent_consistency() -> Any:
 def _stable_diffusion_xl(turbo: bool = False) -> Any:
     scheduler = diffusers.EulerAncestralDiscreteScheduler(timestep_spacing="trailing")
     return diffusers.StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=_clip(16),
-        tokenizer=_tokenizer(77),
-        text_encoder_2=_clip(16, projection=12),
-        tokenizer_2=_tokenizer(77),
-        unet=_unet(
+        vae=small_vae(),
+        text_encoder=small_clip(16),
+        tokenizer=small_tokenizer(77),
+        text_encoder_2=small_clip(16, projection=12),
+        tokenizer_2=small_tokenizer(77),
+        unet=small_unet(
             32,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
@@ -219,21 +219,21 @@ def _stable_diffusion_3() -> Any:
             pooled_projection_dim=32,
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(4, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
-        text_encoder=_clip(16, projection=16),
-        tokenizer=_tokenizer(77),
-        text_encoder_2=_clip(16, projection=16),
-        tokenizer_2=_tokenizer(77),
-        text_encoder_3=_t5(32),
-        tokenizer_3=_tokenizer(256),
+        vae=small_vae(4, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=small_clip(16, projection=16),
+        tokenizer=small_tokenizer(77),
+        text_encoder_2=small_clip(16, projection=16),
+        tokenizer_2=small_tokenizer(77),
+        text_encoder_3=small_t5(32),
+        tokenizer_3=small_tokenizer(256),
     )
 
 
 def _pixart(pipeline: Any) -> Any:
     return pipeline(
-        tokenizer=_tokenizer(512),
-        text_encoder=_t5(12),
-        vae=_vae(),
+        tokenizer=small_tokenizer(512),
+        text_encoder=small_t5(12),
+        vae=small_vae(),
         transformer=diffusers.PixArtTransformer2DModel(
             sample_size=8,
             num_layers=1,
@@ -261,7 +261,12 @@ def _sana(sprint: bool = False) -> Any:
         guidance_embeds=sprint,
         qk_norm="rms_norm_across_heads" if sprint else None,
     )
-    parts = {"tokenizer": _tokenizer(512), "text_encoder": _gemma(16), "vae": _deep_vae(), "transformer": transformer}
+    parts = {
+        "tokenizer": small_tokenizer(512),
+        "text_encoder": small_gemma(16),
+        "vae": small_deep_vae(),
+        "transformer": transformer,
+    }
     if sprint:
         return diffusers.SanaSprintPipeline(**parts, scheduler=diffusers.SCMScheduler())
     return diffusers.SanaPipeline(**parts, scheduler=diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True))
@@ -270,11 +275,11 @@ def _sana(sprint: bool = False) -> Any:
 def _flux() -> Any:
     return diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
-        text_encoder=_clip(16),
-        tokenizer=_tokenizer(77),
-        text_encoder_2=_t5(32),
-        tokenizer_2=_tokenizer(512),
+        vae=small_vae(1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
+        text_encoder=small_clip(16),
+        tokenizer=small_tokenizer(77),
+        text_encoder_2=small_t5(32),
+        tokenizer_2=small_tokenizer(512),
         transformer=diffusers.FluxTransformer2DModel(
             in_channels=4,
             num_layers=1,
@@ -292,9 +297,9 @@ def _flux() -> Any:
 def _chroma() -> Any:
     return diffusers.ChromaPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
-        text_encoder=_t5(32),
-        tokenizer=_tokenizer(512),
+        vae=small_vae(1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
+        text_encoder=small_t5(32),
+        tokenizer=small_tokenizer(512),
         transformer=diffusers.ChromaTransformer2DModel(
             in_channels=4,
             num_layers=1,
@@ -326,9 +331,9 @@ def _lumina2() -> Any:
             cap_feat_dim=16,
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(4, shift_factor=0.06, scaling_factor=1.5),
-        text_encoder=_gemma(16),
-        tokenizer=_tokenizer(256),
+        vae=small_vae(4, shift_factor=0.06, scaling_factor=1.5),
+        text_encoder=small_gemma(16),
+        tokenizer=small_tokenizer(256),
     )
 
 
@@ -339,7 +344,7 @@ def _qwen_image() -> Any:
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
-        "vocab_size": _VOCABULARY,
+        "vocab_size": VOCABULARY,
         "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
         "bos_token_id": 0,
         "eos_token_id": 2,
@@ -359,7 +364,7 @@ def _qwen_image() -> Any:
             latents_std=[1.0] * 4,
         ),
         text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
-        tokenizer=_tokenizer(2048),
+        tokenizer=small_tokenizer(2048),
         transformer=diffusers.QwenImageTransformer2DModel(
             in_channels=16,
             out_channels=4,
@@ -374,7 +379,7 @@ def _qwen_image() -> Any:
 
 def _z_image() -> Any:
     config = transformers.Qwen3Config(
-        vocab_size=_VOCABULARY,
+        vocab_size=VOCABULARY,
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=2,
@@ -384,9 +389,9 @@ def _z_image() -> Any:
     )
     return diffusers.ZImagePipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(4, shift_factor=0.06, scaling_factor=1.5),
+        vae=small_vae(4, shift_factor=0.06, scaling_factor=1.5),
         text_encoder=transformers.Qwen3Model(config),
-        tokenizer=_tokenizer(512),
+        tokenizer=small_tokenizer(512),
         transformer=diffusers.ZImageTransformer2DModel(
             in_channels=4,
             dim=32,
@@ -431,8 +436,8 @@ def _cascade_unet(prior: bool) -> Any:
 
 def _cascade_prior() -> Any:
     return diffusers.StableCascadePriorPipeline(
-        tokenizer=_tokenizer(77),
-        text_encoder=_clip(16, projection=16),
+        tokenizer=small_tokenizer(77),
+        text_encoder=small_clip(16, projection=16),
         prior=_cascade_unet(prior=True),
         scheduler=diffusers.DDPMWuerstchenScheduler(),
     )

@@ -79,6 +79,9 @@ class ModelArguments:
         None, "Layers whose states at [IMG] are read, e.g. -1,-9; by default the last alone. See GillConfig."
     )
     img_state_combination: str | None = _option(None, "How they become one: mean (default) or learned.")
+    distinct_image_states: bool = _option(
+        False, "Whether heads and mapper tell the [IMG] states apart, for rows that ask different questions."
+    )
     num_visual_tokens: int | None = _option(
         4, "Embeddings per image read (k); with vision_pooling patches, null takes all patches."
     )

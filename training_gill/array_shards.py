@@ -38,11 +38,13 @@ class Column:
         shape (`tuple[int, ...]`): Of the array.
         name (`str`, defaults to `"values"`): Of the files that hold it.
         is_ragged (`bool`, defaults to `False`): Whether its first dimension may be shorter than in `shape`.
+        least_length (`int`, defaults to 1): The shortest that it may then be.
     """
 
     shape: tuple[int, ...]
     name: str = "values"
     is_ragged: bool = False
+    least_length: int = 1
 
     @property
     def files(self) -> list[str]:
@@ -75,7 +77,7 @@ class Shard:
             if column.is_ragged:
                 lengths = _open_array(self.place(column.files[1]))
                 _check_array(self.place(column.files[1]), lengths, np.dtype(np.uint32), (rows,))
-                if rows and not 0 < lengths.min() <= lengths.max() <= column.shape[0]:
+                if rows and not column.least_length <= lengths.min() <= lengths.max() <= column.shape[0]:
                     raise CacheError(f"{self.place(column.files[1])} is damaged: lengths out of range; {AGAIN}.")
                 self._ends[column.name] = lengths.cumsum(dtype=np.int64)
                 rows = int(lengths.sum(dtype=np.int64))

@@ -246,7 +246,7 @@ def target_columns(tensors: Sequence[ConditioningTensor]) -> list[Column]:
     for tensor in tensors:
         shape = (tensor.dim,) if tensor.length is None else (tensor.length, tensor.dim)
         is_ragged = tensor.mask_key is not None and not tensor.reads_padding
-        columns.append(Column(shape, tensor.name, is_ragged))
+        columns.append(Column(shape, tensor.name, is_ragged, tensor.least_length))
         if tensor.mask_key is not None and not is_ragged:
             # What the mask hides is read too, so all of it is stored.
             columns.append(Column(shape[:1], tensor.mask_key))

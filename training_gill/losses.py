@@ -49,8 +49,9 @@ def conditioning_loss(
         lengths = mask.sum(-1)
         read = torch.ones_like(mask) if tensor.reads_padding else mask
         # A mean over each image's own positions, so that long captions count as much as short ones.
-        loss = loss.to(distance) + ((distance * read).sum(-1) / read.sum(-1)).mean()
-        loss = loss + functional.cross_entropy(mapped.length_logits[tensor.name].to(precision), lengths - 1)
+        loss = loss.to(distance) + ((distance * read).sum(-1) / read.sum(-1).clamp(min=1)).mean()
+        length_logits = mapped.length_logits[tensor.name].to(precision)
+        loss = loss + functional.cross_entropy(length_logits, lengths - tensor.least_length)
     return loss
 
 

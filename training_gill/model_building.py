@@ -106,6 +106,7 @@ def adapter_fields(arguments: ModelArguments) -> dict[str, Any]:
         "img_logit_scaling": arguments.img_logit_scaling,
         "img_state_layers": _layers(arguments.img_state_layers),
         "img_state_combination": arguments.img_state_combination,
+        "distinct_image_states": arguments.distinct_image_states,
         "use_decision_head": False,  # `train_decision_head` adds one
     }
 

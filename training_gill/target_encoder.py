@@ -203,8 +203,8 @@ def with_measured_scales(
     measured = []
     for tensor in tensors:
         values = np.concatenate([target[tensor.name].ravel() for target in targets]).astype(np.float64)
-        # Three digits, so that it is the same number on all machines.
-        scale = float(f"{np.sqrt(np.square(values).mean()):.3g}")
+        # Three digits, so that it is the same number on all machines; none of a tensor that is empty for all of them.
+        scale = float(f"{np.sqrt(np.square(values).mean()):.3g}") if values.size else 0.0
         measured.append(replace(tensor, scale=scale or None))
     return tuple(measured)
 

@@ -1,41 +1,64 @@
 """Generators that are tried once: what they take is found out and proved, or they are refused by name."""
 
+import re
 from typing import Any
 
 import diffusers
 import pytest
+import torch
 
-from modeling_gill.conditioning_gill import ConditioningTensor
-from pipeline_gill.conditioning_capture_gill import CallFailedError, UnconditionableGenerator, derive_conditioning
-from tests.other_generators import OTHER_CALLS, OTHERS, other_generator
+from pipeline_gill.conditioning_capture_gill import (
+    CallFailedError,
+    UnconditionableGenerator,
+    capture_conditioning,
+    capture_negatives,
+    copy_generator,
+    derive_conditioning,
+    generator_arguments,
+    without_negative_prompt,
+)
+from pipeline_gill.generator_loading_gill import TEXT_ENCODER_READERS, TEXT_PREFIXES
+from tests.other_generators import OTHERS, other_generator
 from tests.small_generators import small_generator
 
-EXACT = {
-    "CogView 3": ConditioningTensor("prompt_embeds", 224, 32),
-    "DeepFloyd IF, first stage": ConditioningTensor("prompt_embeds", 77, 16),
-    "Wuerstchen": ConditioningTensor("prompt_embeds", 77, 16),
-    "Ovis-Image": ConditioningTensor("prompt_embeds", 256, 16),
-    "Bria": ConditioningTensor("prompt_embeds", 128, 16),
-}
-# Part of the message after the name of the class.
-REFUSED_FOR = {
-    "CogView 4": "it pads 'prompt_embeds' to the longest prompt of a batch and says not to where",
-    "Kandinsky 5": "it pads 'prompt_embeds_qwen' to the longest prompt of a batch and says not to where",
-    "Kandinsky 2.1": "it has no `encode_prompt`",
-    "aMUSEd": "it has no `encode_prompt`",
-}
-QUICK = ("Kandinsky 2.1",)
+QUICK = ("Kandinsky 2.1", "DreamLite", "Stable Diffusion 1.5, PAG", "Lumina-Next", "ERNIE-Image")
 
 
 @pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in OTHERS])
 def test_a_generator_is_conditioned_exactly_or_refused_by_name(kind: str) -> None:
-    generator = other_generator(kind)
-    if kind in EXACT:
-        assert derive_conditioning(generator, **OTHER_CALLS.get(kind, {})) == (EXACT[kind],)
+    generator, other = other_generator(kind), OTHERS[kind]
+    if isinstance(other.outcome, str):
+        message = f"{type(generator).__name__} cannot be conditioned by a model: {other.outcome}"
+        with pytest.raises(UnconditionableGenerator, match=re.escape(message)):
+            derive_conditioning(generator, **other.call)
         return
-    name = type(generator).__name__
-    with pytest.raises(UnconditionableGenerator, match=f"{name} cannot be conditioned by a model: {REFUSED_FOR[kind]}"):
-        derive_conditioning(generator, **OTHER_CALLS.get(kind, {}))
+    assert derive_conditioning(generator, **other.call) == other.outcome
+
+    # It draws without its text encoders, which are not loaded where negatives are stored.
+    conditioning = capture_conditioning(generator, ["a cat on a mat"], other.outcome, **other.call)
+    conditioning |= capture_negatives(generator, other.outcome, **other.call)
+    bare = copy_generator(generator)
+    if type(generator).__name__ not in TEXT_ENCODER_READERS:
+        for name in [part for part in bare.components if part.startswith(TEXT_PREFIXES)]:
+            setattr(bare, name, None)
+    images = []
+    for drawing in (generator, bare):
+        given = {**generator_arguments(conditioning, other.outcome), **without_negative_prompt(generator), **other.call}
+        options = {"num_inference_steps": 2, "output_type": "latent", "generator": torch.Generator().manual_seed(1)}
+        images.append(copy_generator(drawing)(**given, **options)[0])
+    assert torch.equal(*map(torch.as_tensor, images))
+
+
+def test_a_pipeline_of_videos_is_refused_by_name() -> None:
+    class Videos(diffusers.StableDiffusionPipeline):
+        """Takes a number of frames."""
+
+        def __call__(self, prompt: Any = None, num_frames: int = 16, prompt_embeds: Any = None) -> Any:
+            raise AssertionError("called")
+
+    videos = Videos(**small_generator("stable-diffusion-1.5").components, requires_safety_checker=False)
+    with pytest.raises(UnconditionableGenerator, match=r"Videos cannot be .* its call takes `num_frames`"):
+        derive_conditioning(videos)
 
 
 def test_a_generator_whose_own_call_fails_is_refused_with_what_it_raised() -> None:

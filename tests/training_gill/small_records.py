@@ -6,41 +6,23 @@ from typing import Any
 import torch
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
+from tests.small_dream import AROUND_IMAGES, NUM_PATCHES, small_dream_model, small_dream_processor
 from tests.small_generators import small_generator
-from tests.small_model import small_model, small_processor, small_tokenizer
 from training_gill.denoising_loss import DenoisingLoss, DenoisingOptions
-
-AROUND = {
-    "image_start_token": "<im_start>",
-    "image_end_token": "<im_end>",
-    "image_output_start_token": "<dream_start>",
-    "image_output_end_token": "<dream_end>",
-}
-NUM_QUERIES, NUM_PATCHES = 3, 4
 
 
 def small_dream(language_model: str = "llama", **fields: Any) -> tuple[GillForConditionalGeneration, GillProcessor]:
     """A DreamLLM with random weights, whose language model lacks the tokens around images."""
-    queries = [f"<query{number}>" for number in range(NUM_QUERIES)]
-    plain = small_processor()
-    tokenizer = small_tokenizer([*AROUND.values(), *queries])
-    processor = GillProcessor(plain.image_processor, tokenizer, NUM_PATCHES, queries, **AROUND)
-    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in AROUND.items()}
+    processor = small_dream_processor()
+    rows = processor.image_token_id
     options: dict[str, Any] = {
-        **ids,
-        "added_token_ids": [*ids.values()],
-        "predict_image_output_tokens": False,
-        "vision_pooling": "patches",
-        "vision_feature_layer": -2,
+        "num_rows": rows,
+        "added_token_ids": list(range(rows, processor.image_output_token_ids[0])),
         "num_visual_tokens": NUM_PATCHES,
-        "mapper_type": "projection",
-        "retrieval_dim": None,
-        "use_decision_head": False,
-        "conditioning_length": NUM_QUERIES,
         "conditioning_dim": 16,
         **fields,
     }
-    return small_model(processor, language_model, **options), processor
+    return small_dream_model(processor, language_model, **options), processor
 
 
 def small_denoising(model: GillForConditionalGeneration, **options: Any) -> DenoisingLoss:
@@ -86,7 +68,7 @@ def record_entries(world: Path, out: Path, **entries: Any) -> dict[str, Any]:
         "retrieval_dim": None,
         "predict_image_output_tokens": False,
         "image_token": "<im_patch>",
-        **AROUND,
+        **AROUND_IMAGES,
         "negative_conditioning": "empty_prompt",
         "train_data": [{"kind": "pairs", "files": str(world / "train.tsv")}],
         "max_length": 64,
