@@ -30,6 +30,8 @@ from .conditioning_gill import ConditioningTensor, mask_of_lengths
 NEGATIVE = "negative_"
 _SHORT, _LONG, _WORDS = "a red house", "a blue house on the left of two green trees", 1500
 _SEED = 0
+# Arguments of pipelines whose output is a video or sound.
+_OF_OTHER_MEDIA = ("num_frames", "audio_length_in_s", "audio_end_in_s", "num_waveforms_per_prompt")
 # Python 3.11 fails when several threads parse at once (https://github.com/python/cpython/issues/106905).
 _parsing = threading.Lock()
 # One thread at a time encodes: the padding of a fast tokenizer is state of the tokenizer, and verbosity of the process.
@@ -111,7 +113,9 @@ def derive_conditioning(generator: Any, **call: Any) -> tuple[ConditioningTensor
     except UnconditionableGenerator:
         raise
     except Exception as error:  # whatever its own code raises
-        refusal = _refusal(generator, f"its call failed with {type(error).__name__}: {error}")
+        takes_none = not any("embeds" in name for name in call_parameters(generator))
+        reason = f"its call failed with {type(error).__name__}: {error}"
+        refusal = _refusal(generator, "its call takes no tensors in place of a prompt" if takes_none else reason)
         raise CallFailedError(*refusal.args) from error
 
 
@@ -127,7 +131,8 @@ def _derive(generator: Any, call: Mapping[str, Any]) -> tuple[ConditioningTensor
             continue
         is_list = isinstance(values, list)
         rows = values if is_list else list(values) if isinstance(values, torch.Tensor) else []
-        if not rows or rows[0].ndim not in (1, 2) or not rows[0].is_floating_point():
+        are_tensors = bool(rows) and all(isinstance(row, torch.Tensor) for row in rows)
+        if not are_tensors or rows[0].ndim not in (1, 2) or not rows[0].is_floating_point():
             raise _refusal(generator, f"its {name!r} is not one vector or one sequence of vectors per prompt")
         length, dim = (None, rows[0].shape[0]) if rows[0].ndim == 1 else (len(rows[-1]), rows[0].shape[1])
         trimmed = length is not None and not is_list and len(alone[name][0]) < length
@@ -147,10 +152,16 @@ def _derive(generator: Any, call: Mapping[str, Any]) -> tuple[ConditioningTensor
                 mask_name=mask_name,
                 mask_dtype="int64" if mask is None else str(mask.dtype).removeprefix("torch."),
                 layout="list" if is_list else "trimmed" if trimmed else "padded",
+                can_be_empty=mask is not None and not mask.bool().any(1).all(),
             )
         )
     if not tensors or masks:
-        raise _refusal(generator, f"of what it encodes, its call takes only {sorted(encoded)}")
+        raise _refusal(
+            generator,
+            f"of what it encodes, its call takes only {sorted(encoded)}"
+            if encoded
+            else "its call takes nothing of what it encodes",
+        )
     return _prove(generator, tuple(tensors), call)
 
 
@@ -249,7 +260,7 @@ def generator_arguments(
             if values is None:
                 continue
             mask = None if tensor.mask_key is None else conditioning[prefix + tensor.mask_key]
-            if mask is not None and tensor.layout != "padded":
+            if mask is not None and tensor.layout in ("trimmed", "list"):
                 lengths = mask.sum(1)
                 longest = int(lengths.max())
                 if tensor.layout == "list":
@@ -271,11 +282,14 @@ def _encode(generator: Any, prompts: list[str], call: Mapping[str, Any]) -> dict
     parameters, encoded = call_parameters(generator), dict[str, Any]()
     if "prompt" not in parameters:
         raise _refusal(generator, "its call takes no `prompt`")
+    others = [name for name in _OF_OTHER_MEDIA if name in parameters]
+    if others:
+        raise _refusal(generator, f"its call takes `{others[0]}`, so that what it generates is no image")
     pipelines = [generator, *(part for part in vars(generator).values() if isinstance(part, DiffusionPipeline))]
     if not any(hasattr(pipeline, "encode_prompt") for pipeline in pipelines):
         raise _refusal(generator, "it has no `encode_prompt`")
     for pipeline in pipelines:
-        _observe(pipeline, encoded)
+        _observe(pipeline, encoded, parameters)
     try:
         with _quiet():
             generator(prompt=list(prompts), **call)
@@ -318,9 +332,14 @@ def _quiet() -> Iterator[None]:
                 library.set_verbosity(level)
 
 
-def _observe(pipeline: Any, encoded: dict[str, Any]) -> None:
+def _observe(pipeline: Any, encoded: dict[str, Any], parameters: Mapping[str, Any]) -> None:
     """Note what `encode_prompt` returns, and end the call at `prepare_latents`, or before the first step of a pipeline
-    that has none (DeepFloyd IF)."""
+    that has none (DeepFloyd IF).
+
+    Args:
+        encoded: Takes what is returned, by name.
+        parameters: Those of the generator's call, whose names are preferred.
+    """
     if not hasattr(pipeline, "encode_prompt"):
         return
     encode_prompt = pipeline.encode_prompt
@@ -329,9 +348,14 @@ def _observe(pipeline: Any, encoded: dict[str, Any]) -> None:
         returned = encode_prompt(*args, **kwargs)
         caller = sys._getframe(1)
         with _parsing:
-            names = _names_assigned_at(caller.f_code, caller.f_lineno)
+            assigned = _names_assigned_at(caller.f_code, caller.f_lineno)
+            stood_for = _argument_stood_for_at(caller.f_code, caller.f_lineno)
+            own = _names_returned_by(inspect.unwrap(getattr(encode_prompt, "__func__", encode_prompt)))
         values = returned if isinstance(returned, tuple) else (returned,)
-        encoded.update(zip(names, values, strict=False))
+        for place, (name, value) in enumerate(zip(assigned, values, strict=False)):
+            # What it is assigned to, what `encode_prompt` itself calls it, or what is taken if it was given.
+            names = (name, own[place] if len(own) == len(values) else "", stood_for if len(values) == 1 else "")
+            encoded[next((one for one in names if one in parameters), name)] = value
         return returned
 
     def end(*args: Any, **kwargs: Any) -> None:
@@ -344,13 +368,53 @@ def _observe(pipeline: Any, encoded: dict[str, Any]) -> None:
 @lru_cache
 def _names_assigned_at(code: CodeType, line: int) -> list[str]:
     """The variables that the statement at a line of a file assigns to, which is in the code of a function."""
-    lines, _ = inspect.getsourcelines(code)
-    line -= code.co_firstlineno - 1
-    for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
+    node = _assignment_at(_syntax_of(code), line - code.co_firstlineno + 1)
+    if node is None:
+        return []
+    target = node.targets[0]
+    return [ast.unparse(name) for name in (target.elts if isinstance(target, ast.Tuple) else [target])]
+
+
+@lru_cache
+def _argument_stood_for_at(code: CodeType, line: int) -> str:
+    """The variable without which the statement at a line of a file runs: `x` in `if x is not None: ... else: ...`."""
+    tree, found = _syntax_of(code), ""
+    node = _assignment_at(tree, line - code.co_firstlineno + 1)
+    # From the outside in: the last one is the nearest.
+    for branch in ast.walk(tree):
+        if isinstance(branch, ast.If) and node is not None and isinstance(branch.test, ast.Compare):
+            test, is_not = branch.test, isinstance(branch.test.ops[0], ast.IsNot)
+            without = branch.orelse if is_not else branch.body if isinstance(test.ops[0], ast.Is) else []
+            of_none = isinstance(test.comparators[0], ast.Constant) and test.comparators[0].value is None
+            if of_none and isinstance(test.left, ast.Name) and any(node in ast.walk(part) for part in without):
+                found = test.left.id
+    return found
+
+
+@lru_cache
+def _names_returned_by(function: Any) -> list[str]:
+    """The variables that the last statement of a function returns; an empty name for anything else."""
+    try:
+        last = _syntax_of(function.__code__).body[0].body[-1]  # type: ignore[attr-defined]
+    except (AttributeError, OSError, IndexError):  # no function of Python, or no source
+        return []
+    value = last.value if isinstance(last, ast.Return) else None
+    values = value.elts if isinstance(value, ast.Tuple) else [value]
+    # `x if condition else None` is called `x`.
+    values = [part.body if isinstance(part, ast.IfExp) else part for part in values]
+    return [part.id if isinstance(part, ast.Name) else "" for part in values]
+
+
+@lru_cache
+def _syntax_of(code: CodeType) -> ast.Module:
+    return ast.parse(textwrap.dedent("".join(inspect.getsourcelines(code)[0])))
+
+
+def _assignment_at(tree: ast.Module, line: int) -> ast.Assign | None:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and node.lineno <= line <= (node.end_lineno or node.lineno):
-            target = node.targets[0]
-            return [ast.unparse(name) for name in (target.elts if isinstance(target, ast.Tuple) else [target])]
-    return []
+            return node
+    return None
 
 
 def _normalise(
@@ -373,6 +437,8 @@ def _normalise(
             continue
         mask = _mask_of_positions(None if tensor.mask_name is None else encoded.get(prefix + tensor.mask_name), values)
         counts = [len(row) for row in rows] if mask is None else mask.bool().sum(1).tolist()
+        if not prefix and min(counts) < tensor.least_length:
+            raise _refusal(generator, f"its {name!r} is empty for a prompt, and is not for others")
         lengths = torch.tensor(counts, device=rows[0].device)
         valid = mask_of_lengths(lengths, length)
         if mask is not None and not torch.equal(mask.bool(), valid[:, : mask.shape[1]]):
@@ -456,28 +522,52 @@ def _prove(
 
 
 def _prove_at(
-    generator: Any, tensors: tuple[ConditioningTensor, ...], call: Mapping[str, Any]
+    generator: Any,
+    tensors: tuple[ConditioningTensor, ...],
+    call: Mapping[str, Any],
+    prompts: Sequence[str] = (_SHORT, _LONG),
 ) -> tuple[ConditioningTensor, ...]:
-    parameters, prompts = call_parameters(generator), [_SHORT, _LONG]
+    parameters = call_parameters(generator)
     steps: dict[str, Any] = dict.fromkeys({"num_inference_steps", "prior_num_inference_steps"} & {*parameters}, 2)
     options: dict[str, Any] = {**steps, "output_type": "latent", **call}
     of_negative, text = _encode_negatives(generator, None, call)
     asked = {} if text is None else {"negative_prompt": [text] * len(prompts)}
-    of_prompts = _latents(generator, {"prompt": list(prompts), **asked, **options})
+    try:
+        of_prompts = _latents(generator, {"prompt": list(prompts), **asked, **options})
+    except Exception:  # whatever its own code raises
+        if len(prompts) == 1:
+            raise
+        # Some draw one prompt in a call, or one for each image that they were given.
+        return _prove_at(generator, tensors, call, prompts[-1:])
     read = tuple(
         replace(tensor, reads_padding=tensor.mask_name is not None and tensor.layout == "padded") for tensor in tensors
     )
-    for candidate in (tensors, read):
-        conditioning = capture_conditioning(generator, prompts, candidate, **call)
-        negatives = _normalise(generator, of_negative, candidate, NEGATIVE) if of_negative else {}
-        repeated = {name: values.expand(len(prompts), *values.shape[1:]) for name, values in negatives.items()}
-        arguments = generator_arguments({**conditioning, **repeated}, candidate)
-        of_tensors = _latents(generator, {**arguments, **without_negative_prompt(generator), **options})
-        error = (of_prompts - of_tensors).abs().max() / of_prompts.abs().max()
-        if error <= 1e-4:
+    extended = tuple(
+        replace(tensor, layout="extended" if tensor.layout == "trimmed" else tensor.layout) for tensor in tensors
+    )
+    problem: Exception | None = None
+    for candidate in dict.fromkeys((tensors, read, extended)):
+        try:
+            conditioning = capture_conditioning(generator, prompts, candidate, **call)
+            negatives = _normalise(generator, of_negative, candidate, NEGATIVE) if of_negative else {}
+            repeated = {name: values.expand(len(prompts), *values.shape[1:]) for name, values in negatives.items()}
+            arguments = generator_arguments({**conditioning, **repeated}, candidate)
+            of_tensors = _latents(generator, {**arguments, **without_negative_prompt(generator), **options})
+        except UnconditionableGenerator as error:
+            problem = problem or error
+            continue
+        except Exception as error:  # whatever its own code raises of this layout; another may do
+            reason = f"its call, given what it makes of a prompt in its place, failed with {type(error).__name__}"
+            problem = problem or CallFailedError(*_refusal(generator, f"{reason}: {error}").args)
+            continue
+        difference = (of_prompts - of_tensors).abs().max() / of_prompts.abs().max()
+        if difference <= 1e-4:
             return candidate
-    refusal = _refusal(generator, f"its image of the encoded prompt differs from that of the prompt by {error:.2g}")
-    raise ImageDiffersError(*refusal.args)
+        reason = f"its image of the encoded prompt differs from that of the prompt by {difference:.2g}"
+        if not isinstance(problem, ImageDiffersError):
+            problem = ImageDiffersError(*_refusal(generator, reason).args)
+    assert problem is not None
+    raise problem
 
 
 @torch.no_grad()

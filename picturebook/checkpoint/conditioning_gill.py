@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 NEGATIVES_FILE = "negative_conditioning.safetensors"
-LAYOUTS = ("padded", "trimmed", "list")
+LAYOUTS = ("padded", "trimmed", "extended", "list")
 _DEFAULT_NAME = "prompt_embeds"
 
 
@@ -32,14 +32,17 @@ class ConditioningTensor:
         mask_name (`str`, *optional*): The argument that takes its mask, such as `"prompt_attention_mask"`.
         mask_dtype (`str`, defaults to `"int64"`): The dtype of that argument, by its name in torch.
         layout (`str`, defaults to `"padded"`):
-            How the generator takes it: `"padded"` to `length` positions, `"trimmed"` to the longest of the batch, or
-            `"list"`, one tensor `(positions, dim)` per image.
+            How the generator takes it: `"padded"` to `length` positions, `"trimmed"` to the longest of the batch,
+            `"extended"` to `length` positions though it encodes to the longest of a batch (its call takes positives and
+            negatives of the same length alone), or `"list"`, one tensor `(positions, dim)` per image.
         scale (`float`, *optional*):
             Root mean square of its values. The mapper's output and the loss are in units of it; `None`: of 1, and the
             loss is not divided by the width either, as in the paper.
         reads_padding (`bool`, defaults to `False`):
             Whether the generator also reads the positions that are masked (Chroma, which adds its mask to the scores
             of attention), so that they are learnt as the others are.
+        can_be_empty (`bool`, defaults to `False`):
+            Whether it has no positions at all for some prompts, such as those without quoted text (HunyuanImage).
 
     Raises:
         ValueError: a field that is of another type or out of its range; the message names it.
@@ -62,6 +65,7 @@ class ConditioningTensor:
     layout: str = "padded"
     scale: float | None = None
     reads_padding: bool = False
+    can_be_empty: bool = False
 
     def __post_init__(self) -> None:
         for field, value in (("name", self.name), ("mask_name", self.mask_name)):
@@ -83,6 +87,11 @@ class ConditioningTensor:
                 f"`reads_padding` of `{self.name}` must be true or false, and false without a mask, got "
                 f"{self.reads_padding!r}."
             )
+        if not isinstance(self.can_be_empty, bool) or (self.can_be_empty and self.mask_key is None):
+            raise ValueError(
+                f"`can_be_empty` of `{self.name}` must be true or false, and false without a mask, got "
+                f"{self.can_be_empty!r}."
+            )
         if self.scale is not None and not (
             isinstance(self.scale, (int, float)) and not isinstance(self.scale, bool) and 0 < self.scale < math.inf
         ):
@@ -99,6 +108,11 @@ class ConditioningTensor:
     def num_positions(self) -> int:
         """`length`, or 1 for one vector per image."""
         return self.length or 1
+
+    @property
+    def least_length(self) -> int:
+        """The fewest positions of an image."""
+        return 0 if self.can_be_empty else 1
 
     @property
     def is_plain(self) -> bool:

@@ -19,8 +19,9 @@ class MapperOutput:
             By the names of `config.conditioning_tensors`, of shape `(num_images, length, dim)`, or `(num_images, dim)`
             for one vector per image.
         length_logits (`dict[str, torch.FloatTensor]`):
-            Logits of shape `(num_images, length)` of the lengths 1, 2, ..., for the tensors that can be shorter.
-            A tensor without them always has all of its positions.
+            Logits of shape `(num_images, length)` of the lengths 1, 2, ..., for the tensors that can be shorter; of
+            those that can be empty `(num_images, length + 1)`, of 0, 1, .... A tensor without them always has all of
+            its positions.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -34,7 +35,7 @@ class MapperOutput:
                 values = self.tensors[tensor.name]
                 lengths = torch.full(values.shape[:1], tensor.num_positions, device=values.device)
                 if tensor.name in self.length_logits:
-                    lengths = self.length_logits[tensor.name].argmax(-1) + 1
+                    lengths = self.length_logits[tensor.name].argmax(-1) + tensor.least_length
                 mask = mask_of_lengths(lengths, tensor.num_positions)
                 if not tensor.reads_padding:
                     found[tensor.name] = found[tensor.name].masked_fill(~mask[..., None], 0)
@@ -84,7 +85,9 @@ class GillMapper(nn.Module):
         heads = {tensor.name: nn.Linear(width, tensor.dim) for tensor in self.specification}
         # The authors' parameter names where there is one tensor.
         self.output_projection = nn.ModuleDict(heads) if len(heads) > 1 else heads.popitem()[1]
-        self.length_heads = nn.ModuleDict({tensor.name: nn.Linear(width, tensor.num_positions) for tensor in ragged})
+        self.length_heads = nn.ModuleDict(
+            {tensor.name: nn.Linear(width, tensor.num_positions + 1 - tensor.least_length) for tensor in ragged}
+        )
 
     def forward(self, img_states: torch.Tensor, img_embeddings: torch.Tensor) -> MapperOutput:
         """
