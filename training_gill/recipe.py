@@ -329,6 +329,8 @@ def _entries() -> dict[str, Any]:
 @functools.cache
 def _fields_of(group: type) -> dict[str, Any]:
     hints = get_type_hints(group)
+    if "fsdp" in hints:  # declared as text, and true or false since it has a configuration
+        hints["fsdp"] |= bool
     return {field.name: hints[field.name] for field in dataclasses.fields(group) if field.init}
 
 
@@ -352,6 +354,8 @@ def _converted(value: Any, hint: Any, what: str) -> Any:
         if bool in kinds or takes_text:
             return value
     elif isinstance(value, str) and takes_text:
+        if bool in kinds and value.lower() in ("true", "false"):
+            return _as_bool(value)
         is_list = value.startswith("[") and any(get_origin(kind) is list for kind in kinds)
         return _yaml_value(value, what) if is_list else value
     elif isinstance(value, (int, float, str)):

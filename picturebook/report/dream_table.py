@@ -1,5 +1,6 @@
 """DreamLLM beside GILL: single images, and whole stories that are written and drawn in turn, judged image by image."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -244,7 +245,7 @@ def dream_tables(
 
 
 class _Kept:
-    """Images in files of a folder, drawn once."""
+    """Images in files of a folder, drawn once by the same weights."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -277,6 +278,14 @@ class _Kept:
             return {key: arrays[key] for key in arrays.files}
 
 
+def _digest(pipe: GillPipeline) -> str:
+    """What a model's weights are known by, so that nothing of another one is taken for its own."""
+    digest = hashlib.sha256()
+    for name, weight in pipe.model.state_dict().items():
+        digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 def _draw(pipe: GillPipeline, prompts: Sequence[Any], seed: int, force_image: bool) -> np.ndarray:
     return generate_images(pipe, prompts, seed, force_image)[0]
 
@@ -291,7 +300,8 @@ def _captions(
     for name, (pipe, is_forced) in systems.items():
         # DreamLLM draws after a request, as in its documents.
         asked = [f"{caption} . {IMAGE_REQUEST}" if is_forced else caption for caption in plain_captions(scenes)]
-        drawn[name] = kept.images(f"captions {name}", partial(_draw, pipe, asked, seed, is_forced))
+        key = f"captions {name} {_digest(pipe)}"
+        drawn[name] = kept.images(key, partial(_draw, pipe, asked, seed, is_forced))
     note = f"{items} scenes of the test split, those of the table of GILL."
     table = Table(
         "captions",
@@ -313,12 +323,9 @@ def _stories(
     }
     drawn = {}
     for name, (pipe, is_forced) in systems.items():
-        if name == DREAM_PAIRS:  # which has seen single pairs only
-            continue
         for given, asked in prompts.items():
-            drawn[f"{name}, {given}"] = kept.images(
-                f"stories {name} {given}", partial(_draw, pipe, asked, seed, is_forced)
-            )
+            key = f"stories {name} {given} {_digest(pipe)}"
+            drawn[f"{name}, {given}"] = kept.images(key, partial(_draw, pipe, asked, seed, is_forced))
     truth = np.stack([images[-1] for _, images in stories])
     rows = table_rows(base, Drawn(truth, [story.scenes[-1] for story, _ in stories], drawn))
     note = f"{items} stories of the test split, those of the table of GILL."
@@ -329,12 +336,11 @@ def _whole_stories(base: GillPipeline, dream: GillPipeline, number: int, seed: i
     stories = [story for story, _ in illustrated_stories(TEST, number, seed)]
     by_system = {}
     for name, pipe, is_forced in ((DREAM, dream, True), (GILL, base, False)):
-        by_system[f"{name}, {WRITES}"] = kept.stories(
-            f"{number} {name} {WRITES}", partial(write_stories, pipe, stories, seed)
-        )
-        by_system[f"{name}, {TOLD}"] = kept.stories(
-            f"{number} {name} {TOLD}", partial(tell_story, pipe, stories, seed, is_forced)
-        )
+        for does, tell in (
+            (WRITES, partial(write_stories, pipe, stories, seed)),
+            (TOLD, partial(tell_story, pipe, stories, seed, is_forced)),
+        ):
+            by_system[f"{name}, {does}"] = kept.stories(f"{number} {name} {does} {_digest(pipe)}", tell)
     for name, told in by_system.items():
         _write_sheet(out, name, told[:_STORIES_SHOWN])
     return whole_story_table(by_system)

@@ -67,6 +67,12 @@ def test_a_mistake_on_the_command_line_is_named(words, message):
         parse_overrides(words)
 
 
+def test_fsdp_is_switched_off_on_a_command_line():
+    recipe, overrides = parse_overrides(["dreamllm_stage2", "--fsdp", "false", "--fsdp_config", "{}"])
+    assert not read_recipe(recipe, use_cpu=True, **overrides).training.fsdp
+    assert parse_overrides(["dreamllm_stage2", "--fsdp"])[1] == {"fsdp": True}
+
+
 @pytest.mark.parametrize(
     ("entry", "value"),
     [("max_steps", 2.5), ("max_steps", "many"), ("packing", True), ("streaming", "perhaps"), ("cache", object())],

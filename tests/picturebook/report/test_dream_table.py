@@ -73,7 +73,7 @@ def test_the_tables_are_written_and_what_is_drawn_is_kept(tmp_path: Path, capsys
     arguments = DreamTablesArguments(out=tmp_path, items=3)
     tables = write_dream_tables(arguments)
     assert [table.name for table in tables] == ["captions", "stories", "whole_stories"]
-    assert capsys.readouterr().out.count("drawn: ") == 7
+    assert capsys.readouterr().out.count("drawn: ") == 10
     again = write_dream_tables(arguments)
     assert [table.markdown() for table in again] == [table.markdown() for table in tables]
     assert "drawn: " not in capsys.readouterr().out

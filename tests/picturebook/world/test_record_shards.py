@@ -1,11 +1,17 @@
 """Pairs and stories as tar shards, as `training_gill` reads them."""
 
+import io
 import json
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from picturebook.world.drawing import draw
 from picturebook.world.pairs import PairMixture
 from picturebook.world.phrases import IMAGE_REQUEST
+from picturebook.world.reader import read
 from picturebook.world.record_shards import illustrated_documents, pairs_to_draw, pairs_to_read, write_shards
 from picturebook.world.splits import TRAIN, split_of
 from picturebook.world.story_listener import follow_story
@@ -49,6 +55,18 @@ def test_a_listener_follows_the_stories_which_are_of_the_train_split() -> None:
         for state in states:
             if state.known.complete:
                 assert split_of(state.known.scene()) in (None, TRAIN)
+
+
+def test_images_of_documents_are_as_the_generator_draws_them_unless_they_are_to_be_read() -> None:
+    for jitter in (False, True):
+        images = [
+            np.asarray(Image.open(io.BytesIO(content)))
+            for files in illustrated_documents(TRAIN, 10, 0, jitter)
+            for name, content in files.items()
+            if name != "json"
+        ]
+        still = [np.array_equal(image, draw(scene)) for image in images if (scene := read(image[None]).scenes()[0])]
+        assert len(still) >= 20 and all(still) is not jitter
 
 
 def test_pairs_to_draw_end_with_a_request_and_those_that_are_read_do_not() -> None:
