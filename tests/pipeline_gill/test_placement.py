@@ -40,8 +40,7 @@ def test_an_offloaded_pipeline_draws_the_same_twice(kind: str, placement: str) -
     if placement == "sequential":
         assert {weight.device.type for weight in denoiser.parameters()} == {"meta"}
         assert {weight.device.type for weight in pipe.model.parameters()} == {"cpu"}
-    # accelerate itself does not run layers that it offloads from the CPU to the CPU.
-    for _ in range(2 if placement != "sequential" else 0):
+    for _ in range(2):
         assert np.abs(pipe("a cat", generator=seeded(), **call).images - wanted).max() < 1e-4
     if placement != "group":
         pipe.remove_all_hooks()
