@@ -106,6 +106,7 @@ class ImageGeneratorMixin:
         super().enable_sequential_cpu_offload(*args, **kwargs)  # type: ignore[misc]
         if self.image_generator is not None:
             self.image_generator.enable_sequential_cpu_offload(*args, **kwargs)
+            _run_on_cpu(self.image_generator)
 
     def enable_group_offload(
         self, onload_device: Any, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any
@@ -337,6 +338,21 @@ def _check_generator(model: Any, generator: Any) -> None:
                 f"The configuration contradicts the image generator: {name} reads `{tensor.name}` of width "
                 f"{widths[0]}, and `conditioning` has {tensor.dim}."
             )
+
+
+def _run_on_cpu(generator: Any) -> None:
+    """Let layers run that accelerate offloads from the CPU to the CPU, as on a machine without an accelerator.
+
+    diffusers numbers the device (`cpu:0`), and for torch, weights of the CPU are not there: moving a parameter to it
+    gives a tensor that is no parameter, which accelerate cannot move back.
+    """
+    parts = [part for part in generator.components.values() if isinstance(part, torch.nn.Module)]
+    for module in (module for part in parts for module in part.modules()):
+        own = getattr(module, "_hf_hook", None)
+        for hook in getattr(own, "hooks", (own,)):
+            device = getattr(hook, "execution_device", None)
+            if hook is not None and device is not None and torch.device(device).type == "cpu":
+                hook.execution_device = torch.device("cpu")
 
 
 def _states() -> WeakKeyDictionary:
