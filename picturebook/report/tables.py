@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import transformers
+
 from modeling_gill.atomic_write_gill import replace_file
 
 from ..arguments import TableName, TablesArguments
@@ -42,6 +45,9 @@ def write_tables(arguments: TablesArguments) -> list[Table]:
         >>> from picturebook import TablesArguments, write_tables
         >>> write_tables(TablesArguments(out=Path("runs/tables"), items=50))  # doctest: +SKIP
     """
+    # Texts of dialogues that are cut are told in the note of their table.
+    transformers.logging.set_verbosity_error()
+    diffusers.logging.set_verbosity_error()
     model = arguments.model or find_checkpoint()
     pipe = load_pipeline(model)
     if pipe.retrieval_set is None:
