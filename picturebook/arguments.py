@@ -127,6 +127,7 @@ class EnglishArguments:
     random_weights: bool = field(
         default=False, metadata={"help": "A language model of the same shape with random weights, to compare with."}
     )
+    own_model: bool = field(default=False, metadata={"help": "The picture book's own language model, to compare with."})
     language_model: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of SmolLM2; by default the fetched one.", "metavar": "MODEL"}
     )
@@ -177,6 +178,10 @@ class KnowledgeArguments:
     random_adapters: Path | None = field(
         default=None,
         metadata={"help": "Adapters of a language model with random weights, equally trained.", "metavar": "DIR"},
+    )
+    own_adapters: Path | None = field(
+        default=None,
+        metadata={"help": "Adapters of the picture book's own language model, equally trained.", "metavar": "DIR"},
     )
     language_model: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of SmolLM2; by default the fetched one.", "metavar": "MODEL"}

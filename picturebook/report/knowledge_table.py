@@ -18,9 +18,10 @@ from ..arguments import KnowledgeArguments
 from ..checkpoint_folder import find_checkpoint, find_smollm2_adapters
 from ..models import batches
 from ..models.image_generator import generate_from_captions, generate_from_conditioning, plain_generator
-from ..models.smollm2 import library_of, load_language_model, random_language_model
-from ..stages.english_states import StateReader
-from ..stages.train_english import as_chat
+from ..models.smollm2 import WEIGHTS, library_of, load_language_model, random_language_model
+from ..stages.english_asking import texts_about_images
+from ..stages.english_states import AskedModel, StateReader, as_chat
+from ..stages.train_english import english_model, own_language_model
 from ..world.caption_grammar import shuffled
 from ..world.drawing import draw
 from ..world.english import (
@@ -40,7 +41,8 @@ from ..world.scene import Scene, is_retrievable
 from ..world.splits import TEST, TRAIN, scene_in, stream
 from .results_table import Estimate, Table, mean_of
 
-PLAIN, TINY, SMOLLM2, RANDOM = "plain generator", "the tiny OPT", "SmolLM2", "random weights, same shape"
+PLAIN, TINY, SMOLLM2 = "plain generator", "the tiny OPT", "SmolLM2"
+TINY_EQUAL, RANDOM = "the tiny OPT, equally trained", "random weights, equally trained"
 _BACKGROUND_SCORE = "background"
 _SCENE = "scene"
 
@@ -122,19 +124,15 @@ class Answers:
 
 @torch.no_grad()
 def answer_by_states(
-    base: GillPipeline,
-    gill: GillForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    seed: int,
+    base: GillPipeline, gill: GillForConditionalGeneration, asked: AskedModel, texts: Sequence[str], seed: int
 ) -> Answers:
-    """Answers of adapters whose language model reads its own chat template.
+    """Answers of adapters that `gill picturebook english` trained.
 
     As the pipeline's, but the states of all prompts are read in batches that share their beginning.
     """
-    reader = StateReader(gill.language_model, tokenizer, gill.img_embeddings.weight.detach())
+    reader = StateReader(asked.language_model, asked.tokenizer, gill.img_embeddings.weight.detach())
     count = gill.config.num_image_output_tokens
-    states = reader.read([as_chat(text, tokenizer) for text in texts], count + 1)
+    states = reader.read([asked.as_prompt(text) for text in texts], count + 1)
     logits = [gill.compute_logits(part.to(gill.language_model.dtype)).float() for part in states[:, 0].split(128)]
     asks = torch.cat(logits).argmax(-1) == gill.config.image_output_token_ids[0]
     outputs = [gill.image_outputs(part) for part in states[:, 1:].split(256)]
@@ -209,7 +207,11 @@ def knowledge_tables(queries: Sequence[Query], answers: Mapping[str, Answers], s
 
 
 def decision_and_requests(
-    queries: Sequence[Query], answer: Answers, scenes: Sequence[Scene], asks_without_request: np.ndarray
+    queries: Sequence[Query],
+    answer: Answers,
+    scenes: Sequence[Scene],
+    asks_without_request: np.ndarray,
+    asks_about_image: np.ndarray,
 ) -> Table:
     """How often an image is asked for, and whether answers are right by the own decision."""
     assert answer.retrieved is not None and answer.retrieves is not None and answer.asks is not None
@@ -220,6 +222,7 @@ def decision_and_requests(
     rows = {
         "asks for an image after a request": {"%": mean_of(answer.asks)},
         "asks for an image after another text": {"%": mean_of(asks_without_request)},
+        "asks for an image after a text about an image": {"%": mean_of(asks_about_image)},
         "decides as the retrieval set is": {"%": mean_of(answer.retrieves[known] == in_set[known])},
         "answers right, own decision": {"%": mean_of(np.where(answer.retrieves, retrieved, drawn)[known])},
         "answers right, always generated": {"%": mean_of(drawn[known])},
@@ -252,17 +255,25 @@ def write_knowledge(arguments: KnowledgeArguments) -> list[Table]:
         PLAIN: _kept(work / "plain.npz", lambda: Answers(generate_from_captions(plain, texts, seed))),
         TINY: _kept(work / "tiny.npz", lambda: answer_by_pipeline(base, texts, seed)),
     }
+    asked = english_model(model, tokenizer, WEIGHTS)
     gill = load_adapters(base, model, Path(arguments.adapters or find_smollm2_adapters()))
-    answers[SMOLLM2] = _kept(work / "smollm2.npz", lambda: answer_by_states(base, gill, tokenizer, texts, seed))
-    asked = _asks(gill, tokenizer, texts_without_request(TEST))
+    answers[SMOLLM2] = _kept(work / "smollm2.npz", lambda: answer_by_states(base, gill, asked, texts, seed))
+    asks = _asks(gill, [as_chat(text, tokenizer) for text in texts_without_request(TEST)], tokenizer)
+    generator = stream(seed, TEST, "knowledge, images")
+    asks_behind = _asks(gill, texts_about_images(tokenizer, TEST, generator), tokenizer)
+    if arguments.own_adapters is not None:
+        own = own_language_model(base)
+        found = load_adapters(base, own.language_model, arguments.own_adapters)
+        answers[TINY_EQUAL] = _kept(work / "own.npz", lambda: answer_by_states(base, found, own, texts, seed))
     if arguments.random_adapters is not None:
         record = json.loads((arguments.random_adapters / "record.json").read_text(encoding="utf-8"))
-        random = load_adapters(base, random_language_model(model, int(record["seed"])), arguments.random_adapters)
-        answers[RANDOM] = _kept(work / "random.npz", lambda: answer_by_states(base, random, tokenizer, texts, seed))
+        untrained = english_model(random_language_model(model, int(record["seed"])), tokenizer, record["weights"])
+        random = load_adapters(base, untrained.language_model, arguments.random_adapters)
+        answers[RANDOM] = _kept(work / "random.npz", lambda: answer_by_states(base, random, untrained, texts, seed))
     _, scenes = library_of(base)
     tables = [
         *knowledge_tables(queries, answers, scenes),
-        decision_and_requests(queries, answers[SMOLLM2], scenes, asked),
+        decision_and_requests(queries, answers[SMOLLM2], scenes, asks, asks_behind),
     ]
     for table in tables:
         print(table.markdown(), flush=True)
@@ -295,9 +306,9 @@ def load_adapters(base: GillPipeline, language_model: PreTrainedModel, folder: P
 
 
 @torch.no_grad()
-def _asks(gill: GillForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
+def _asks(gill: GillForConditionalGeneration, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     reader = StateReader(gill.language_model, tokenizer, gill.img_embeddings.weight.detach())
     count = gill.config.num_image_output_tokens
-    states = reader.read([as_chat(text, tokenizer) for text in texts], count + 1)[:, 0]
+    states = reader.read(prompts, count + 1)[:, 0]
     best = gill.compute_logits(states.to(gill.language_model.dtype)).argmax(-1)
     return (best == gill.config.image_output_token_ids[0]).numpy()

@@ -4,7 +4,7 @@ The `[IMG]` rows are those of a question's tokens and are not trained, so nothin
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,34 @@ from modeling_gill.language_model_head_gill import decoder_of
 
 # What the language model is asked at the `[IMG]` tokens, one token each.
 QUESTIONS = (
-    " The object is a kind of: Its color is: Position (left, right, top, bottom): Scene (day, night, sea, snow):"
+    " The object is a kind of: Its color is: Position (left, right, top, bottom): "
+    "Where and when (day, night, sea, snow):"
 )
 _BATCH, _SHARD = 64, 512
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """A frozen language model that adapters are trained for, and how it is asked.
+
+    Attributes:
+        language_model: In the dtype to compute states in.
+        tokenizer: Its tokenizer.
+        as_prompt: Puts a request into the form that the language model reads.
+        weights: What its weights are, in words.
+        img_rows: `torch.FloatTensor` of shape `(num_image_output_tokens, hidden_size)`, the `[IMG]` rows of adapters
+            that it has already; by default those of [`QUESTIONS`].
+        learns_to_ask: Whether its row of `[IMG0]` takes a step, by which it asks for images by itself.
+        hub_id: Its repository on the Hub.
+    """
+
+    language_model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    as_prompt: Callable[[str], str]
+    weights: str
+    img_rows: torch.Tensor | None = None
+    learns_to_ask: bool = False
+    hub_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +127,17 @@ def rows_of(language_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     """The input rows of a text's tokens, `torch.FloatTensor` of shape `(num_tokens, hidden_size)`."""
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0]
     return language_model.get_input_embeddings().weight[ids].detach().float()
+
+
+def as_chat(text: str, tokenizer: PreTrainedTokenizerBase, before: Sequence[str] = ()) -> str:
+    """A user's message in the language model's own chat template, where its answer begins.
+
+    Args:
+        before: What the user and the language model said before, in turn.
+    """
+    said = [*before, text]
+    messages = [{"role": ("user", "assistant")[at % 2], "content": each} for at, each in enumerate(said)]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _shared_prefix(batch: Sequence[Sequence[int]]) -> int:

@@ -9,8 +9,9 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +28,32 @@ from training_gill.losses import conditioning_loss
 from ..arguments import EnglishArguments
 from ..checkpoint_folder import SMOLLM2_ADAPTERS, find_checkpoint
 from ..models import batches
-from ..models.image_generator import plain_generator
-from ..models.question_features import WORDS, QuestionAdapters, fit_features
+from ..models.image_generator import plain_captions, plain_generator
+from ..models.question_features import WORDS, Examples, QuestionAdapters, fit_features
 from ..models.smollm2 import HUB_ID, WEIGHTS, library_of, load_language_model, random_language_model
-from ..world.caption_grammar import describe, layout, parse_caption, shuffled
+from ..world.caption_grammar import describe, parse_caption, shuffled
 from ..world.drawing import to_images
-from ..world.english import sentence_of, texts_without_request
+from ..world.english import ATTRIBUTES, requests_by_phrase, sentence_of
 from ..world.pairs import draw_all
 from ..world.partial_scene import fully_known
-from ..world.scene import Scene, is_retrievable
-from ..world.splits import TRAIN, scene_in, stream
+from ..world.scene import Scene, SceneObject, is_retrievable
+from ..world.splits import TRAIN, VALIDATION, scene_in, stream
 from .assemble_repository import halve_weights
-from .english_states import QUESTIONS, StateReader, cached_states, rows_of
+from .english_asking import asking_step
+from .english_images import fit_visual_projection
+from .english_states import QUESTIONS, AskedModel, StateReader, as_chat, cached_states, rows_of
 from .training_loop import Part, Schedule, run_parts
 
 NUM_VISUAL_TOKENS = 13
-_ASKING_TEXTS, _ANSWER_TOKENS, _MARGIN, _ASKING_STEPS = 240, 24, 3.0, 600
 _CONTRAST = 0.3
 # The share of a batch that has one object. Scenes of two are more, and learned later.
 _ONE_SHARE = 0.3
-_READ_PAIRS, _READ_RIDGE = 6_000, 1e-3
+_READ_PAIRS = 6_000
 # The image encoder is part of the picture book's checkpoint, and joined by `load_smollm2_pipeline`.
 EXAMPLES_FILE = "chat_examples.json"
 VISION_MODEL = "gill-multimodal-picturebook"
 RECORD = "record.json"
-_SCHEDULE = Schedule(1_800, 64, 2e-3, warmup=60, decay=0.7)
+_SCHEDULE = Schedule(3_600, 64, 2e-3, warmup=60, decay=0.7)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class EnglishSettings:
         schedule: Of the adapters.
         width, layers, ffn: Sizes of the mapper.
         pairs: Images that the visual projection is fitted to.
+        times: Requests for each phrase that is kept for choosing.
     """
 
     one: int = 1_536
@@ -71,9 +74,10 @@ class EnglishSettings:
     layers: int = 3
     ffn: int = 240
     pairs: int = _READ_PAIRS
+    times: int = 6
 
 
-FAST = EnglishSettings(64, 64, Schedule(20, 16, 2e-3, warmup=5), 32, 1, 64, 200)
+FAST = EnglishSettings(64, 64, Schedule(20, 16, 2e-3, warmup=5), 32, 1, 64, 200, times=1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class Prompt:
 
 def train_english(arguments: EnglishArguments) -> Path:
     """
-    Train adapters for SmolLM2, or with `random_weights` for a model of its shape that was never trained.
+    Train adapters for SmolLM2, with `random_weights` for a model of its shape that was never trained, or with
+    `own_model` for the picture book's own language model.
 
     Run again, it goes on where it was stopped.
 
@@ -97,6 +102,7 @@ def train_english(arguments: EnglishArguments) -> Path:
     Raises:
         LanguageModelMissing: SmolLM2 is not there; the message says how to fetch it.
         FileNotFoundError: the picture book's checkpoint is not installed.
+        ValueError: both `random_weights` and `own_model`, or one of them and `embed`.
 
     Example:
 
@@ -104,13 +110,10 @@ def train_english(arguments: EnglishArguments) -> Path:
         >>> train_english(EnglishArguments(out=Path("runs/english")))  # doctest: +SKIP
     """
     start = time.monotonic()
-    model, tokenizer = load_language_model(arguments.language_model, torch.bfloat16)
-    if arguments.random_weights:
-        model = random_language_model(model, arguments.seed)
     base = GillPipeline.from_pretrained(find_checkpoint())
     settings = FAST if arguments.fast else EnglishSettings()
-    out = Path(arguments.out)
-    folder = train_adapters_on_states(base, model, tokenizer, settings, out, arguments.seed, arguments.random_weights)
+    asked = asked_model(base, arguments)
+    folder = train_adapters_on_states(base, asked, settings, Path(arguments.out), arguments.seed)
     print(f"The adapters: {folder}, {(time.monotonic() - start) / 60:.1f} min of this call")
     if arguments.embed:
         with replace_folder(SMOLLM2_ADAPTERS, keep=("README.md", EXAMPLES_FILE)) as new:
@@ -118,21 +121,49 @@ def train_english(arguments: EnglishArguments) -> Path:
     return folder
 
 
+def asked_model(base: GillPipeline, arguments: EnglishArguments) -> AskedModel:
+    """The language model that the options name.
+
+    Raises:
+        LanguageModelMissing: SmolLM2 is not there. ValueError: options that exclude each other.
+    """
+    compared = arguments.random_weights + arguments.own_model
+    if compared > 1 or (compared and arguments.embed):
+        raise ValueError("Of `random_weights`, `own_model` and `embed` there can be one.")
+    if arguments.own_model:
+        return own_language_model(base)
+    model, tokenizer = load_language_model(arguments.language_model, torch.bfloat16)
+    if arguments.random_weights:
+        return english_model(random_language_model(model, arguments.seed), tokenizer, "random, of the same shape")
+    # A model with random weights writes nothing, and is always asked.
+    return replace(english_model(model, tokenizer, WEIGHTS), learns_to_ask=True)
+
+
+def english_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: str) -> AskedModel:
+    """SmolLM2, or a model like it, which reads its own chat template."""
+    return AskedModel(model, tokenizer, partial(as_chat, tokenizer=tokenizer), weights, hub_id=HUB_ID)
+
+
+def own_language_model(base: GillPipeline) -> AskedModel:
+    """The picture book's language model, with its own chat template and the `[IMG]` rows of its adapters."""
+
+    def as_prompt(text: str) -> str:
+        messages = [{"role": "user", "content": text}]
+        return str(base.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    rows = base.model.img_embeddings.weight.detach().float()
+    return AskedModel(base.model.language_model, base.processor.tokenizer, as_prompt, "the picture book's own", rows)
+
+
 def train_adapters_on_states(
-    base: GillPipeline,
-    language_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: EnglishSettings,
-    out: Path,
-    seed: int = 0,
-    random_weights: bool = False,
+    base: GillPipeline, asked: AskedModel, settings: EnglishSettings, out: Path, seed: int = 0
 ) -> Path:
     """Compute states, train, and write `out/adapters`.
 
     Args:
         base: The picture book, whose other models are kept.
-        language_model: Frozen, in the dtype to compute states in.
     """
+    language_model, tokenizer = asked.language_model, asked.tokenizer
     work, folder = out / "work", out / "adapters"
     if (folder / RECORD).is_file():
         print(f"{folder}: trained before")
@@ -140,19 +171,23 @@ def train_adapters_on_states(
     work.mkdir(parents=True, exist_ok=True)
     seconds = time.monotonic()
     prompts = sample_english(settings.one, 1.0, seed) + sample_english(settings.two, 0.0, seed)
-    # A model with random weights writes nothing, and is always asked.
-    rows = rows_of(language_model, tokenizer) if random_weights else _image_rows(language_model, tokenizer, work, seed)
+    unseen = requests_by_phrase(VALIDATION, stream(seed, VALIDATION, "english phrases"), settings.times)
+    rows = _image_rows(asked, work, seed)
     reader = StateReader(language_model, tokenizer, rows)
-    texts = [as_chat(prompt.text, tokenizer) for prompt in prompts]
+    texts = [asked.as_prompt(text) for text in (*(each.text for each in prompts), *(each.text for each in unseen))]
     states = torch.from_numpy(cached_states(reader, texts, work / "states", "states"))
+    states, unseen_states = states.split([len(prompts), len(unseen)])
     seconds = time.monotonic() - seconds
-    gill = build_gill(base, language_model, tokenizer, rows, settings, seed)
+    gill = build_gill(base, asked, rows, settings, seed)
     known = [parse_caption(prompt.caption) for prompt in prompts]
-    head = language_model.get_output_embeddings().weight.detach()
-    first = [[tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in words] for words in WORDS]
-    features = fit_features(states, [item for item in known if item is not None], [head[ids] for ids in first])
+    features = fit_features(
+        Examples(states, [item for item in known if item is not None], [-1] * len(known)),
+        Examples(unseen_states, [each.known for each in unseen], [ATTRIBUTES.index(each.attribute) for each in unseen]),
+        [word_rows(language_model, tokenizer, words) for words in WORDS],
+    )
+    print(f"english: answers are {'' if features.trusted else 'not '}trusted", flush=True)
     adapters = QuestionAdapters(gill, features)
-    data = _data(base, features(states), prompts, work)
+    data = _data(base, features(states), prompts)
     part = Part(settings.schedule, partial(loss_of_step, adapters, gill, data, settings.schedule.batch_size))
     trained = run_parts("english", adapters, [part], work / "adapters", seed)
     adapters.fold(gill, features)
@@ -160,10 +195,11 @@ def train_adapters_on_states(
     fit_decision(gill, states, prompts)
     fit_visual_projection(base, gill, tokenizer, settings.pairs, seed)
     record = {
-        "language_model": HUB_ID,
-        "weights": "random, of the same shape" if random_weights else WEIGHTS,
-        "questions": QUESTIONS,
-        "prompts": {"one object": settings.one, "two objects": settings.two},
+        "language_model": asked.hub_id,
+        "weights": asked.weights,
+        "questions": QUESTIONS if asked.img_rows is None else None,
+        "answers_trusted": features.trusted,
+        "prompts": {"one object": settings.one, "two objects": settings.two, "to choose by": len(unseen)},
         "steps": settings.schedule.steps,
         "seed": seed,
         "minutes": {"states, of the last call": round(seconds / 60, 1), "adapters": round(trained / 60, 1)},
@@ -183,76 +219,40 @@ def sample_english(number: int, single_share: float, seed: int) -> list[Prompt]:
     return prompts
 
 
-def as_chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A user's message in the language model's own chat template, where its answer begins."""
-    return str(
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
-    )
+def word_rows(
+    language_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: Sequence[str]
+) -> list[torch.Tensor]:
+    """Output rows `(num_words, hidden_size)` of words inside a sentence, and their means over forms of one token."""
+    head = language_model.get_output_embeddings().weight.detach().float()
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    inside = [ids(f" {word}")[0] for word in words]
+    forms = [[ids(form) for form in (f" {word}", word, f" {word.capitalize()}", word.capitalize())] for word in words]
+    single = [
+        [found[0] for found in each if len(found) == 1] or [first] for each, first in zip(forms, inside, strict=True)
+    ]
+    return [head[inside], torch.stack([head[each].mean(0) for each in single])]
 
 
-def _image_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Path, seed: int) -> torch.Tensor:
+def _image_rows(asked: AskedModel, work: Path, seed: int) -> torch.Tensor:
     path = work / "rows.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
-    rows = rows_of(model, tokenizer)
-    rows[0] += asking_step(model, tokenizer, rows, seed)
+    rows = rows_of(asked.language_model, asked.tokenizer) if asked.img_rows is None else asked.img_rows
+    if asked.learns_to_ask:
+        rows[0] += asking_step(asked.language_model, asked.tokenizer, rows, seed)
     with replace_file(path) as new:
         torch.save(rows, new)
     return rows
 
 
-def asking_step(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: torch.Tensor, seed: int
-) -> torch.Tensor:
-    """
-    What to add to the row of `[IMG0]`, whose logit is tied to it, so that it is written after requests and not else.
-
-    A small step is found by logistic regression on frozen states: after requests, with the chat template and without,
-    the logit is to be above all others, and below them after and in answers to other texts.
-
-    Returns:
-        `torch.FloatTensor` of shape `(hidden_size,)`.
-    """
-    generator = stream(seed, TRAIN, "asking")
-    texts = [sentence_of(fully_known(scene_in(TRAIN, generator, 0.5)), generator) for _ in range(_ASKING_TEXTS)]
-    requests = [as_chat(text, tokenizer) if number % 3 else text for number, text in enumerate(texts)]
-    others = list(texts_without_request(TRAIN))
-    others = [as_chat(text, tokenizer) for text in others] + others
-    after = StateReader(model, tokenizer, rows).read(requests, len(rows) + 1)[:, 0]
-    batch = tokenizer(others, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-    begin = batch.input_ids.shape[1] - 1
-    with torch.no_grad():
-        written = model.generate(**batch, max_new_tokens=_ANSWER_TOKENS, do_sample=False)
-        mask = functional.pad(batch.attention_mask, (0, written.shape[1] - begin - 1), value=1)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        states = model.model(input_ids=written, attention_mask=mask, position_ids=positions).last_hidden_state
-        inside = states[:, begin:].float().flatten(0, 1)
-        head = model.get_output_embeddings()
-        highest = [
-            torch.cat([head(part.to(head.weight.dtype)).float().amax(1) for part in items.split(256)])
-            for items in (after, inside)
-        ]
-    step = torch.zeros(rows.shape[1], requires_grad=True)
-    optimizer = torch.optim.Adam([step], lr=3e-3)
-    for _ in range(_ASKING_STEPS):
-        row = rows[0] + step
-        asks, answers = after @ row - highest[0], inside @ row - highest[1]
-        loss = functional.softplus(_MARGIN - asks).mean() + 2 * functional.softplus(_MARGIN + answers).mean()
-        optimizer.zero_grad()
-        (loss + 0.3 * step.square().sum()).backward()
-        optimizer.step()
-    return step.detach()
-
-
 def build_gill(
-    base: GillPipeline,
-    language_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: torch.Tensor,
-    settings: EnglishSettings,
-    seed: int,
+    base: GillPipeline, asked: AskedModel, rows: torch.Tensor, settings: EnglishSettings, seed: int
 ) -> GillForConditionalGeneration:
     """New adapters between a language model and the picture book's image encoder, whose retrieval space is kept."""
+    language_model, tokenizer = asked.language_model, asked.tokenizer
     img_tokens = [f"[IMG{number}]" for number in range(len(rows))]
     GillProcessor.extend_tokenizer(tokenizer, img_tokens)
     old = base.model.config
@@ -260,7 +260,7 @@ def build_gill(
     config = GillConfig(
         text_config=AutoConfig.for_model(**fields),
         vision_config=copy.deepcopy(old.vision_config),
-        language_model_id=HUB_ID,
+        language_model_id=asked.hub_id,
         vision_model_id=VISION_MODEL,
         image_token_id=tokenizer.cls_token_id,
         image_output_token_ids=tokenizer.convert_tokens_to_ids(img_tokens),
@@ -304,6 +304,8 @@ class _Data:
         library: Those of the retrieval set.
         in_library: For each prompt the number of its image there, or -1.
         one: Whether there is one object.
+        number: The number of a scene of one object among all of these (see [`scenes_of_one`]), or -1.
+        targets_of_one, images_of_one, in_library_of_one: As `targets`, `images` and `in_library`, of all these scenes.
     """
 
     features: torch.Tensor
@@ -312,25 +314,53 @@ class _Data:
     library: torch.Tensor
     in_library: torch.Tensor
     one: torch.Tensor
+    number: torch.Tensor
+    targets_of_one: torch.Tensor
+    images_of_one: torch.Tensor
+    in_library_of_one: torch.Tensor
+
+
+def scenes_of_one() -> list[Scene]:
+    """All scenes of one object, by the numbers of kind, colour, place and background, the last one fastest."""
+    return [Scene((SceneObject(*words),), background) for *words, background in product(*WORDS)]
+
+
+def number_of_one(values: torch.Tensor) -> torch.Tensor:
+    """The number in [`scenes_of_one`] of kinds, colours, places and backgrounds by number, `(num_scenes, 4)`."""
+    number = torch.zeros(len(values), dtype=torch.long)
+    for column, words in enumerate(WORDS):
+        number = number * len(words) + values[:, column]
+    return number
 
 
 @torch.no_grad()
-def _data(base: GillPipeline, features: torch.Tensor, prompts: Sequence[Prompt], work: Path) -> _Data:
+def _data(base: GillPipeline, features: torch.Tensor, prompts: Sequence[Prompt]) -> _Data:
     generator: Any = plain_generator(base)
+    singles = scenes_of_one()
     targets = []
-    for captions in batches([prompt.caption for prompt in prompts], 256):
+    for captions in batches([prompt.caption for prompt in prompts] + plain_captions(singles), 256):
         tokens = generator.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         targets.append(generator.text_encoder(input_ids=tokens).last_hidden_state.half())
     library, in_library = library_of(base)
     numbers = {scene: number for number, scene in enumerate(in_library)}
-    scenes = [prompt.scene for prompt in prompts]
+    number_of = {scene: number for number, scene in enumerate(singles)}
+    scenes = [prompt.scene for prompt in prompts] + singles
+    parts = [len(prompts), len(singles)]
+    images = functional.normalize(embed_images(base, draw_all(scenes, stream(0, TRAIN, "english images"))), dim=-1)
+    target, target_of_one = torch.cat(targets).split(parts)
+    image, image_of_one = images.split(parts)
+    place, place_of_one = torch.tensor([numbers.get(scene, -1) for scene in scenes]).split(parts)
     return _Data(
         features,
-        torch.cat(targets),
-        functional.normalize(embed_images(base, draw_all(scenes, stream(0, TRAIN, "english images"))), dim=-1),
+        target,
+        image,
         library,
-        torch.tensor([numbers.get(scene, -1) for scene in scenes]),
-        torch.tensor([len(scene.objects) == 1 for scene in scenes]),
+        place,
+        torch.tensor([len(prompt.scene.objects) == 1 for prompt in prompts]),
+        torch.tensor([number_of.get(prompt.scene, -1) for prompt in prompts]),
+        target_of_one,
+        image_of_one,
+        place_of_one,
     )
 
 
@@ -358,14 +388,18 @@ def loss_of_step(
     """
     one = round(_ONE_SHARE * batch_size)
     parts = [(data.one.nonzero()[:, 0], one), ((~data.one).nonzero()[:, 0], batch_size - one)]
-    chosen = torch.cat([part[torch.randint(len(part), (size,), generator=generator)] for part, size in parts])
+    alone, both = (part[torch.randint(len(part), (size,), generator=generator)] for part, size in parts)
+    chosen = torch.cat([alone, both])
     features = adapters.augment(data.features[chosen], data.one[chosen], generator)
-    target = {"prompt_embeds": data.targets[chosen].float()}
+    # What the answers say may have changed, and it is what is to be drawn.
+    number = number_of_one(adapters.likeliest(features[:one])) if adapters.trusts_answers else data.number[alone]
+    wanted = torch.cat([data.targets_of_one[number], data.targets[both]])
+    target = {"prompt_embeds": wanted.float()}
     loss = conditioning_loss(adapters.map(features), target, gill.config.conditioning_tensors)
     texts = functional.normalize(adapters.retrieval_embeds(features), dim=-1)
-    own, scale = data.images[chosen], gill.logit_scale.detach().exp()
+    own, scale = torch.cat([data.images_of_one[number], data.images[both]]), gill.logit_scale.detach().exp()
     others = texts @ data.library.T
-    numbers = data.in_library[chosen]
+    numbers = torch.cat([data.in_library_of_one[number], data.in_library[both]])
     rows = (numbers >= 0).nonzero()[:, 0]
     others = others.index_put((rows, numbers[rows]), torch.tensor(-torch.inf, dtype=others.dtype))
     logits = scale * torch.cat([(texts * own).sum(-1, keepdim=True), others], dim=1)
@@ -404,47 +438,6 @@ def fit_decision(gill: GillForConditionalGeneration, states: torch.Tensor, promp
         assert gill.decision_head is not None
         gill.decision_head.weight.copy_(torch.stack([-scaled, scaled]))
         gill.decision_head.bias.copy_(torch.stack([-offset, offset]))
-
-
-@torch.no_grad()
-def fit_visual_projection(
-    base: GillPipeline,
-    gill: GillForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerBase,
-    number: int,
-    seed: int,
-) -> None:
-    """Fit the visual projection by least squares, so that visual tokens imitate the rows of words for an image.
-
-    The words are the background and what is at each place, ` night left red house right nothing nothing ...`.
-    """
-    generator = stream(seed, TRAIN, "english pairs to read")
-    scenes = [scene_in(TRAIN, generator, 0.2) for _ in range(number)]
-    features, targets = [], []
-    rows = gill.language_model.get_input_embeddings().weight
-    images = draw_all(scenes, generator)
-    for begin in range(0, number, 250):
-        part = to_images(images[begin : begin + 250])
-        values = base.processor.image_processor(images=part, return_tensors="pt")["pixel_values"]
-        features.append(gill.get_image_features(values).pooler_output.double())
-        words = [image_in_words(scene) for scene in scenes[begin : begin + 250]]
-        ids = [[tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in one] for one in words]
-        targets.append(rows[torch.tensor(ids)].flatten(1).double())
-    inputs, outputs = torch.cat(features), torch.cat(targets)
-    inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
-    ridge = _READ_RIDGE * torch.eye(inputs.shape[1], dtype=inputs.dtype)
-    fitted = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ outputs)
-    gill.visual_projection.weight.copy_(fitted[:-1].T)
-    gill.visual_projection.bias.copy_(fitted[-1])
-
-
-def image_in_words(scene: Scene) -> list[str]:
-    """The words that visual tokens imitate: the background, and for each place its name, a colour and a kind."""
-    background, *words = layout(scene).split()
-    named = []
-    for number, place in enumerate(("left", "right", "top", "bottom")):
-        named += [place, *words[2 * number : 2 * number + 2]]
-    return [background, *named]
 
 
 def save_adapters(gill: GillForConditionalGeneration, folder: Path, record: dict[str, Any]) -> None:

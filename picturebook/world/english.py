@@ -14,13 +14,20 @@ import numpy as np
 import yaml
 
 from .caption_grammar import shuffled
-from .partial_scene import PartialScene, fully_known
-from .scene import Scene
+from .partial_scene import Attribute, PartialScene, fully_known, with_attribute
+from .scene import Scene, sample_one_object
 from .splits import TEST, TRAIN, VALIDATION
 
 # How an attribute is said.
 TRAINED, SYNONYM, DEFINITION = "trained", "synonym", "definition"
-KIND, COLOUR, PLACE, BACKGROUND = "kinds", "colours", "places", "backgrounds"
+ATTRIBUTES = KIND, COLOUR, PLACE, BACKGROUND = "kinds", "colours", "places", "backgrounds"
+# Where the only object of a scene has them.
+_ATTRIBUTES: dict[str, Attribute] = {
+    KIND: (0, "kind"),
+    COLOUR: (0, "colour"),
+    PLACE: (0, "place"),
+    BACKGROUND: (None, "background"),
+}
 _FORMS_OF_SPLIT = {TRAIN: TRAINED, VALIDATION: VALIDATION, TEST: TEST}
 _VOWELS = "aeiou"
 
@@ -34,11 +41,13 @@ class Wording:
         split: Split of the words that are not trained on.
         said: `synonym` or `definition` for each of `kinds`, `colours`, `places` and `backgrounds` that is said by
             words that are not trained on.
+        exactly: The phrase itself, for attributes that are said by this one and no other.
     """
 
     forms: str = TRAIN
     split: str = TEST
     said: Mapping[str, str] | None = None
+    exactly: Mapping[str, str] | None = None
 
     def words(self, attribute: str, value: str) -> Sequence[str]:
         """The words or phrases that may stand for a value of an attribute.
@@ -46,6 +55,8 @@ class Wording:
         Raises:
             ValueError: the attribute is never said like this.
         """
+        if attribute in (self.exactly or {}):
+            return ((self.exactly or {})[attribute],)
         how = (self.said or {}).get(attribute, TRAINED)
         words = _words()[attribute]
         if how == TRAINED:
@@ -90,9 +101,45 @@ def sentence_of(known: PartialScene, generator: np.random.Generator, wording: Wo
     return text[:1].upper() + text[1:] if text[-1] in ".?!" else text
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """A request in which one attribute is said in words that are not trained on.
+
+    Attributes:
+        text: The request.
+        known: What it asks for, one object.
+        attribute: The attribute: `kinds`, `colours`, `places` or `backgrounds`.
+        phrase: What it is said by.
+    """
+
+    text: str
+    known: PartialScene
+    attribute: str
+    phrase: str
+
+
+def requests_by_phrase(split: str, generator: np.random.Generator, times: int) -> list[Unseen]:
+    """`times` requests of one object for each phrase of a split that is not trained on, in trained sentence forms."""
+    requests = []
+    for attribute, words in _words().items():
+        for how in (SYNONYM, DEFINITION):
+            for value, phrases in words.get(how, {}).get(split, {}).items():
+                for phrase in phrases:
+                    for _ in range(times):
+                        known = with_attribute(fully_known(sample_one_object(generator)), _ATTRIBUTES[attribute], value)
+                        text = sentence_of(known, generator, Wording(exactly={attribute: phrase}))
+                        requests.append(Unseen(text, known, attribute, phrase))
+    return requests
+
+
 def texts_without_request(split: str) -> Sequence[str]:
     """What people say without asking for an image."""
     return _forms()["no_request"][_FORMS_OF_SPLIT[split]]
+
+
+def questions_about_images(split: str) -> Sequence[str]:
+    """What people say about an image that they see; the answer is text."""
+    return _forms()["about_image"][_FORMS_OF_SPLIT[split]]
 
 
 def words_in_training(attribute: str) -> Mapping[str, Sequence[str]]:

@@ -1,5 +1,7 @@
 """Fixed readings of states, and adapters that are trained on them and folded into a model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,17 @@ from picturebook.models.question_features import (
     NUM_ANSWERS,
     NUM_READINGS,
     READINGS,
-    VOTERS,
     WORDS,
+    Examples,
     QuestionAdapters,
     QuestionFeatures,
     fit_features,
     readings_of,
+    values_of,
+    weigh_votes,
 )
 from picturebook.world.caption_grammar import parse_caption
+from picturebook.world.scene import COLOURS, KINDS
 from tests.small_model import small_config, small_processor
 
 CAPTIONS = (
@@ -25,14 +30,24 @@ CAPTIONS = (
     "a pink fish at the bottom by day",
     "a yellow tree on the right in the snow",
 ) * 5
-TOKENS = 31
+TOKENS = 5
+PLACE_PHRASES = ("on the left", "on the right", "at the top", "at the bottom")
+BACKGROUND_PHRASES = ("by day", "at night", "at sea", "in the snow")
+
+
+# One object each, and every value of every attribute, which is then said in words to choose by.
+CHOSEN = [f"a {COLOURS[n % 6]} {KINDS[n]} {PLACE_PHRASES[n % 4]} {BACKGROUND_PHRASES[n // 2]}" for n in range(8)] * 4
 
 
 def features_of(width: int, tokens: int = TOKENS) -> tuple[torch.Tensor, QuestionFeatures]:
     torch.manual_seed(0)
     states = torch.randn(len(CAPTIONS), tokens, width).half()
     known = [parse_caption(caption) for caption in CAPTIONS]
-    return states, fit_features(states, known, [torch.randn(len(words), width) for words in WORDS])
+    chosen = [parse_caption(caption) for caption in CHOSEN]
+    unseen = [number // 8 for number in range(len(CHOSEN))]
+    to_choose_by = Examples(torch.randn(len(CHOSEN), tokens, width).half(), chosen, unseen)
+    word_rows = [[torch.randn(len(words), width) for _ in range(2)] for words in WORDS]
+    return states, fit_features(Examples(states, known, [-1] * len(known)), to_choose_by, word_rows)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +82,36 @@ def test_each_attribute_is_read_at_one_token() -> None:
     assert np.corrcoef(read.flatten(), (wanted - wanted.mean(0)).flatten())[0, 1] > 0.3
 
 
-def test_an_attribute_is_answered_at_the_tokens_that_vote() -> None:
-    _, features = features_of(24)
-    begin = 0
-    for words, voters in zip(WORDS, VOTERS, strict=True):
-        used = features.weight[:, begin : begin + len(words)].abs().sum((1, 2)).nonzero()[:, 0]
-        assert set(used.tolist()) == set(voters)
-        begin += len(words)
+def test_the_tokens_that_know_an_answer_are_those_that_vote() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.randint(4, (200,), generator=generator)
+    votes = torch.randn(200, 6, 4, generator=generator)
+    votes[torch.arange(200), 2, wanted] += 2.0
+    votes[torch.arange(200), 4, wanted] += 1.0
+    votes[torch.arange(200), 5, wanted] -= 2.0
+    asked = torch.arange(200) < 100
+    weights = weigh_votes(votes, wanted, asked, votes[~asked], wanted[~asked])
+    assert weights.argmax() == 2 and weights[4] > 3 * weights[[0, 1, 3]].max()
+    assert weights.min() == 0 and weights[5] == 0
+
+
+def test_answers_are_compared_with_those_to_words_that_are_not_trained_on() -> None:
+    """Whatever a language model is inclined to answer, each word is as likely over the words to choose by."""
+    torch.manual_seed(0)
+    known = [parse_caption(caption) for caption in CHOSEN]
+    unseen = [number // 8 for number in range(len(CHOSEN))]
+    states = torch.randn(len(CHOSEN), TOKENS, 24)
+    rows = [[torch.randn(len(words), 24)] for words in WORDS]
+    inclined = Examples(states + 5 * rows[1][0][0], known, unseen)
+    answers = [
+        fit_features(Examples(each.states, known, [-1] * len(known)), each, rows)(each.states)[..., :NUM_ANSWERS]
+        for each in (Examples(states, known, unseen), inclined)
+    ]
+    assert torch.allclose(*answers, atol=1e-2)
+
+
+def test_values_are_numbers_of_words() -> None:
+    assert values_of([parse_caption(CAPTIONS[0])]).tolist() == [[0, 0, 0, 1]]
 
 
 def test_a_second_object_that_is_not_there_has_no_reading() -> None:
@@ -84,7 +122,7 @@ def test_a_second_object_that_is_not_there_has_no_reading() -> None:
 
 def test_readings_of_the_only_object_are_hidden_while_training(model: GillForConditionalGeneration) -> None:
     states, features = features_of(24)
-    adapters, values = QuestionAdapters(model, features), features(states)
+    adapters, values = QuestionAdapters(model, replace(features, trusted=True)), features(states)
     adapters._READING_NOISE = 0.0
     one = torch.ones(len(values), dtype=torch.bool)
     readings = values[..., NUM_ANSWERS:]
@@ -95,16 +133,20 @@ def test_readings_of_the_only_object_are_hidden_while_training(model: GillForCon
     assert torch.equal(kept, readings)
 
 
-def test_the_own_answer_stays_the_likeliest_while_training(model: GillForConditionalGeneration) -> None:
+def test_nothing_is_hidden_where_answers_are_not_trusted(model: GillForConditionalGeneration) -> None:
+    states, features = features_of(24)
+    adapters, values = QuestionAdapters(model, replace(features, trusted=False)), features(states)
+    adapters._READING_NOISE = 0.0
+    one = torch.ones(len(values), dtype=torch.bool)
+    assert torch.equal(adapters.augment(values, one, torch.Generator().manual_seed(0)), values)
+
+
+def test_the_likeliest_answer_is_that_of_most_votes(model: GillForConditionalGeneration) -> None:
     _, features = features_of(24)
-    adapters = QuestionAdapters(model, features)
-    adapters._NOISE = 0.0
-    generator = torch.Generator().manual_seed(0)
-    numbers = torch.randint(len(WORDS[0]), (400,), generator=generator)
-    values = torch.zeros(400, TOKENS, NUM_ANSWERS + NUM_READINGS)
-    for token in VOTERS[0]:
-        values[torch.arange(400), token, numbers] = 5.0
-    changed = adapters.augment(values, torch.ones(400, dtype=torch.bool), generator)
-    assert not torch.equal(changed, values)
-    votes = changed[..., : len(WORDS[0])].sum(1)
-    assert (votes.argmax(1) == numbers).float().mean() > 0.9
+    adapters = QuestionAdapters(model, replace(features, trusted=True))
+    values = torch.zeros(2, TOKENS, NUM_ANSWERS + NUM_READINGS)
+    # The third kind at two tokens, against the first one at another; the second colour.
+    values[0, 0, 2], values[0, 1, 2], values[0, 2, 0], values[0, 3, len(KINDS) + 1] = 1.0, 1.0, 1.5, 0.1
+    assert adapters.likeliest(values).tolist() == [[2, 1, 0, 0], [0, 0, 0, 0]]
+    changed = adapters.augment(values, torch.tensor([True, True]), torch.Generator().manual_seed(0))
+    assert changed.shape == values.shape and not torch.equal(changed, values)

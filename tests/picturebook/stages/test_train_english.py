@@ -4,16 +4,28 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from picturebook.arguments import EnglishArguments
 from picturebook.checkpoint_folder import CHECKPOINT
 from picturebook.models.smollm2 import load_smollm2_pipeline
-from picturebook.stages.english_states import QUESTIONS, StateReader, rows_of
-from picturebook.stages.train_english import FAST, as_chat, image_in_words, train_adapters_on_states
+from picturebook.stages.english_asking import texts_to_ask_at
+from picturebook.stages.english_images import image_in_words
+from picturebook.stages.english_states import QUESTIONS, AskedModel, StateReader, as_chat, rows_of
+from picturebook.stages.train_english import (
+    FAST,
+    asked_model,
+    english_model,
+    number_of_one,
+    own_language_model,
+    scenes_of_one,
+    train_adapters_on_states,
+)
 from picturebook.stages.training_loop import Schedule
-from picturebook.world.scene import Scene, SceneObject
+from picturebook.world.scene import BACKGROUNDS, COLOURS, KINDS, PLACES, Scene, SceneObject
 from pipeline_gill import GillPipeline
 from tests.small_model import small_tokenizer
 
@@ -44,11 +56,15 @@ def stand_in() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return LlamaForCausalLM(config).eval(), tokenizer
 
 
+def asked_stand_in() -> AskedModel:
+    return replace(english_model(*stand_in(), "Q4_1, random"), learns_to_ask=True)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GillPipeline]:
     out = tmp_path_factory.mktemp("english")
     base = GillPipeline.from_pretrained(CHECKPOINT)
-    train_adapters_on_states(base, *stand_in(), TINY, out)
+    train_adapters_on_states(base, asked_stand_in(), TINY, out)
     return out, base
 
 
@@ -71,7 +87,7 @@ def test_a_run_that_was_stopped_goes_on(trained: tuple[Path, GillPipeline], caps
     out, base = trained
     (out / "adapters" / "record.json").unlink()
     before = (out / "adapters" / "model.safetensors").read_bytes()
-    train_adapters_on_states(base, *stand_in(), TINY, out)
+    train_adapters_on_states(base, asked_stand_in(), TINY, out)
     assert "states of" not in capsys.readouterr().out
     assert (out / "adapters" / "model.safetensors").read_bytes() == before
 
@@ -100,6 +116,37 @@ def test_states_are_those_of_the_joined_model(trained: tuple[Path, GillPipeline]
         with torch.no_grad():
             expected = pipe.model(**batch).img_hidden_states[0]
         assert torch.allclose(states[number], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_own_language_model_is_trained_equally(trained: tuple[Path, GillPipeline], tmp_path: Path) -> None:
+    base = GillPipeline.from_pretrained(CHECKPOINT)
+    folder = train_adapters_on_states(base, own_language_model(base), TINY, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["image_output_token_ids"] == base.model.config.image_output_token_ids
+
+
+def test_options_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="one"):
+        asked_model(None, EnglishArguments(Path("out"), random_weights=True, own_model=True))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="embed"):
+        asked_model(None, EnglishArguments(Path("out"), own_model=True, embed=True))  # type: ignore[arg-type]
+
+
+def test_scenes_of_one_object_are_found_by_their_numbers() -> None:
+    scenes = scenes_of_one()
+    wanted = torch.tensor([[KINDS.index("boat"), COLOURS.index("blue"), PLACES.index("top"), BACKGROUNDS.index("sea")]])
+    assert scenes[int(number_of_one(wanted))] == Scene((SceneObject("boat", "blue", "top"),), "sea")
+    assert len({*scenes}) == len(scenes) == 768
+
+
+def test_some_requests_and_some_other_texts_follow_on_an_image() -> None:
+    _, tokenizer = stand_in()
+    requests, others = texts_to_ask_at(tokenizer, np.random.default_rng(0))
+    for texts in (requests, others):
+        behind = [text for text in texts if "nothing</s>" in text]
+        assert 0 < len(behind) < len(texts)
+    assert any("nothingWhat colour is it?" in text for text in others)
 
 
 def test_rows_are_those_of_the_questions_tokens() -> None:

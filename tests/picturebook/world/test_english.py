@@ -1,6 +1,8 @@
 """Plain English for scenes: what is trained on is apart from what is measured."""
 
 import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from picturebook.world.english import (
     PLACE,
     SYNONYM,
     Wording,
+    questions_about_images,
+    requests_by_phrase,
     sentence,
     texts_without_request,
     untrained_words,
@@ -77,6 +81,21 @@ def test_attributes_that_have_no_definitions_are_refused() -> None:
         sentence(next(all_scenes()), np.random.default_rng(0), Wording(TRAIN, TEST, {PLACE: DEFINITION}))
 
 
-def test_texts_that_request_nothing_are_apart_too() -> None:
-    texts = [{*texts_without_request(split)} for split in SPLITS]
+def test_every_phrase_to_choose_by_is_asked_for_as_often() -> None:
+    requests = requests_by_phrase(VALIDATION, np.random.default_rng(0), 2)
+    count = Counter((each.attribute, each.phrase) for each in requests)
+    assert {*count.values()} == {2}
+    for each in requests:
+        assert each.phrase.lower() in each.text.lower()
+        obj = each.known.objects[0]
+        values = {KIND: obj.kind, COLOUR: obj.colour, PLACE: obj.place, BACKGROUND: each.known.background}
+        hows = (SYNONYM, DEFINITION) if each.attribute in (KIND, COLOUR) else (SYNONYM,)
+        assert any(
+            each.phrase in untrained_words(each.attribute, how, VALIDATION)[str(values[each.attribute])] for how in hows
+        )
+
+
+@pytest.mark.parametrize("texts_of", [texts_without_request, questions_about_images])
+def test_texts_that_request_nothing_are_apart_too(texts_of: Callable[[str], Sequence[str]]) -> None:
+    texts = [{*texts_of(split)} for split in SPLITS]
     assert all(texts) and not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
