@@ -225,14 +225,38 @@ def build_processor(base: GillPipeline, tokenizer: PreTrainedTokenizerBase, gill
     if found != expected:
         raise ValueError(f"The tokenizer gives the image tokens the ids {found}; the adapters expect {expected}.")
     processor = GillProcessor(base.processor.image_processor, tokenizer, gill.config.num_visual_tokens, img_tokens)
-    processor.chat_template = with_each_message_alone(processor.chat_template)
+    processor.chat_template = with_each_request_alone(processor.chat_template)
     return processor
 
 
-def with_each_message_alone(template: str) -> str:
-    """A chat template by which a chat page reads each message alone: the adapters were trained on single requests, and
-    behind earlier images every message would get an image."""
-    return "{%- if opens_dialogue is defined and opens_dialogue -%}yes{%- else -%}" + template + "{%- endif -%}"
+# What a message has in it that asks for an image. A question without it is about what was said and drawn before.
+_ASKS_FOR_IMAGE = ("draw ", "paint ", "show ", "sketch ", "make ", "create ", "generate ", "imagine ", "illustrate ")
+_GOES_ON = (
+    "{%- set found = namespace(text='', opens=false) -%}"
+    "{%- set content = messages[-1].content -%}"
+    "{%- for part in ([{'type': 'text', 'text': content}] if content is string else content) -%}"
+    "{%- if part.type == 'text' -%}{%- set found.text = found.text ~ ' ' ~ (part.text | lower) -%}"
+    "{%- else -%}{%- set found.opens = true -%}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- for word in WORDS if ' ' ~ word in found.text -%}{%- set found.opens = true -%}{%- endfor -%}"
+    "{{- 'yes' if found.opens or not found.text.strip().endswith('?') -}}"
+)
+
+
+def with_each_request_alone(template: str) -> str:
+    """A chat template by which a chat page reads each request alone, and a question with what was said before.
+
+    The adapters were trained on single requests. A question that asks for no image, and comes without one, may be about
+    the image that was drawn before it.
+    """
+    goes_on = _GOES_ON.replace("WORDS", str([*_ASKS_FOR_IMAGE]))
+    return (
+        "{%- if opens_dialogue is defined and opens_dialogue -%}"
+        + goes_on
+        + "{%- else -%}"
+        + template
+        + "{%- endif -%}"
+    )
 
 
 def join_to_picturebook(base: GillPipeline, gill: Any, processor: GillProcessor) -> GillPipeline:

@@ -12,7 +12,7 @@ from ..world.splits import TRAIN, scene_in, stream
 from .english_images import image_in_words
 from .english_states import StateReader, as_chat
 
-_TEXTS, _ANSWER_TOKENS, _MARGIN, _STEPS = 240, 24, 3.0, 600
+_TEXTS, _ANSWER_TOKENS, _MARGIN, _STEPS, _STEP_PENALTY = 240, 24, 3.0, 600, 0.1
 # Every so many requests and other texts follow on an image that was drawn before.
 _EVERY_DRAWN = 4
 
@@ -83,19 +83,23 @@ def asking_step(
         mask = functional.pad(batch.attention_mask, (0, written.shape[1] - begin - 1), value=1)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         states = model.model(input_ids=written, attention_mask=mask, position_ids=positions).last_hidden_state
-        inside = states[:, begin:].float().flatten(0, 1)
         head = model.get_output_embeddings()
-        highest = [
-            torch.cat([head(part.to(head.weight.dtype)).float().amax(1) for part in items.split(256)])
-            for items in (after, inside)
-        ]
+
+        def highest(found: torch.Tensor) -> torch.Tensor:
+            parts = [head(part.to(head.weight.dtype)).float().amax(1) for part in found.split(256)]
+            return torch.cat(parts)
+
+        # Where an answer begins counts as much as all that follows.
+        begins, inside = states[:, begin].float(), states[:, begin + 1 :].float().flatten(0, 1)
+        found = [(part, highest(part), sign) for part, sign in ((after, 1), (begins, -1), (inside, -1))]
     step = torch.zeros(rows.shape[1], requires_grad=True)
     optimizer = torch.optim.Adam([step], lr=3e-3)
     for _ in range(_STEPS):
         row = rows[0] + step
-        asks, answers = after @ row - highest[0], inside @ row - highest[1]
-        loss = functional.softplus(_MARGIN - asks).mean() + 2 * functional.softplus(_MARGIN + answers).mean()
+        loss = _STEP_PENALTY * step.square().sum()
+        for part, best, sign in found:
+            loss = loss + functional.softplus(_MARGIN - sign * (part @ row - best)).mean()
         optimizer.zero_grad()
-        (loss + 0.3 * step.square().sum()).backward()
+        loss.backward()
         optimizer.step()
     return step.detach()

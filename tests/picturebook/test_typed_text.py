@@ -9,7 +9,7 @@ import torch
 from chat_gill.words import current_dialogue
 from picturebook.checkpoint_folder import CHECKPOINT
 from picturebook.models.gill_answers import load_pipeline
-from picturebook.models.smollm2 import with_each_message_alone
+from picturebook.models.smollm2 import with_each_request_alone
 from picturebook.stages.assemble_repository import CHAT_EXAMPLES, CHAT_TEMPLATE
 from pipeline_gill import GillPipeline
 
@@ -96,12 +96,18 @@ def test_what_goes_on_with_a_story_does_not_begin_another(pipe: GillPipeline, ty
     assert len(current_dialogue(pipe.processor, [*said, {"role": "user", "content": typed}])) == 3
 
 
-def test_adapters_that_know_single_requests_read_each_message_alone(pipe: GillPipeline) -> None:
+def test_adapters_that_know_single_requests_read_each_alone_and_questions_behind_them(pipe: GillPipeline) -> None:
     processor = copy.copy(pipe.processor)
-    processor.chat_template = with_each_message_alone(processor.chat_template)
+    processor.chat_template = with_each_request_alone(processor.chat_template)
     said = [{"role": "user", "content": "Show me a cat"}, {"role": "assistant", "content": "a cat"}]
+    for text in ("then it turns blue", "Can you draw a boat?", "Thank you!"):
+        new = [{"role": "user", "content": text}]
+        assert current_dialogue(processor, said + new) == new
+    given = [{"role": "user", "content": [{"type": "image", "image": "an-image.png"}, {"type": "text", "text": "What is it?"}]}]
+    assert current_dialogue(processor, said + given) == given
+    about = [*said, {"role": "user", "content": "Which colour is the cat?"}]
+    assert current_dialogue(processor, [*said, *about]) == about
     new = [{"role": "user", "content": "then it turns blue"}]
-    assert current_dialogue(processor, said + new) == new
     assert processor.apply_chat_template(said + new) == pipe.processor.apply_chat_template(said + new)
 
 
