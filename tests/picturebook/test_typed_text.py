@@ -103,7 +103,12 @@ def test_adapters_that_know_single_requests_read_each_alone_and_questions_behind
     for text in ("then it turns blue", "Can you draw a boat?", "Thank you!"):
         new = [{"role": "user", "content": text}]
         assert current_dialogue(processor, said + new) == new
-    given = [{"role": "user", "content": [{"type": "image", "image": "an-image.png"}, {"type": "text", "text": "What is it?"}]}]
+    given = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": "an-image.png"}, {"type": "text", "text": "What is it?"}],
+        }
+    ]
     assert current_dialogue(processor, said + given) == given
     about = [*said, {"role": "user", "content": "Which colour is the cat?"}]
     assert current_dialogue(processor, [*said, *about]) == about
