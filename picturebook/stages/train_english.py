@@ -11,11 +11,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,31 +21,23 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrain
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from modeling_gill.atomic_write_gill import replace_file, replace_folder
 from pipeline_gill import GillPipeline
-from training_gill.losses import conditioning_loss
 
 from ..arguments import EnglishArguments
 from ..checkpoint_folder import SMOLLM2_ADAPTERS, find_checkpoint
-from ..models import batches
-from ..models.image_generator import plain_captions, plain_generator
 from ..models.question_features import WORDS, Examples, QuestionAdapters, fit_features
-from ..models.smollm2 import HUB_ID, WEIGHTS, library_of, load_language_model, random_language_model
-from ..world.caption_grammar import describe, parse_caption, shuffled
-from ..world.drawing import to_images
-from ..world.english import ATTRIBUTES, requests_by_phrase, sentence_of
-from ..world.pairs import draw_all
-from ..world.partial_scene import fully_known
-from ..world.scene import Scene, SceneObject, is_retrievable
-from ..world.splits import TRAIN, VALIDATION, scene_in, stream
+from ..models.smollm2 import HUB_ID, WEIGHTS, load_language_model, random_language_model
+from ..world.caption_grammar import parse_caption
+from ..world.english import ATTRIBUTES, requests_by_phrase
+from ..world.scene import is_retrievable
+from ..world.splits import VALIDATION, stream
 from .assemble_repository import halve_weights
 from .english_asking import asking_step
+from .english_data import Prompt, build_data, loss_of_step, sample_english
 from .english_images import fit_visual_projection
 from .english_states import QUESTIONS, AskedModel, StateReader, as_chat, cached_states, rows_of
 from .training_loop import Part, Schedule, run_parts
 
 NUM_VISUAL_TOKENS = 13
-_CONTRAST = 0.3
-# The share of a batch that has one object. Scenes of two are more, and learned later.
-_ONE_SHARE = 0.3
 _READ_PAIRS = 6_000
 # The image encoder is part of the picture book's checkpoint, and joined by `load_smollm2_pipeline`.
 EXAMPLES_FILE = "chat_examples.json"
@@ -78,15 +68,6 @@ class EnglishSettings:
 
 
 FAST = EnglishSettings(64, 64, Schedule(20, 16, 2e-3, warmup=5), 32, 1, 64, 200, times=1)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A request in English, the scene that it asks for, and the world's plain caption of it, objects in its order."""
-
-    text: str
-    scene: Scene
-    caption: str
 
 
 def train_english(arguments: EnglishArguments) -> Path:
@@ -187,7 +168,7 @@ def train_adapters_on_states(
     )
     print(f"english: answers are {'' if features.trusted else 'not '}trusted", flush=True)
     adapters = QuestionAdapters(gill, features)
-    data = _data(base, features(states), prompts)
+    data = build_data(base, features(states), prompts)
     part = Part(settings.schedule, partial(loss_of_step, adapters, gill, data, settings.schedule.batch_size))
     trained = run_parts("english", adapters, [part], work / "adapters", seed)
     adapters.fold(gill, features)
@@ -206,17 +187,6 @@ def train_adapters_on_states(
     }
     save_adapters(gill, folder, record)
     return folder
-
-
-def sample_english(number: int, single_share: float, seed: int) -> list[Prompt]:
-    """Requests of the train split in sentence forms and words that are trained on."""
-    generator = stream(seed if single_share else seed + 3, TRAIN, "english")
-    prompts = []
-    for _ in range(number):
-        scene = scene_in(TRAIN, generator, single_share)
-        known = shuffled(fully_known(scene), generator)
-        prompts.append(Prompt(sentence_of(known, generator), scene, describe(known)))
-    return prompts
 
 
 def word_rows(
@@ -292,119 +262,6 @@ def build_gill(
         pad_token_id=tokenizer.pad_token_id,
     )
     return gill
-
-
-@dataclass(frozen=True)
-class _Data:
-    """
-    Attributes:
-        features: `(num_prompts, num_tokens, num_features)`.
-        targets: The text encoder's states for the captions, float16 `(num_prompts, length, dim)`.
-        images: Unit retrieval embeddings of an image of each scene.
-        library: Those of the retrieval set.
-        in_library: For each prompt the number of its image there, or -1.
-        one: Whether there is one object.
-        number: The number of a scene of one object among all of these (see [`scenes_of_one`]), or -1.
-        targets_of_one, images_of_one, in_library_of_one: As `targets`, `images` and `in_library`, of all these scenes.
-    """
-
-    features: torch.Tensor
-    targets: torch.Tensor
-    images: torch.Tensor
-    library: torch.Tensor
-    in_library: torch.Tensor
-    one: torch.Tensor
-    number: torch.Tensor
-    targets_of_one: torch.Tensor
-    images_of_one: torch.Tensor
-    in_library_of_one: torch.Tensor
-
-
-def scenes_of_one() -> list[Scene]:
-    """All scenes of one object, by the numbers of kind, colour, place and background, the last one fastest."""
-    return [Scene((SceneObject(*words),), background) for *words, background in product(*WORDS)]
-
-
-def number_of_one(values: torch.Tensor) -> torch.Tensor:
-    """The number in [`scenes_of_one`] of kinds, colours, places and backgrounds by number, `(num_scenes, 4)`."""
-    number = torch.zeros(len(values), dtype=torch.long)
-    for column, words in enumerate(WORDS):
-        number = number * len(words) + values[:, column]
-    return number
-
-
-@torch.no_grad()
-def _data(base: GillPipeline, features: torch.Tensor, prompts: Sequence[Prompt]) -> _Data:
-    generator: Any = plain_generator(base)
-    singles = scenes_of_one()
-    targets = []
-    for captions in batches([prompt.caption for prompt in prompts] + plain_captions(singles), 256):
-        tokens = generator.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        targets.append(generator.text_encoder(input_ids=tokens).last_hidden_state.half())
-    library, in_library = library_of(base)
-    numbers = {scene: number for number, scene in enumerate(in_library)}
-    number_of = {scene: number for number, scene in enumerate(singles)}
-    scenes = [prompt.scene for prompt in prompts] + singles
-    parts = [len(prompts), len(singles)]
-    images = functional.normalize(embed_images(base, draw_all(scenes, stream(0, TRAIN, "english images"))), dim=-1)
-    target, target_of_one = torch.cat(targets).split(parts)
-    image, image_of_one = images.split(parts)
-    place, place_of_one = torch.tensor([numbers.get(scene, -1) for scene in scenes]).split(parts)
-    return _Data(
-        features,
-        target,
-        image,
-        library,
-        place,
-        torch.tensor([len(prompt.scene.objects) == 1 for prompt in prompts]),
-        torch.tensor([number_of.get(prompt.scene, -1) for prompt in prompts]),
-        target_of_one,
-        image_of_one,
-        place_of_one,
-    )
-
-
-@torch.no_grad()
-def embed_images(base: GillPipeline, images: np.ndarray) -> torch.Tensor:
-    """Retrieval embeddings of uint8 images by the picture book's model, `(num_images, retrieval_dim)`."""
-    found = []
-    for batch in batches(to_images(images), 256):
-        values = base.processor.image_processor(images=batch, return_tensors="pt")["pixel_values"]
-        found.append(base.model.get_image_retrieval_embeddings(values))
-    return torch.cat(found)
-
-
-def loss_of_step(
-    adapters: QuestionAdapters,
-    gill: GillForConditionalGeneration,
-    data: _Data,
-    batch_size: int,
-    step: int,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """GILL's losses of a step: L2 distance to the target captions' conditioning, and contrast with other images.
-
-    The images to contrast with are those of the batch and the retrieval set.
-    """
-    one = round(_ONE_SHARE * batch_size)
-    parts = [(data.one.nonzero()[:, 0], one), ((~data.one).nonzero()[:, 0], batch_size - one)]
-    alone, both = (part[torch.randint(len(part), (size,), generator=generator)] for part, size in parts)
-    chosen = torch.cat([alone, both])
-    features = adapters.augment(data.features[chosen], data.one[chosen], generator)
-    # What the answers say may have changed, and it is what is to be drawn.
-    number = number_of_one(adapters.likeliest(features[:one])) if adapters.trusts_answers else data.number[alone]
-    wanted = torch.cat([data.targets_of_one[number], data.targets[both]])
-    target = {"prompt_embeds": wanted.float()}
-    loss = conditioning_loss(adapters.map(features), target, gill.config.conditioning_tensors)
-    texts = functional.normalize(adapters.retrieval_embeds(features), dim=-1)
-    own, scale = torch.cat([data.images_of_one[number], data.images[both]]), gill.logit_scale.detach().exp()
-    others = texts @ data.library.T
-    numbers = torch.cat([data.in_library_of_one[number], data.in_library[both]])
-    rows = (numbers >= 0).nonzero()[:, 0]
-    others = others.index_put((rows, numbers[rows]), torch.tensor(-torch.inf, dtype=others.dtype))
-    logits = scale * torch.cat([(texts * own).sum(-1, keepdim=True), others], dim=1)
-    contrast = functional.cross_entropy(logits.float(), torch.zeros(len(logits), dtype=torch.long))
-    return loss + _CONTRAST * contrast
 
 
 @torch.no_grad()

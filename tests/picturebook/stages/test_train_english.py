@@ -13,15 +13,14 @@ from picturebook.arguments import EnglishArguments
 from picturebook.checkpoint_folder import CHECKPOINT
 from picturebook.models.smollm2 import load_smollm2_pipeline
 from picturebook.stages.english_asking import texts_to_ask_at
+from picturebook.stages.english_data import number_of_one, scenes_of_one
 from picturebook.stages.english_images import image_in_words
 from picturebook.stages.english_states import QUESTIONS, AskedModel, StateReader, as_chat, rows_of
 from picturebook.stages.train_english import (
     FAST,
     asked_model,
     english_model,
-    number_of_one,
     own_language_model,
-    scenes_of_one,
     train_adapters_on_states,
 )
 from picturebook.stages.training_loop import Schedule
