@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from modeling_gill.conditioning_gill import ConditioningTensor
-from pipeline_gill.conditioning_capture_gill import NEGATIVE, check_negatives
+from pipeline_gill.conditioning_capture_gill import check_negatives
+from pipeline_gill.generator_call_gill import NEGATIVE
 
 from .arguments import DENOISING_TARGETS
 from .generator_denoiser import GeneratorDenoiser, UntrainableGenerator

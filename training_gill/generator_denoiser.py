@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from modeling_gill.conditioning_gill import ConditioningTensor
-from pipeline_gill.conditioning_capture_gill import call_parameters, copy_generator, generator_arguments
+from pipeline_gill.conditioning_capture_gill import generator_arguments
+from pipeline_gill.generator_call_gill import call_parameters, copy_generator
 
 
 class UntrainableGenerator(ValueError):

@@ -12,8 +12,9 @@ from transformers.utils import logging
 from modeling_gill import GillProcessor
 from modeling_gill.image_loading_gill import ImageError
 from modeling_gill.image_preprocessing_gill import preprocess_images
-from pipeline_gill.conditioning_capture_gill import capture_negatives, generator_arguments, without_negative_prompt
+from pipeline_gill.conditioning_capture_gill import capture_negatives, generator_arguments
 from pipeline_gill.contact_sheet import contact_sheet
+from pipeline_gill.generator_call_gill import without_negative_prompt
 
 from .target_encoder import load_generator
 from .training_data import CaptionedImages, load_example_image

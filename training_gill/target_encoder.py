@@ -10,13 +10,9 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from modeling_gill.conditioning_gill import ConditioningTensor
-from pipeline_gill.conditioning_capture_gill import (
-    CallFailedError,
-    ImageDiffersError,
-    capture_conditioning,
-    capture_negatives,
-    derive_conditioning,
-)
+from pipeline_gill.conditioning_capture_gill import capture_conditioning, capture_negatives
+from pipeline_gill.conditioning_derivation import derive_conditioning
+from pipeline_gill.generator_call_gill import CallFailedError, ImageDiffersError
 from pipeline_gill.load_options_gill import DTYPE, TEXT_PREFIXES
 
 from .training_data import DataError

@@ -11,16 +11,9 @@ import pytest
 import torch
 
 from modeling_gill.conditioning_gill import ConditioningTensor
-from pipeline_gill.conditioning_capture_gill import (
-    call_parameters,
-    capture_conditioning,
-    capture_negatives,
-    copy_generator,
-    derive_conditioning,
-    generator_arguments,
-    size_multiple,
-    without_negative_prompt,
-)
+from pipeline_gill.conditioning_capture_gill import capture_conditioning, capture_negatives, generator_arguments
+from pipeline_gill.conditioning_derivation import derive_conditioning
+from pipeline_gill.generator_call_gill import call_parameters, copy_generator, size_multiple, without_negative_prompt
 from pipeline_gill.generator_loading_gill import TEXT_ENCODER_READERS
 from tests.small_generators import CALLS, GENERATORS, small_generator
 

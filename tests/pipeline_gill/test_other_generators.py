@@ -7,14 +7,12 @@ import diffusers
 import pytest
 import torch
 
-from pipeline_gill.conditioning_capture_gill import (
+from pipeline_gill.conditioning_capture_gill import capture_conditioning, capture_negatives, generator_arguments
+from pipeline_gill.conditioning_derivation import derive_conditioning
+from pipeline_gill.generator_call_gill import (
     CallFailedError,
     UnconditionableGenerator,
-    capture_conditioning,
-    capture_negatives,
     copy_generator,
-    derive_conditioning,
-    generator_arguments,
     without_negative_prompt,
 )
 from pipeline_gill.generator_loading_gill import TEXT_ENCODER_READERS, TEXT_PREFIXES

@@ -12,12 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline_gill import GillPipeline
-from pipeline_gill.conditioning_capture_gill import (
-    capture_negatives,
-    copy_generator,
-    generator_arguments,
-    without_negative_prompt,
-)
+from pipeline_gill.conditioning_capture_gill import capture_negatives, generator_arguments
+from pipeline_gill.generator_call_gill import copy_generator, without_negative_prompt
 from pipeline_gill.load_options_gill import GENERATOR_COMPONENTS
 from pipeline_gill.repository_writer_gill import write_repository
 from tests.pipeline_gill.test_conditioning_capture_gill import TENSORS, kinds

@@ -7,14 +7,9 @@ import diffusers
 import pytest
 import torch
 
-from pipeline_gill.conditioning_capture_gill import (
-    call_parameters,
-    capture_conditioning,
-    capture_negatives,
-    derive_conditioning,
-    generator_arguments,
-    without_negative_prompt,
-)
+from pipeline_gill.conditioning_capture_gill import capture_conditioning, capture_negatives, generator_arguments
+from pipeline_gill.conditioning_derivation import derive_conditioning
+from pipeline_gill.generator_call_gill import call_parameters, without_negative_prompt
 from tests.small_generators import CALLS, small_generator
 from training_gill.denoising_loss import DenoisingDraw, DenoisingLoss, DenoisingOptions, NoiseSchedule
 from training_gill.generator_denoiser import UntrainableGenerator

@@ -11,12 +11,9 @@ from diffusers.models import modeling_utils
 
 from modeling_gill.conditioning_gill import conditioning_fields
 from pipeline_gill import GillPipeline
-from pipeline_gill.conditioning_capture_gill import (
-    capture_conditioning,
-    derive_conditioning,
-    generator_arguments,
-    without_negative_prompt,
-)
+from pipeline_gill.conditioning_capture_gill import capture_conditioning, generator_arguments
+from pipeline_gill.conditioning_derivation import derive_conditioning
+from pipeline_gill.generator_call_gill import without_negative_prompt
 from tests.small_generators import CALLS, small_generator
 from tests.small_model import small_model, small_processor
 from training_gill import PrecomputeArguments, precompute, target_encoder, train
