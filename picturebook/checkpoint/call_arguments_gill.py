@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
-from .conditioning_capture_gill import call_parameters
+from .generator_call_gill import call_parameters
 
 # Arguments of `generate` that the pipeline sets, or that are none of a call.
 _NOT_OF_GENERATE = {"self", "inputs", "kwargs", "return_dict_in_generate", "transformers_version", "custom_generate"}

@@ -10,12 +10,8 @@ from .conditioning_gill import take_images
 from .image_preprocessing_gill import preprocess_images
 
 from .answer_gill import ImageSlot, best_of
-from .conditioning_capture_gill import (
-    NEGATIVE,
-    capture_negatives,
-    generator_arguments,
-    without_negative_prompt,
-)
+from .conditioning_capture_gill import capture_negatives, generator_arguments
+from .generator_call_gill import NEGATIVE, without_negative_prompt
 from .image_generator_gill import ImageGeneratorMixin
 from .load_options_gill import TEXT_PREFIXES
 from .pipeline_output_gill import GillImage, as_pil

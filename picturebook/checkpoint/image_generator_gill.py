@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
 from PIL import Image
 
-from .conditioning_capture_gill import NEGATIVE, call_parameters, copy_generator
+from .generator_call_gill import NEGATIVE, call_parameters, copy_generator
 from .generator_loading_gill import replace_components
 
 # What diffusers' denoisers call the width of their conditioning, the first that they have.

@@ -58,9 +58,10 @@ from .call_arguments_gill import (
     check_rows,
 )
 from .components_gill import COMPONENT_CLASSES
-from .conditioning_capture_gill import size_multiple
+from .conditioning_capture_gill import capture_negatives  # noqa: F401
 from .endpoint_handler_gill import EndpointHandler  # noqa: F401
 from .generated_images_gill import GeneratedImagesMixin, Generators
+from .generator_call_gill import size_multiple
 from .generator_loading_gill import stored_negatives
 from .hub_layout_gill import write_code  # noqa: F401
 from .hub_push_gill import OneCommit  # noqa: F401
@@ -69,6 +70,7 @@ from .image_generator_gill import ImageGeneratorMixin  # noqa: F401
 from .load_options_gill import LoadOptions  # noqa: F401
 from .pipeline_output_gill import GillImage, GillPipelineOutput
 from .pipeline_repository_gill import RepositoryPipeline
+from .prompt_observation_gill import encode_prompts  # noqa: F401
 from .repository_writer_gill import write_repository  # noqa: F401
 from .retrieval_build_gill import BuiltData  # noqa: F401
 from .retrieval_images_gill import RetrievalImages  # noqa: F401

@@ -19,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from .components_gill import COMPONENT_CLASSES
 from .components_gill import __name__ as components_module
-from .conditioning_capture_gill import call_parameters, check_negatives
+from .conditioning_capture_gill import check_negatives
+from .generator_call_gill import call_parameters
 from .generator_loading_gill import (
     is_unchanged,
     load_text_encoders,
