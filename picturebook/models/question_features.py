@@ -33,6 +33,8 @@ NUM_ANSWERS = sum(map(len, WORDS))
 # Readings: kind, colour and place of both objects, the background, and whether there is a second object.
 READINGS = (KINDS, COLOURS, PLACES, KINDS, COLOURS, PLACES, BACKGROUNDS, ("second",))
 NUM_READINGS = sum(map(len, READINGS))
+# The number of the place in `WORDS`, and of that of the first object in `READINGS`.
+_PLACE = WORDS.index(PLACES)
 _RIDGE, _HELD_OUT = 1e-2, 4
 # The regression that weighs the votes: its penalty, and steps and rate of Adam.
 _VOTE_PENALTY, _VOTE_STEPS, _VOTE_RATE = 0.02, 200, 0.03
@@ -239,7 +241,10 @@ class QuestionAdapters(nn.Module):
     _LEAST_SHARE, _SHARE_STD = 0.5, 0.2
     _READING_NOISE, _HIDDEN = 0.05, 0.9
     # Untrained phrases may read a little like a second object.
-    _SEEMS_SECOND = 0.5
+    _SEEMS_SECOND = 0.6
+    # The place is the one attribute whose answers are often wrong for trained words too. These are read surely, and
+    # other words are not: a reading is sure if it is this much larger than the next.
+    _SURE_PLACE, _STRONGEST_PLACE = 0.35, 1.1
 
     def __init__(self, model: GillForConditionalGeneration, features: QuestionFeatures) -> None:
         super().__init__()
@@ -271,7 +276,8 @@ class QuestionAdapters(nn.Module):
 
         Each attribute's answers become weaker, noisy, and a mixture with those to another prompt. So what they say may
         have changed, see [`~QuestionAdapters.likeliest`]. Where there is one object, most readings are those of another
-        prompt. Where answers are not trusted, only a little noise is added to the readings.
+        prompt, and those of its place are weaker. Where answers are not trusted, only a little noise is added to the
+        readings.
 
         Args:
             features: `(batch_size, num_tokens, num_features)`.
@@ -302,14 +308,23 @@ class QuestionAdapters(nn.Module):
         hidden[..., -1] = False
         hidden = one[:, None, None] & hidden[..., self.reading_groups]
         readings = torch.where(hidden, readings[_among(one, generator)], readings)
+        weaker = uniform(0, self._STRONGEST_PLACE, 1).where(one[:, None, None], torch.ones(()))
+        readings = torch.where(self.reading_groups == _PLACE, weaker * readings, readings)
         seems = uniform(0, self._SEEMS_SECOND, 1) * one[:, None, None] * (readings[..., -1:] != 0)
         readings = torch.cat([readings[..., :-1], readings[..., -1:] + seems], dim=-1)
         return torch.cat([answers, readings], dim=-1)
 
     def likeliest(self, features: torch.Tensor) -> torch.Tensor:
-        """For each of `WORDS` the number of the word that most votes are for, `(batch_size, 4)`."""
-        votes = features[..., :NUM_ANSWERS].sum(1)
-        return torch.stack([votes[:, self.groups == number].argmax(1) for number in range(len(WORDS))], dim=1)
+        """
+        For each of `WORDS` the number of the word that most votes are for, `(batch_size, 4)`.
+
+        A place that is read surely is the likeliest, whatever the votes are for.
+        """
+        votes, readings = features.sum(1).split([NUM_ANSWERS, NUM_READINGS], dim=1)
+        likeliest = torch.stack([votes[:, self.groups == number].argmax(1) for number in range(len(WORDS))], dim=1)
+        (first, second), (best, _) = (part.unbind(1) for part in readings[:, self.reading_groups == _PLACE].topk(2))
+        likeliest[:, _PLACE] = torch.where(first - second > self._SURE_PLACE, best, likeliest[:, _PLACE])
+        return likeliest
 
     def map(self, features: torch.Tensor) -> MapperOutput:
         """The mapper's output for features."""

@@ -43,7 +43,7 @@ _READ_PAIRS = 6_000
 EXAMPLES_FILE = "chat_examples.json"
 VISION_MODEL = "gill-multimodal-picturebook"
 RECORD = "record.json"
-_SCHEDULE = Schedule(3_200, 64, 2e-3, warmup=60, decay=0.7)
+_SCHEDULE = Schedule(4_600, 64, 2e-3, warmup=60, decay=0.7)
 
 
 @dataclass(frozen=True)
