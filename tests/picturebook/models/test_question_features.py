@@ -150,3 +150,26 @@ def test_the_likeliest_answer_is_that_of_most_votes(model: GillForConditionalGen
     assert adapters.likeliest(values).tolist() == [[2, 1, 0, 0], [0, 0, 0, 0]]
     changed = adapters.augment(values, torch.tensor([True, True]), torch.Generator().manual_seed(0))
     assert changed.shape == values.shape and not torch.equal(changed, values)
+
+
+def test_a_place_that_is_read_surely_is_likelier_than_votes(model: GillForConditionalGeneration) -> None:
+    _, features = features_of(24)
+    adapters = QuestionAdapters(model, features)
+    values = torch.zeros(2, TOKENS, NUM_ANSWERS + NUM_READINGS)
+    first_place = len(KINDS) + len(COLOURS)
+    values[:, 0, first_place + 1] = 1.0
+    # The third place is read, surely and less so; readings of other attributes are not asked.
+    values[0, 2, NUM_ANSWERS + first_place + 2], values[1, 2, NUM_ANSWERS + first_place + 2] = 0.6, 0.2
+    values[:, 1, NUM_ANSWERS + 3] = 1.0
+    assert adapters.likeliest(values).tolist() == [[0, 0, 2, 0], [0, 0, 1, 0]]
+
+
+def test_the_only_place_is_read_more_weakly_while_training(model: GillForConditionalGeneration) -> None:
+    _, features = features_of(24)
+    adapters = QuestionAdapters(model, replace(features, trusted=True))
+    adapters._READING_NOISE = 0.0
+    place = NUM_ANSWERS + len(KINDS) + len(COLOURS)
+    values = torch.zeros(64, TOKENS, NUM_ANSWERS + NUM_READINGS)
+    values[:, 0, place] = 1.0
+    changed = adapters.augment(values, torch.ones(64, dtype=torch.bool), torch.Generator().manual_seed(0))[:, 0, place]
+    assert changed.min() < 0.2 and changed.max() > 0.9
