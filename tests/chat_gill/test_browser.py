@@ -57,7 +57,7 @@ def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator
     size = {"width": 1280, "height": 900} if desktop else {"width": 390, "height": 844}
     context = browser.new_context(viewport=size, has_touch=not desktop, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)  # of a browser that shares its cores with other tests
     page.goto(f"{address}?__theme={'light' if desktop else 'dark'}")
     page.get_by_text("Ready.").wait_for()
     yield page
