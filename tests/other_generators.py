@@ -328,7 +328,7 @@ OTHERS: dict[str, Other] = {
     "Kandinsky 5": Other(_kandinsky_5, f"it pads 'prompt_embeds_qwen' {_ALL_TOGETHER}", {"height": 64, "width": 64}),
     "Kandinsky 3": Other(
         recent.kandinsky_3,
-        "its image of the encoded prompt differs from that of the prompt by",
+        "its image of the encoded prompt differs from that of the prompt",
         {"height": 64, "width": 64},
     ),
     "HiDream": Other(recent.hidream, f"its 'prompt_embeds_llama3' {_NOT_A_SEQUENCE}", {"max_sequence_length": 64}),
