@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,17 @@ def test_an_image_is_added_and_asked_about(page: Any, pipe: Any, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_drawing_is_stopped_and_the_next_message_is_answered(page: Any) -> None:
+def test_a_drawing_is_stopped_and_the_next_message_is_answered(
+    page: Any, pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler_class = type(pipe.image_generator.scheduler)
+    step = scheduler_class.step
+
+    def slow_step(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.1)  # a hundred steps of so small a model may end before the page shows one
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(scheduler_class, "step", slow_step)
     set_steps(page, "100")
     assert [page.get_by_label(name).input_value() for name in ("Guidance", "Seed")] == ["0", "0"]
     say(page, "Draw a red house.")
