@@ -30,14 +30,14 @@ def build_denoising_loss(recipe: Recipe, gill: GillForConditionalGeneration) -> 
             f"`denoising_weight` is {losses.denoising_weight}, but the model names no image generator to denoise with."
         )
     options = DenoisingOptions(
-        losses.noise_offset,
-        losses.input_perturbation,
-        losses.min_snr_gamma,
-        losses.condition_dropout,
-        losses.timestep_bias_multiplier,
-        losses.timestep_bias_portion,
-        losses.denoising_draws,
-        losses.denoising_target,
+        noise_offset=losses.noise_offset,
+        input_perturbation=losses.input_perturbation,
+        min_snr_gamma=losses.min_snr_gamma,
+        condition_dropout=losses.condition_dropout,
+        timestep_bias_multiplier=losses.timestep_bias_multiplier,
+        timestep_bias_portion=losses.timestep_bias_portion,
+        num_draws=losses.denoising_draws,
+        target=losses.denoising_target,
     )
     cache = recipe.data.cache
     # What the generator guides away from by itself comes from its text encoders.
