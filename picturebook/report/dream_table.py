@@ -33,7 +33,7 @@ from ..world.scene import Scene
 from ..world.splits import TEST, scene_in, stream
 from ..world.story_listener import StoryError, fits, hear, sentences_of
 from ..world.story_sampling import SENTENCES, SceneStory
-from .results_table import Table, mean_of
+from .results_table import Table, counted, mean_of
 from .story_table import COLUMNS, Drawn, table_rows
 
 DREAM, DREAM_PAIRS, DENOISED, GILL = (
@@ -132,12 +132,12 @@ def whole_story_table(by_system: Mapping[str, Sequence[WholeStory]]) -> Table:
         "A whole story in turn, % right",
         _WHOLE_COLUMNS,
         rows,
-        f"{number} stories of the test split. *Writes and draws*: the first sentence is given, and the system goes on "
-        "by itself for five images, each of which it reads before it writes on. *Draws what is told*: all five "
-        "sentences are given, one after the other, and the images that it reads are its own. An image is right if it "
-        "shows all that a listener knows who has heard the text before it; without an image, or after a sentence that "
-        "is none or cannot be, nothing is right. The last column is the share of images 2 to 5 that show what becomes "
-        "of the image before, as the reader sees it, by the text between them.",
+        f"{counted(number, 'story', 'stories')} of the test split. *Writes and draws*: the first sentence is given, "
+        "and the system goes on by itself for five images, each of which it reads before it writes on. *Draws what is "
+        "told*: all five sentences are given, one after the other, and the images that it reads are its own. An image "
+        "is right if it shows all that a listener knows who has heard the text before it; without an image, or after a "
+        "sentence that is none or cannot be, nothing is right. The last column is the share of images 2 to 5 that "
+        "show what becomes of the image before, as the reader sees it, by the text between them.",
     )
 
 
@@ -302,7 +302,7 @@ def _captions(
         asked = [f"{caption} . {IMAGE_REQUEST}" if is_forced else caption for caption in plain_captions(scenes)]
         key = f"captions {name} {_digest(pipe)}"
         drawn[name] = kept.images(key, partial(_draw, pipe, asked, seed, is_forced))
-    note = f"{items} scenes of the test split, those of the table of GILL."
+    note = f"{counted(items, 'scene')} of the test split, those of the table of GILL."
     table = Table(
         "captions",
         "One full caption of two objects, % right",
@@ -328,7 +328,7 @@ def _stories(
             drawn[f"{name}, {given}"] = kept.images(key, partial(_draw, pipe, asked, seed, is_forced))
     truth = np.stack([images[-1] for _, images in stories])
     rows = table_rows(base, Drawn(truth, [story.scenes[-1] for story, _ in stories], drawn))
-    note = f"{items} stories of the test split, those of the table of GILL."
+    note = f"{counted(items, 'story', 'stories')} of the test split, those of the table of GILL."
     return Table("stories", "The last image of a story, % right", COLUMNS, rows, note)
 
 

@@ -72,6 +72,17 @@ class Table:
         }
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number of things in words: `1 story`, `40 stories`.
+
+    Args:
+        number: How many.
+        noun: What one of them is called.
+        plural: What several are called; by default `noun` with an "s".
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def mean_of(values: np.ndarray) -> Estimate:
     """The mean of `(items,)` values."""
     values = np.asarray(values, dtype=float)

@@ -19,7 +19,7 @@ from ..world.pairs import illustrated_stories
 from ..world.prompts import story_prompt
 from ..world.scene import Scene
 from ..world.splits import TEST
-from .results_table import Estimate, Table, mean_of
+from .results_table import Estimate, Table, counted, mean_of
 
 LAST, FIVE, FIVE_AND_IMAGES = "last caption", "five captions", "five captions and four images"
 _RANKS = (1, 5, 10)
@@ -83,8 +83,8 @@ def retrieval_table(pipe: GillPipeline, items: int, seed: int, run: AblationRun 
         "The last image of a story, retrieved, %",
         [f"recall@{rank}" for rank in _RANKS],
         rows,
-        f"{items} stories of the test split. Candidates are the {len(scenes):,} images of all of them, but for the "
-        "other images of the same story and of the same scene." + note,
+        f"{counted(items, 'story', 'stories')} of the test split. Candidates are the {len(scenes):,} images "
+        "of all of them, but for the other images of the same story and of the same scene." + note,
     )
 
 

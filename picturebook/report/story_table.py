@@ -18,7 +18,7 @@ from ..world.reader import ATTRIBUTES, correctness, read
 from ..world.scene import Scene
 from ..world.splits import TEST, scene_in, stream
 from ..world.story_sampling import SceneStory
-from .results_table import Estimate, Table, mean_of
+from .results_table import Estimate, Table, counted, mean_of
 
 PLAIN_LAST = "plain generator, last caption"
 PLAIN_FIVE = "plain generator, five captions"
@@ -103,9 +103,9 @@ def story_table(pipe: GillPipeline, stories: DrawnStories) -> Table:
         "The last image of a story, % right",
         COLUMNS,
         table_rows(pipe, stories.drawn),
-        f"{len(stories.stories)} stories of the test split. The five captions describe the last image completely in "
-        f"{100 * complete:.0f} % of them; the others need the images before it. 95 % bootstrap intervals. CLIP "
-        "similarity: cosine (x 100) with the true image, by the image tower's pooled output.",
+        f"{counted(len(stories.stories), 'story', 'stories')} of the test split. The five captions describe the "
+        f"last image completely in {100 * complete:.0f} % of them; the others need the images before it. 95 % "
+        "bootstrap intervals. CLIP similarity: cosine (x 100) with the true image, by the image tower's pooled output.",
     )
 
 
@@ -116,7 +116,7 @@ def caption_table(pipe: GillPipeline, drawn: Drawn) -> Table:
         "One full caption of two objects, % right",
         COLUMNS,
         table_rows(pipe, drawn),
-        f"{len(drawn.scenes)} scenes of the test split, whose two objects were never together in training.",
+        f"{counted(len(drawn.scenes), 'scene')} of the test split, whose two objects were never together in training.",
     )
 
 

@@ -58,6 +58,8 @@ def test_true_stories_are_right_and_stories_that_end_early_are_not() -> None:
     short = [WholeStory(story.texts[:2], story.images[:2]) for story in stories]
     rows = whole_story_table({"true": stories, "short": short}).rows
     assert all(estimate.value == 1 for estimate in rows["true"].values())
+    assert whole_story_table({"true": stories}).note.startswith("10 stories of the test split.")
+    assert whole_story_table({"true": stories[:1]}).note.startswith("1 story of the test split.")
     assert rows["short"]["2nd"].value == 1 and rows["short"]["3rd"].value == rows["short"]["all five"].value == 0
     assert rows["short"]["goes on from the image before"].value == pytest.approx(1 / (SENTENCES - 1))
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from picturebook.report.results_table import Table, mean_of, statistic_of
+from picturebook.report.results_table import Table, counted, mean_of, statistic_of
 
 
 def test_a_mean_lies_in_its_interval() -> None:
@@ -18,6 +18,11 @@ def test_a_statistic_is_of_the_items_drawn() -> None:
     values = np.arange(10.0)
     figure = statistic_of(10, lambda drawn: float(values[drawn].max()))
     assert figure.value == 9 and figure.low < 9 and figure.high == 9
+
+
+def test_one_thing_is_told_in_the_singular() -> None:
+    assert counted(1, "story", "stories") == "1 story" and counted(40, "story", "stories") == "40 stories"
+    assert counted(1, "scene") == "1 scene" and counted(0, "scene") == "0 scenes"
 
 
 def test_markdown_and_json_say_the_same() -> None:
