@@ -10,17 +10,21 @@ import transformers
 from modeling_gill.conditioning_gill import ConditioningTensor
 from tests import recent_generators as recent
 from tests import variant_generators as variants
-from tests.generator_parts import SIZES, TextProcessor, flow, movq, qwen3, qwen_vl, shifted_vae
-from tests.small_generators import (
-    PHOTO,
+from tests.generator_parts import (
+    SIZES,
+    TextProcessor,
+    flow,
+    movq,
+    qwen3,
+    qwen_vl,
+    shifted_vae,
     small_clip,
-    small_generator,
     small_t5,
     small_tokenizer,
     small_unet,
     small_vae,
-    with_fixed_weights,
 )
+from tests.small_generators import PHOTO, small_generator, with_fixed_weights
 
 
 def _kandinsky_5() -> Any:

@@ -11,27 +11,26 @@ import transformers
 
 from tests.generator_parts import (
     SIZES,
+    VOCABULARY,
     TextProcessor,
     flow,
     flux2_vae,
     movq,
     qwen3,
     qwen3_vl,
+    qwen_transformer,
     qwen_vae,
     qwen_vl,
     shifted_vae,
-    text_tokenizer,
-)
-from tests.small_generators import (
-    VOCABULARY,
     small_clip,
     small_gemma,
-    small_generator,
     small_t5,
     small_tokenizer,
     small_unet,
     small_vae,
+    text_tokenizer,
 )
+from tests.small_generators import small_generator
 
 
 def hunyuan_dit() -> Any:
@@ -219,15 +218,8 @@ def prx_pixel() -> Any:
 
 def nucleus() -> Any:
     pipeline = diffusers.NucleusMoEImagePipeline(
-        transformer=diffusers.NucleusMoEImageTransformer2DModel(
-            in_channels=16,
-            out_channels=4,
-            num_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=16,
-            axes_dims_rope=(8, 4, 4),
-            moe_enabled=False,
+        transformer=qwen_transformer(
+            diffusers.NucleusMoEImageTransformer2DModel, num_layers=2, joint_attention_dim=16, moe_enabled=False
         ),
         scheduler=flow(use_dynamic_shifting=True),
         vae=qwen_vae(),
@@ -252,27 +244,10 @@ def krea_2() -> Any:
 def qwen_image_21() -> Any:
     return diffusers.QwenImage21Pipeline(
         scheduler=flow(use_dynamic_shifting=True),
-        vae=diffusers.AutoencoderKLQwenImage21(
-            base_dim=8,
-            decoder_base_dim=8,
-            z_dim=4,
-            dim_mult=[1, 1, 1, 1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False] * 4,
-            latents_mean=[0.0] * 4,
-            latents_std=[1.0] * 4,
-        ),
+        vae=qwen_vae(diffusers.AutoencoderKLQwenImage21, levels=5, decoder_base_dim=8),
         text_encoder=qwen3_vl(),
         processor=TextProcessor(2048),
-        transformer=diffusers.QwenImage21Transformer2DModel(
-            in_channels=4,
-            out_channels=4,
-            num_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            context_in_dim=16,
-            axes_dims_rope=(8, 4, 4),
-        ),
+        transformer=qwen_transformer(diffusers.QwenImage21Transformer2DModel, in_channels=4, context_in_dim=16),
     )
 
 

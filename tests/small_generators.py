@@ -5,15 +5,22 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 from PIL import Image
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
 
-from tests.conftest import make_checkpoint
-
-VOCABULARY = 300
-_CHAT = "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}assistant"
+from tests.generator_parts import (
+    flow,
+    qwen3,
+    qwen_transformer,
+    qwen_vae,
+    qwen_vl,
+    small_clip,
+    small_deep_vae,
+    small_gemma,
+    small_t5,
+    small_tokenizer,
+    small_unet,
+    small_vae,
+)
 
 
 def small_generator(kind: str) -> Any:
@@ -36,69 +43,6 @@ def with_fixed_weights(build: Callable[[], Any]) -> Any:
     return generator
 
 
-def small_tokenizer(length: int) -> PreTrainedTokenizerFast:
-    tokenizer = make_checkpoint().bpe(VOCABULARY, ["<s>", "<pad>", "</s>", "<unk>"])
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=length,
-        padding_side="right",
-    )
-    wrapped.chat_template = _CHAT
-    return wrapped
-
-
-def small_clip(width: int = 16, projection: int | None = None) -> Any:
-    config = transformers.CLIPTextConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        projection_dim=projection or width,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        bos_token_id=0,
-        eos_token_id=2,
-        pad_token_id=1,
-    )
-    return (transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel)(config)
-
-
-def small_t5(width: int) -> Any:
-    return transformers.T5EncoderModel(
-        transformers.T5Config(vocab_size=VOCABULARY, d_model=width, d_kv=8, d_ff=16, num_layers=2, num_heads=2)
-    )
-
-
-def small_gemma(width: int) -> Any:
-    return transformers.Gemma2Model(
-        transformers.Gemma2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=width,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            pad_token_id=1,
-        )
-    )
-
-
-def small_vae(channels: int = 4, blocks: int = 2, **fields: Any) -> Any:
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8,) * blocks,
-        norm_num_groups=4,
-        latent_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        **fields,
-    )
-
-
 def _aura_flow() -> Any:
     tokenizer = small_tokenizer(256)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
@@ -116,40 +60,7 @@ def _aura_flow() -> Any:
             caption_projection_dim=16,
             pos_embed_max_size=64,
         ),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-    )
-
-
-def small_deep_vae(channels: int = 4) -> Any:
-    return diffusers.AutoencoderDC(
-        latent_channels=channels,
-        attention_head_dim=2,
-        encoder_block_types=("ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "EfficientViTBlock"),
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        encoder_qkv_multiscales=((), (5,)),
-        decoder_qkv_multiscales=((), (5,)),
-        upsample_block_type="interpolate",
-        downsample_block_type="stride_conv",
-        decoder_norm_types="rms_norm",
-        decoder_act_fns="silu",
-    )
-
-
-def small_unet(width: int = 16, **fields: Any) -> Any:
-    return diffusers.UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=width,
-        attention_head_dim=2,
-        **fields,
+        scheduler=flow(),
     )
 
 
@@ -218,7 +129,7 @@ def _stable_diffusion_3() -> Any:
             caption_projection_dim=16,
             pooled_projection_dim=32,
         ),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        scheduler=flow(),
         vae=small_vae(4, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=small_clip(16, projection=16),
         tokenizer=small_tokenizer(77),
@@ -274,7 +185,7 @@ def _sana(sprint: bool = False) -> Any:
 
 def _flux() -> Any:
     return diffusers.FluxPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        scheduler=flow(),
         vae=small_vae(1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
         text_encoder=small_clip(16),
         tokenizer=small_tokenizer(77),
@@ -296,7 +207,7 @@ def _flux() -> Any:
 
 def _chroma() -> Any:
     return diffusers.ChromaPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        scheduler=flow(),
         vae=small_vae(1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
         text_encoder=small_t5(32),
         tokenizer=small_tokenizer(512),
@@ -330,7 +241,7 @@ def _lumina2() -> Any:
             axes_lens=(300, 64, 64),
             cap_feat_dim=16,
         ),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        scheduler=flow(),
         vae=small_vae(4, shift_factor=0.06, scaling_factor=1.5),
         text_encoder=small_gemma(16),
         tokenizer=small_tokenizer(256),
@@ -338,59 +249,20 @@ def _lumina2() -> Any:
 
 
 def _qwen_image() -> Any:
-    shape = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "vocab_size": VOCABULARY,
-        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
-    }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
-    config = transformers.Qwen2_5_VLConfig(text_config=shape, vision_config=vision)
     return diffusers.QwenImagePipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=diffusers.AutoencoderKLQwenImage(
-            base_dim=8,
-            z_dim=4,
-            dim_mult=[1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False],
-            latents_mean=[0.0] * 4,
-            latents_std=[1.0] * 4,
-        ),
-        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
+        scheduler=flow(use_dynamic_shifting=True),
+        vae=qwen_vae(),
+        text_encoder=qwen_vl(),
         tokenizer=small_tokenizer(2048),
-        transformer=diffusers.QwenImageTransformer2DModel(
-            in_channels=16,
-            out_channels=4,
-            num_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=16,
-            axes_dims_rope=(8, 4, 4),
-        ),
+        transformer=qwen_transformer(joint_attention_dim=16),
     )
 
 
 def _z_image() -> Any:
-    config = transformers.Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-    )
     return diffusers.ZImagePipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=flow(shift=3.0),
         vae=small_vae(4, shift_factor=0.06, scaling_factor=1.5),
-        text_encoder=transformers.Qwen3Model(config),
+        text_encoder=qwen3(),
         tokenizer=small_tokenizer(512),
         transformer=diffusers.ZImageTransformer2DModel(
             in_channels=4,

@@ -5,8 +5,9 @@ from typing import Any
 
 import diffusers
 
+from tests.generator_parts import small_unet
 from tests.recent_generators import hunyuan_dit
-from tests.small_generators import small_generator, small_unet
+from tests.small_generators import small_generator
 
 CONTROL_CHANNELS = (8, 8)
 
