@@ -184,3 +184,21 @@ def test_a_variable_that_a_template_does_not_read_is_refused(variables, message)
         processor_with(THINKING)([CHAT], chat_template_kwargs=variables)
     with pytest.raises(ValueError, match=message):
         processor_with(THINKING, chat_template_kwargs=variables)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_conversation_that_ends_with_the_beginning_of_an_answer_goes_on_right_there(name):
+    processor = processor_with(TEMPLATES[name])
+    question = {"role": "user", "content": [{"type": "text", "text": "a cat"}]}
+    picture = [{"type": "text", "text": "the dog"}, {"type": "image", "image": PHOTO}]
+    for content, end in (([{"type": "text", "text": "the dog"}], "the dog"), (picture, "the dog" + "<|image|>" * 2)):
+        batch = processor([[question, {"role": "assistant", "content": content}]])
+        text = processor.tokenizer.decode(batch["input_ids"][0])
+        assert text.endswith(end) and "a cat" in text
+
+
+def test_a_template_that_rewrites_messages_keeps_the_end_it_writes():
+    shouting = "{% for m in messages %}{{ m.content | upper | replace('\ufdd1', '') }}<end>{% endfor %}"
+    processor = processor_with(shouting + "{% if false %}{{ image_token }}{% endif %}", chat_template=shouting)
+    chat = [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "the dog"}]
+    assert processor.tokenizer.decode(processor([chat])["input_ids"][0]).endswith("A CAT<end>THE DOG<end>")

@@ -69,6 +69,13 @@ def test_transparency_is_laid_on_white() -> None:
     assert load_image(encoded(Image.new("RGB", (1, 1), RED), transparency=RED)).getpixel((0, 0)) == WHITE
 
 
+def test_a_transparent_grey_of_sixteen_bits_is_laid_on_white() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.array([[1000, 32768]], np.uint16)).save(file, "PNG", transparency=1000)
+    image = load_image(file)
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [WHITE, (128, 128, 128)]
+
+
 def test_the_image_handed_over_is_left_as_it_was() -> None:
     mine = Image.new("RGB", (2, 2), RED)
     load_image(mine).putpixel((0, 0), WHITE)
@@ -117,6 +124,8 @@ def test_float_tensors_are_read_as_zero_to_one(dtype: torch.dtype) -> None:
         (torch.full((3, 4, 4), float("inf")), "infinity"),
         (np.full((4, 4, 3), 200.0), "200.*0..1"),
         (torch.full((3, 4, 4), -1.0), "-1.*0..1"),
+        (torch.ones(3, 4, 4, device="meta"), "expected a dense tensor that holds data"),
+        (torch.eye(4).to_sparse(), "expected a dense tensor that holds data"),
     ],
 )
 def test_a_wrong_array_is_refused_with_what_was_found_and_expected(array: Any, message: str) -> None:
@@ -309,6 +318,28 @@ def test_an_image_comes_from_the_allowed_sources_alone(tmp_path: Path, kind: str
             load_image(source, allowed_sources=[other for other in IMAGE_SOURCES if other != kind])
         with pytest.raises(ImageError, match="allowed image sources are: none"):
             load_image(source, allowed_sources=())
+
+
+def test_what_a_dict_calls_bytes_opens_neither_a_file_nor_a_url(tmp_path: Path) -> None:
+    file = tmp_path / "red.png"
+    file.write_bytes(RED_PNG)
+    for named in (str(file), file, file.as_uri(), "http://127.0.0.1:9/red.png", {"path": str(file)}, [1, 2]):
+        for allowed in (("memory",), IMAGE_SOURCES):
+            with pytest.raises(ImageError, match=r"its 'bytes' are of type .*expected bytes"):
+                load_image({"bytes": named}, allowed_sources=allowed)
+
+
+def test_a_dict_in_a_dict_is_refused_and_not_followed() -> None:
+    endless: dict[str, Any] = {}
+    endless["path"] = endless
+    with pytest.raises(ImageError, match="its 'path' is of type dict, expected a string"):
+        load_image(endless)
+
+
+def test_a_path_below_an_unknown_home_directory_is_text_or_named() -> None:
+    assert not looks_like_image_reference("~nobody-of-this-name/red.png")
+    with pytest.raises(ImageError, match="home directory is not known"):
+        load_image("~nobody-of-this-name/red.png")
 
 
 def test_an_unknown_kind_of_source_is_named() -> None:

@@ -527,3 +527,37 @@ def test_a_processor_limits_the_images_of_a_call(processor):
     processor([[PHOTO, "a cat"], [PHOTO]], image_limits=limits)
     with pytest.raises(ValueError, match=r"Prompt 1, piece 1: .*3 images, more than the limit of 2"):
         processor([[PHOTO, "a cat"], [PHOTO, PHOTO]], image_limits=limits)
+
+
+def test_base64_of_a_chat_part_may_be_bytes_or_a_data_uri_in_capitals(processor):
+    file = io.BytesIO()
+    PHOTO.save(file, "PNG")
+    encoded = base64.b64encode(file.getvalue())
+    expected = processor([[PHOTO]])["pixel_values"]
+    for value in (encoded, encoded.decode(), f"DATA:image/png;base64,{encoded.decode()}"):
+        assert torch.equal(processor([[{"type": "image", "base64": value}]])["pixel_values"], expected)
+    with pytest.raises(ValueError, match="its 'base64' is 5; expected a string"):
+        processor([[{"type": "image", "base64": 5}]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": []}, "`images` is empty"),
+        ({"images": [[], []]}, "`images` is empty"),
+        ({"text": {"a cat": 1}}, "`text` must be a string or a list"),
+        ({"prompt": "a cat", "truncation": True, "max_length": 0}, "`max_length` must be a positive integer, got 0"),
+        (
+            {"prompt": "a cat", "truncation": True, "max_length": "3"},
+            "`max_length` must be a positive integer, got '3'",
+        ),
+        ({"prompt": "a cat", "pad_to_multiple_of": 0}, "`pad_to_multiple_of` must be a positive integer, got 0"),
+    ],
+)
+def test_an_argument_that_cannot_work_is_named_with_what_was_expected(processor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**arguments)
+
+
+def test_a_string_of_numpy_in_an_array_without_dimensions_is_a_prompt(processor):
+    assert torch.equal(processor(np.array("a cat"))["input_ids"], processor("a cat")["input_ids"])
