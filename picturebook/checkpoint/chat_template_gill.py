@@ -1,7 +1,7 @@
 """The chat template of a GILL: that of the language model where it has one, which then takes images too."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers.utils import logging
@@ -46,6 +46,9 @@ _PREAMBLES = (
     _JOINED_PARTS.replace("CONTENT", "[{'type': 'text', 'text': joined.text}]"),
 )
 
+
+# A noncharacter of Unicode, which no text holds.
+_END_MARK = "\ufdd1"
 
 # What a processor gives a template itself.
 _SET_BY_PROCESSOR = ("messages", "add_generation_prompt", "image_token")
@@ -132,6 +135,35 @@ def own_chat_template(tokenizer: Any, image_token: str) -> str | None:
     return None
 
 
+def render_open_answer(render: Callable[[list[dict[str, Any]]], str], messages: Sequence[Mapping[str, Any]]) -> str:
+    """
+    Chat messages whose last one is the beginning of an answer, up to where the answer goes on.
+
+    Templates end a message with tokens that end the answer, and a model would write the next speaker's part after
+    them. transformers' `continue_final_message` leaves them out too, but takes no message that ends with an image.
+
+    Args:
+        render (`Callable`): Turns messages into a text.
+        messages: Checked messages.
+
+    Example:
+
+    ```python
+    >>> from modeling_gill.chat_template_gill import render_open_answer
+
+    >>> render_open_answer(lambda messages: f"<bot>{messages[-1]['content']}<end>", [{"content": "It is"}])
+    '<bot>It is'
+    ```
+    """
+    *before, last = messages
+    content = last["content"]
+    marked = content + _END_MARK if isinstance(content, str) else [*content, {"type": "text", "text": _END_MARK}]
+    closed = render([dict(message) for message in messages])
+    opened, mark, _ = render([*map(dict, before), {**last, "content": marked}]).rpartition(_END_MARK)
+    # Some templates trim their messages, and others leave unknown characters out.
+    return next((text for text in (opened, opened.rstrip()) if mark and closed.startswith(text)), closed)
+
+
 def _takes_images(tokenizer: Any, template: str, image_token: str) -> bool:
     """Whether a template writes the texts of a message and a placeholder where its image stands."""
     parts = [{"type": "text", "text": "first"}, {"type": "image"}, {"type": "text", "text": "second"}]
@@ -158,4 +190,10 @@ def _takes_images(tokenizer: Any, template: str, image_token: str) -> bool:
     )
 
 
-__all__ = ["DEFAULT_CHAT_TEMPLATE", "check_template_kwargs", "own_chat_template", "reads_variable"]
+__all__ = [
+    "DEFAULT_CHAT_TEMPLATE",
+    "check_template_kwargs",
+    "own_chat_template",
+    "reads_variable",
+    "render_open_answer",
+]

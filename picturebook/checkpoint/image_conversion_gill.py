@@ -38,7 +38,10 @@ def image_to_rgb(image: Image.Image) -> Image.Image:
     with contextlib.suppress(Exception):  # a broken EXIF block does not make the image unreadable
         image = ImageOps.exif_transpose(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
-        rgb = _integer_grey(np.asarray(image), 65535 if image.mode.startswith("I;16") else None)
+        values = np.asarray(image)
+        rgb = _integer_grey(values, 65535 if image.mode.startswith("I;16") else None)
+        if isinstance(image.info.get("transparency"), int):  # a grey value of a PNG of 16 bits
+            rgb.paste("white", mask=Image.fromarray(values == image.info["transparency"]))
     elif image.mode == "F":
         rgb = _float_grey(np.asarray(image))
     elif image.has_transparency_data:
@@ -66,9 +69,12 @@ def array_to_rgb(array: np.ndarray | torch.Tensor, max_pixels: int) -> Image.Ima
     """
     channels_first = isinstance(array, torch.Tensor)
     if isinstance(array, torch.Tensor):
-        tensor = array.detach().cpu()
-        # numpy has no bfloat16.
-        values = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+        try:
+            tensor = array.detach().cpu()
+            # numpy has no bfloat16.
+            values = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+        except (NotImplementedError, RuntimeError, TypeError) as error:  # meta, sparse, quantized
+            raise ValueError(f"its values cannot be read ({error}), expected a dense tensor that holds data") from error
     else:
         values = np.asarray(array)
     values = _channels_last(values, channels_first)

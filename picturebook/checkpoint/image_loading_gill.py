@@ -213,7 +213,7 @@ class ImageReader:
         if is_binary_file(source):
             return self._in_memory(read_file_object(source, self.limits.max_bytes)), ""
         if isinstance(source, os.PathLike):
-            return open_file(Path(os.fsdecode(source)).expanduser()), ""
+            return open_file(Path(os.fsdecode(source))), ""
         text = source.strip()
         if text[:5].lower() == "data:":
             return self._in_memory(data_uri_bytes(text, self.limits.max_bytes)), ""
@@ -229,7 +229,7 @@ class ImageReader:
                 public_only="url" not in self.allowed_sources,
             )
             return self._in_memory(body), content_type
-        return open_file(Path(source).expanduser()), ""
+        return open_file(Path(source)), ""
 
     def _in_memory(self, content: bytes) -> BinaryIO:
         if len(content) > self.limits.max_bytes:

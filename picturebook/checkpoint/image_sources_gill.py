@@ -69,16 +69,22 @@ def looks_like_image_reference(text: str, allowed_sources: Collection[str] = IMA
         return False
     path = Path(text)
     with contextlib.suppress(OSError, ValueError):  # words may be longer than paths can be
-        return path.suffix.lower() in IMAGE_SUFFIXES and path.expanduser().is_file()
+        return path.suffix.lower() in IMAGE_SUFFIXES and home_expanded(path).is_file()
     return False
 
 
 def source_kind(source: Any) -> str:
     if isinstance(source, Mapping):
-        if source.get("bytes") is not None:
+        content, path = source.get("bytes"), source.get("path")
+        if content is not None:
+            # A path or a URL under this key would be opened as what came from memory.
+            if not isinstance(content, bytes | bytearray | memoryview) and not is_binary_file(content):
+                raise ValueError(f"its 'bytes' are of type {type(content).__name__}, expected bytes")
             return "memory"
-        if source.get("path"):
-            return source_kind(source["path"])
+        if path:
+            if not isinstance(path, str | os.PathLike):
+                raise ValueError(f"its 'path' is of type {type(path).__name__}, expected a string")
+            return source_kind(path)
         raise ValueError("it has neither 'bytes' nor 'path', expected one of them")
     if isinstance(source, np.ndarray | torch.Tensor | Image.Image | bytes | bytearray | memoryview):
         return "memory"
@@ -119,7 +125,16 @@ def file_uri_path(uri: str) -> Path:
     return Path(url2pathname(parts.path))
 
 
+def home_expanded(path: Path) -> Path:
+    """The path with `~` replaced by the home directory; a `ValueError` where that is not known."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError("its home directory is not known") from error
+
+
 def open_file(path: Path) -> BinaryIO:
+    path = home_expanded(path)
     try:
         if path.is_dir():
             raise ValueError("it is a directory, expected an image file")
@@ -174,7 +189,8 @@ def describe_source(source: Any) -> str:
     if isinstance(source, bytes | bytearray | memoryview):
         return f"{len(source)} bytes"
     if isinstance(source, Mapping):
-        parts = [describe_source(source[key]) for key in ("path", "bytes") if source.get(key) is not None]
+        values = [source[key] for key in ("path", "bytes") if source.get(key) is not None]
+        parts = ["a dict" if isinstance(value, Mapping) else describe_source(value) for value in values]
         return f"dict of {', '.join(parts) or sorted(map(str, source))}"
     return f"{type(source).__name__} object"
 
@@ -195,6 +211,7 @@ __all__ = [
     "decode_base64",
     "describe_source",
     "file_uri_path",
+    "home_expanded",
     "is_binary_file",
     "is_url",
     "looks_like_image_reference",

@@ -1,7 +1,7 @@
 """Convert prompts of text and images to left-padded batches, and generated tokens back to text and images."""
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,13 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.processing_utils import ImagesKwargs, MultiModalData, ProcessingKwargs, TextKwargs
 from transformers.utils import logging
 
-from .chat_template_gill import DEFAULT_CHAT_TEMPLATE, check_template_kwargs, own_chat_template, reads_variable
+from .chat_template_gill import (
+    DEFAULT_CHAT_TEMPLATE,
+    check_template_kwargs,
+    own_chat_template,
+    reads_variable,
+    render_open_answer,
+)
 from .image_loading_gill import ImageLimits, ImageReader
 from .image_preprocessing_gill import load_image_processor, preprocess_images, with_pil
 from .image_sources_gill import IMAGE_SOURCES, check_allowed_sources
@@ -218,6 +224,8 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
         splitter = self._splitter(split_image_tokens, reader.allowed_sources, variables)
         if prompt is None and text is None and images is not None:
             loose = [ImageSource(image, f"Image {number}") for number, image in enumerate(_flatten(images))]
+            if not loose:
+                raise ValueError("`images` is empty; expected at least one image.")
             return BatchFeature(self._pixel_values(loose, reader, options["images_kwargs"]))
         if text is not None:
             batch = self._split_texts(splitter, text, images)
@@ -362,9 +370,11 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
         return tuple(dict.fromkeys(tokens))
 
     def _render_chat(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:
-        answer_follows = messages[-1]["role"] != "assistant"
         variables = {**self._template_variables(None), **variables}
-        return super().apply_chat_template(messages, add_generation_prompt=answer_follows, tokenize=False, **variables)
+        render = partial(super().apply_chat_template, tokenize=False, **variables)
+        if messages[-1]["role"] == "assistant":
+            return render_open_answer(render, messages)
+        return render(messages, add_generation_prompt=True)
 
     def _template_variables(self, chat_template: str | None) -> dict[str, Any]:
         # transformers warns of variables that the template does not use.
@@ -373,7 +383,7 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
         return {name: value for name, value in known.items() if reads_variable(template, name)}
 
     def _split_texts(self, splitter: PromptSplitter, text: str | Iterable[str], images: Any) -> list[list[Piece]]:
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else [] if isinstance(text, Mapping) else list(text)
         if not texts or not all(isinstance(item, str) for item in texts):
             raise ValueError(f"`text` must be a string or a list of strings, got {text!r:.60}.")
         # The placeholder is no typed text here: whoever gives `text` and `images` writes it where an image belongs.
@@ -402,6 +412,10 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
         self, batch: list[list[Piece]], add_img_tokens: bool, options: dict[str, Any], kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         text_kwargs = options["text_kwargs"]
+        for name in ("max_length", "pad_to_multiple_of"):
+            value = text_kwargs.get(name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
         max_length = None
         if text_kwargs.get("truncation") not in (None, False, "do_not_truncate"):
             max_length = text_kwargs.get("max_length") or self.tokenizer.model_max_length

@@ -153,6 +153,8 @@ def list_prompts(prompt: Any) -> list[Any]:
     """
     if prompt is None:
         raise ValueError(f"The prompt is None; expected {_EXPECTED}, or a list of such prompts.")
+    if isinstance(prompt, np.ndarray) and prompt.ndim == 0 and prompt.dtype.kind in "OSU":
+        prompt = prompt.item()
     single = isinstance(prompt, (str, Mapping)) or _is_image(prompt) or is_chat(prompt)
     if single or not isinstance(prompt, Iterable):
         return [prompt]
@@ -221,7 +223,11 @@ def _part_image(part: Mapping[str, Any], where: str) -> Any:
         if key == "image_url" and isinstance(value, Mapping):
             value = value.get("url")
         if key == "base64":
-            return value if str(value).startswith("data:") else f"data:image/png;base64,{value}"
+            if isinstance(value, (bytes, bytearray)):
+                value = bytes(value).decode("ascii", "replace")
+            if not isinstance(value, str):
+                raise ValueError(f"{where}: its 'base64' is {value!r:.60}; expected a string.")
+            return value if value.lstrip()[:5].lower() == "data:" else f"data:image/png;base64,{value}"
         # A URL that a stranger gives must not open a file.
         if key in ("url", "image_url") and not (
             isinstance(value, str) and (is_url(value) or value.lstrip()[:5].lower() == "data:")
