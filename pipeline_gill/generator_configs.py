@@ -58,12 +58,15 @@ _KNOWN = {
 }
 
 
-def conditioning_of_configs(model: FrozenModel) -> tuple[ConditioningTensor, ...]:
+def conditioning_of_configs(model: FrozenModel, length: int | None = None) -> tuple[ConditioningTensor, ...]:
     """
     The conditioning of an image generator, without its weights.
 
     Args:
         model (`FrozenModel`): A diffusers repository; only its configurations are read.
+        length (`int`, *optional*):
+            Positions of the tensors that have several, for a model that has a number of its own (DreamLLM). By default
+            as many as the generator's text encoders give, whose configurations are then read.
 
     Returns:
         `tuple[ConditioningTensor, ...]`: Without scales, which are measured.
@@ -78,9 +81,10 @@ def conditioning_of_configs(model: FrozenModel) -> tuple[ConditioningTensor, ...
             f"{', '.join(_KNOWN)}, or a cache of `gill precompute`, which can."
         )
     text = _KNOWN[name]
-    length = text.clip_tokens if isinstance(text.clip_tokens, int) else _size(model, text.clip_tokens)
-    if text.sequence:
-        length += _default_length(name)
+    if length is None:
+        length = text.clip_tokens if isinstance(text.clip_tokens, int) else _size(model, text.clip_tokens)
+        if text.sequence:
+            length += _default_length(name)
     mask_name = "prompt_attention_mask" if text.has_mask else None
     tensors = [ConditioningTensor("prompt_embeds", length, _size(model, text.dim), mask_name)]
     if text.pooled is not None:

@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 
 from modeling_gill import GillConfig, GillForConditionalGeneration, GillProcessor
 from modeling_gill.backbones_gill import load_backbones
-from modeling_gill.conditioning_gill import conditioning_fields, conditioning_of
+from modeling_gill.conditioning_gill import conditioning_fields
 from modeling_gill.image_encoder_gill import feature_shape
 from modeling_gill.image_pooling_gill import ImagePooling
 from modeling_gill.image_preprocessing_gill import load_image_processor
@@ -131,12 +131,16 @@ def generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] | 
     if arguments.image_generator is None:
         raise RecipeError(f"`mapper_type` is {arguments.mapper_type!r}, but `image_generator` is not set.")
     name, revision = full_path(arguments.image_generator), arguments.image_generator_revision
+    # What a projection makes has a position for each `[IMG]` token, whatever the generator's text encoders make.
+    length = arguments.num_image_output_tokens if arguments.mapper_type == "projection" else None
     if cache is not None and TextTargetsCache.exists(Path(cache)):
-        fields = conditioning_fields(read_cached_conditioning(Path(cache), name, revision))
+        tensors = read_cached_conditioning(Path(cache), name, revision)
+        if length is not None:
+            tensors = tuple(replace(tensor, length=tensor.length and length) for tensor in tensors)
     else:
         generator = FrozenModel("image generator", name, "`image_generator`", revision)
         try:
-            fields = conditioning_fields(conditioning_of_configs(generator))
+            tensors = conditioning_of_configs(generator, length)
         except FrozenModelError as error:
             if cache is None:
                 raise
@@ -144,13 +148,11 @@ def generator_fields(arguments: ModelArguments, cache: str | os.PathLike[str] | 
                 f"There is no cache of text targets in {str(cache)!r}, which would say what the {generator} is "
                 "conditioned on: make it with `gill precompute`, or name another folder with `cache`."
             ) from error
-    if arguments.mapper_type == "projection":
-        fields = _one_position_each(arguments, fields)
     return {
         "mapper_type": arguments.mapper_type,
         "image_generator_id": name,
         "image_generator_revision": revision,
-        **fields,
+        **conditioning_fields(tensors),
     }
 
 
@@ -165,13 +167,6 @@ def token_fields(around: Mapping[str, str], token_id: Callable[[str], int], text
     ids = {f"{name}_id": token_id(token) for name, token in around.items()}
     rows = text_config.get_text_config().vocab_size
     return {**ids, "added_token_ids": [i for i in ids.values() if i >= rows] or None}
-
-
-def _one_position_each(arguments: ModelArguments, fields: dict[str, Any]) -> dict[str, Any]:
-    """The generator's conditioning with as many positions as there are `[IMG]` tokens."""
-    count = arguments.num_image_output_tokens
-    tensors = [replace(tensor, length=tensor.length and count) for tensor in conditioning_of(fields)]
-    return conditioning_fields(tensors)
 
 
 @torch.no_grad()

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
 from modeling_gill import GillForConditionalGeneration, GillProcessor
+from pipeline_gill import GillPipeline
 from tests.training_gill.small_records import record_entries
 from training_gill import read_recipe, train
 from training_gill.checkpoints import last_checkpoint
@@ -42,6 +44,26 @@ def test_the_first_stage_starts_from_a_plain_language_model_and_saves_the_added_
     # What one has trained is as the other was made.
     assert not torch.equal(creation["img_embeddings.weight"], comprehension["img_embeddings.weight"])
     assert not torch.equal(creation["visual_projection.weight"], comprehension["visual_projection.weight"])
+
+
+def test_a_generator_that_was_saved_without_a_text_encoder_is_trained_for_and_draws(halves, small_world, tmp_path):
+    """What is learnt takes its place, and what the model makes of the empty prompt that of the negative prompt."""
+    bare, out = tmp_path / "generator", tmp_path / "out"
+    whole = small_world / "models" / "image_generator"
+    DiffusionPipeline.from_pretrained(whole, text_encoder=None, tokenizer=None).save_pretrained(bare)
+    assert not (bare / "text_encoder").exists()
+    train(record_entries(small_world, out, stage="creation", image_generator=str(bare)))
+    trained = weights_of(out)
+    assert all(torch.equal(trained[name], weight) for name, weight in weights_of(halves[0]).items())
+
+    images = []
+    for folder in (out, halves[0]):
+        pipe = GillPipeline.from_pretrained(folder)
+        pipe.set_progress_bar_config(disable=True)
+        options = {"decision": "generate", "force_image": True, "guidance_scale": 2.0, "num_inference_steps": 1}
+        images.append(pipe("a red circle", generator=torch.Generator().manual_seed(0), **options).images[0])
+    assert pipe.image_generator.text_encoder is not None
+    assert images[0].tobytes() == images[1].tobytes()
 
 
 def test_the_second_stage_takes_both_halves_and_keeps_its_language_model(halves, small_world, tmp_path):
