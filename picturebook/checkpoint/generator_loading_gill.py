@@ -155,9 +155,12 @@ def _load_pipeline(
         names = [name for name, entry in entries.items() if isinstance(entry, list) and name != "_class_name"]
         raise ValueError(f"The image generator, a {class_name}, has no component {unknown[0]!r}, only {names}.")
     given = {name: part for name, part in options.components.items() if name in entries}
+    text = [name for name in entries if name.startswith(TEXT_PREFIXES) and name not in given]
+    # diffusers loads a pipeline that was saved without them only where it is told that they are not to come.
+    missing = [name for name in text if isinstance(entries[name], (list, tuple)) and entries[name][0] is None]
     left_out: list[str] = []
     if without_text and class_name not in TEXT_ENCODER_READERS:
-        left_out = [name for name in entries if name.startswith(TEXT_PREFIXES) and name not in given]
+        left_out = [name for name in text if name not in missing]
     # The pipeline of a model draws what the model wants, as it always has.
     no_checker: dict[str, Any] = {}
     if "safety_checker" in entries and "safety_checker" not in given:
@@ -169,7 +172,7 @@ def _load_pipeline(
         options,
         **hub,
         **{"use_safetensors": True, **loading},
-        **{**dict.fromkeys(left_out), **no_checker, **parts, **given},
+        **{**dict.fromkeys([*left_out, *missing]), **no_checker, **parts, **given},
     )
     if left_out:
         unplaced = {name: value for name, value in loading.items() if name not in PLACEMENT_OPTIONS}
