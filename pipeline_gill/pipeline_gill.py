@@ -12,6 +12,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 # diffusers copies the files that the entry file of a repository imports, but not what those import in turn: every file
 # of the repository is imported here.
+from modeling_gill.answer_rows_gill import RowCache  # noqa: F401
 from modeling_gill.atomic_write_gill import replace_folder  # noqa: F401
 from modeling_gill.backbones_gill import load_backbones  # noqa: F401
 from modeling_gill.chat_template_gill import own_chat_template  # noqa: F401
