@@ -13,6 +13,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 # diffusers copies the files that the entry file of a repository imports, but not what those import in turn: every file
 # of the repository is imported here.
 from modeling_gill.answer_rows_gill import RowCache  # noqa: F401
+from modeling_gill.answer_tokens_gill import AnswerTokensMixin  # noqa: F401
 from modeling_gill.atomic_write_gill import replace_folder  # noqa: F401
 from modeling_gill.backbones_gill import load_backbones  # noqa: F401
 from modeling_gill.chat_template_gill import own_chat_template  # noqa: F401
@@ -39,6 +40,7 @@ from modeling_gill.modeling_gill import GillForConditionalGeneration
 from modeling_gill.outputs_gill import GillGenerateOutput  # noqa: F401
 from modeling_gill.pretrained_gill import GillPreTrainedModel  # noqa: F401
 from modeling_gill.processing_gill import GillProcessor
+from modeling_gill.processing_kwargs_gill import GillProcessorKwargs  # noqa: F401
 from modeling_gill.prompt_gill import list_prompts
 from modeling_gill.prompt_tokens_gill import PromptTokensMixin  # noqa: F401
 from modeling_gill.retrieval_heads_gill import GillRetrievalMixin  # noqa: F401
