@@ -78,6 +78,7 @@ from .repository_writer_gill import write_repository  # noqa: F401
 from .retrieval_build_gill import BuiltData  # noqa: F401
 from .retrieval_images_gill import RetrievalImages  # noqa: F401
 from .retrieval_index_gill import ExactIndex  # noqa: F401
+from .retrieval_search_gill import RetrievedImage  # noqa: F401
 from .retrieval_set_gill import RetrievalSet  # noqa: F401
 from .retrieval_storage_gill import INFO_FILE  # noqa: F401
 from .retrieval_trust_gill import sign_paths  # noqa: F401
