@@ -2,14 +2,17 @@
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
-from .generator_call_gill import call_parameters
+from .answer_gill import DECISIONS
+from .generated_images_gill import Generators
+from .generator_call_gill import call_parameters, size_multiple
+from .image_generator_gill import ImageGeneratorMixin
 
 # Arguments of `generate` that the pipeline sets, or that are none of a call.
 _NOT_OF_GENERATE = {"self", "inputs", "kwargs", "return_dict_in_generate", "transformers_version", "custom_generate"}
@@ -127,7 +130,91 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+class InputChecksMixin(ImageGeneratorMixin):
+    """What a call of [`GillPipeline`] refuses before anything runs."""
+
+    def check_inputs(
+        self,
+        *,
+        batch_size: int,
+        decision: str,
+        read_back: bool,
+        reference_argument: str | None,
+        force_image: bool,
+        output_type: str,
+        num_images_per_prompt: int,
+        height: int | None,
+        width: int | None,
+        guidance_scale: float | None,
+        integers: dict[str, tuple[Any, int]],
+        generator: Generators | None,
+        negative_prompt: str | list[str] | None,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+        latents: torch.Tensor | None,
+        negative_prompt_embeds: torch.Tensor | None,
+        image_generator_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Refuse arguments that cannot work and components that are missing, before anything runs.
+
+        Args:
+            integers (`dict[str, tuple[Any, int]]`): Value and smallest allowed value of arguments that are integers.
+
+        Raises:
+            ValueError: naming the argument, its value and what was expected, or the missing component.
+        """
+        if decision not in DECISIONS:
+            raise ValueError(f"`decision` must be one of {DECISIONS}, got {decision!r}.")
+        if decision not in ("auto", "generate") and self.model.config.retrieval_dim is None:
+            raise ValueError(
+                f"`decision={decision!r}` needs the retrieval heads of a model, and this one has none (its "
+                "`retrieval_dim` is None); expected 'auto' or 'generate'."
+            )
+        if read_back and output_type == "latent":
+            raise ValueError("`read_back=True` needs images, and `output_type='latent'` has none; expected 'pil'.")
+        if (decision in ("retrieve", "both", "score") or reference_argument) and self.retrieval_set is None:
+            problem = self.retrieval_set_problem or (
+                "load one with `load_retrieval_set(...)`, or build one with `build_retrieval_set`"
+            )
+            needing = f"decision={decision!r}" if reference_argument is None else "reference_argument"
+            raise ValueError(f"`{needing}` needs a retrieval set; {problem}.")
+        if decision in ("generate", "both", "score") and not self.has_image_generator:
+            raise ValueError(f"`decision={decision!r}` needs an image generator, and this pipeline has none.")
+        if force_image and self.retrieval_set is None and not self.has_image_generator:
+            raise ValueError("`force_image=True` needs a retrieval set or an image generator; this pipeline has none.")
+        for name, (value, least) in integers.items():
+            check_integer(name, value, least)
+        if guidance_scale is not None:  # the default of some generators (Qwen-Image)
+            check_number("guidance_scale", guidance_scale)
+        multiple = size_multiple(self.image_generator, image_generator_kwargs or {}) if self.image_generator else 8
+        for name, size in (("height", height), ("width", width)):
+            if size is not None and (type(size) is not int or size < 1 or size % multiple):
+                raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {size!r}.")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}.")
+        if output_type == "latent" and decision != "generate":
+            raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved image has no latents.")
+        check_generators(generator, batch_size, integers["max_images"][0])
+        check_per_prompt("negative_prompt", negative_prompt, str, batch_size)
+        known = getattr(self.image_generator, "_callback_tensor_inputs", self._callback_tensor_inputs)
+        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in known]
+        if unknown:
+            raise ValueError(f"`callback_on_step_end_tensor_inputs` must be among {known}, got {unknown}.")
+        check_rows("latents", latents, batch_size * num_images_per_prompt)
+        check_rows("negative_prompt_embeds", negative_prompt_embeds, batch_size)
+        if decision != "retrieve" and self.has_image_generator:
+            self._check_generator_components(output_type, guidance_scale, negative_prompt, negative_prompt_embeds)
+
+    def _check_components(self, *names: str) -> None:
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"This call needs {', '.join(f'`{name}`' for name in missing)}, which the pipeline was made without; "
+                f"set `pipe.{missing[0]}` or pass `{missing[0]}=` to `from_pretrained`."
+            )
+
+
 __all__ = [
+    "InputChecksMixin",
     "check_generators",
     "check_integer",
     "check_names",

@@ -12,6 +12,8 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 # diffusers copies the files that the entry file of a repository imports, but not what those import in turn: every file
 # of the repository is imported here.
+from .answer_rows_gill import RowCache  # noqa: F401
+from .answer_tokens_gill import AnswerTokensMixin  # noqa: F401
 from .atomic_write_gill import replace_folder  # noqa: F401
 from .backbones_gill import load_backbones  # noqa: F401
 from .chat_template_gill import own_chat_template  # noqa: F401
@@ -38,6 +40,7 @@ from .modeling_gill import GillForConditionalGeneration
 from .outputs_gill import GillGenerateOutput  # noqa: F401
 from .pretrained_gill import GillPreTrainedModel  # noqa: F401
 from .processing_gill import GillProcessor
+from .processing_kwargs_gill import GillProcessorKwargs  # noqa: F401
 from .prompt_gill import list_prompts
 from .prompt_tokens_gill import PromptTokensMixin  # noqa: F401
 from .retrieval_heads_gill import GillRetrievalMixin  # noqa: F401
@@ -46,22 +49,14 @@ from .turns_gill import ImageTurns  # noqa: F401
 from .url_fetching_gill import fetch_url  # noqa: F401
 from .visual_resampler_gill import VisualResampler  # noqa: F401
 
-from .answer_gill import DECISIONS, ImageSlot
+from .answer_gill import ImageSlot
 from .answer_text_gill import AnswerTextMixin
-from .call_arguments_gill import (
-    check_generators,
-    check_integer,
-    check_names,
-    check_number,
-    check_per_prompt,
-    check_reference_argument,
-    check_rows,
-)
+from .call_arguments_gill import InputChecksMixin, check_names, check_reference_argument
 from .components_gill import COMPONENT_CLASSES
 from .conditioning_capture_gill import capture_negatives  # noqa: F401
 from .endpoint_handler_gill import EndpointHandler  # noqa: F401
 from .generated_images_gill import GeneratedImagesMixin, Generators
-from .generator_call_gill import size_multiple
+from .generator_call_gill import size_multiple  # noqa: F401
 from .generator_loading_gill import stored_negatives
 from .hub_layout_gill import write_code  # noqa: F401
 from .hub_push_gill import OneCommit  # noqa: F401
@@ -75,6 +70,7 @@ from .repository_writer_gill import write_repository  # noqa: F401
 from .retrieval_build_gill import BuiltData  # noqa: F401
 from .retrieval_images_gill import RetrievalImages  # noqa: F401
 from .retrieval_index_gill import ExactIndex  # noqa: F401
+from .retrieval_search_gill import RetrievedImage  # noqa: F401
 from .retrieval_set_gill import RetrievalSet  # noqa: F401
 from .retrieval_storage_gill import INFO_FILE  # noqa: F401
 from .retrieval_trust_gill import sign_paths  # noqa: F401
@@ -95,7 +91,7 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class GillPipeline(AnswerTextMixin, RetrievedImagesMixin, GeneratedImagesMixin, RepositoryPipeline):
+class GillPipeline(InputChecksMixin, AnswerTextMixin, RetrievedImagesMixin, GeneratedImagesMixin, RepositoryPipeline):
     r"""
     Answers prompts of text and images with text and images (GILL, https://arxiv.org/abs/2305.17216).
 
@@ -167,77 +163,6 @@ class GillPipeline(AnswerTextMixin, RetrievedImagesMixin, GeneratedImagesMixin, 
         )
 
     # --- the steps of a call -----------------------------------------------------------------------------------------
-
-    def check_inputs(
-        self,
-        *,
-        batch_size: int,
-        decision: str,
-        read_back: bool,
-        reference_argument: str | None,
-        force_image: bool,
-        output_type: str,
-        num_images_per_prompt: int,
-        height: int | None,
-        width: int | None,
-        guidance_scale: float | None,
-        integers: dict[str, tuple[Any, int]],
-        generator: Generators | None,
-        negative_prompt: str | list[str] | None,
-        callback_on_step_end_tensor_inputs: Sequence[str],
-        latents: torch.Tensor | None,
-        negative_prompt_embeds: torch.Tensor | None,
-        image_generator_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        """Refuse arguments that cannot work and components that are missing, before anything runs.
-
-        Args:
-            integers (`dict[str, tuple[Any, int]]`): Value and smallest allowed value of arguments that are integers.
-
-        Raises:
-            ValueError: naming the argument, its value and what was expected, or the missing component.
-        """
-        if decision not in DECISIONS:
-            raise ValueError(f"`decision` must be one of {DECISIONS}, got {decision!r}.")
-        if decision not in ("auto", "generate") and self.model.config.retrieval_dim is None:
-            raise ValueError(
-                f"`decision={decision!r}` needs the retrieval heads of a model, and this one has none (its "
-                "`retrieval_dim` is None); expected 'auto' or 'generate'."
-            )
-        if read_back and output_type == "latent":
-            raise ValueError("`read_back=True` needs images, and `output_type='latent'` has none; expected 'pil'.")
-        if (decision in ("retrieve", "both", "score") or reference_argument) and self.retrieval_set is None:
-            problem = self.retrieval_set_problem or (
-                "load one with `load_retrieval_set(...)`, or build one with `build_retrieval_set`"
-            )
-            needing = f"decision={decision!r}" if reference_argument is None else "reference_argument"
-            raise ValueError(f"`{needing}` needs a retrieval set; {problem}.")
-        if decision in ("generate", "both", "score") and not self.has_image_generator:
-            raise ValueError(f"`decision={decision!r}` needs an image generator, and this pipeline has none.")
-        if force_image and self.retrieval_set is None and not self.has_image_generator:
-            raise ValueError("`force_image=True` needs a retrieval set or an image generator; this pipeline has none.")
-        for name, (value, least) in integers.items():
-            check_integer(name, value, least)
-        if guidance_scale is not None:  # the default of some generators (Qwen-Image)
-            check_number("guidance_scale", guidance_scale)
-        multiple = size_multiple(self.image_generator, image_generator_kwargs or {}) if self.image_generator else 8
-        for name, size in (("height", height), ("width", width)):
-            if size is not None and (type(size) is not int or size < 1 or size % multiple):
-                raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {size!r}.")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}.")
-        if output_type == "latent" and decision != "generate":
-            raise ValueError("`output_type='latent'` needs `decision='generate'`: a retrieved image has no latents.")
-        check_generators(generator, batch_size, integers["max_images"][0])
-        check_per_prompt("negative_prompt", negative_prompt, str, batch_size)
-        known = getattr(self.image_generator, "_callback_tensor_inputs", self._callback_tensor_inputs)
-        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in known]
-        if unknown:
-            raise ValueError(f"`callback_on_step_end_tensor_inputs` must be among {known}, got {unknown}.")
-        check_rows("latents", latents, batch_size * num_images_per_prompt)
-        check_rows("negative_prompt_embeds", negative_prompt_embeds, batch_size)
-        if decision != "retrieve" and self.has_image_generator:
-            self._check_generator_components(output_type, guidance_scale, negative_prompt, negative_prompt_embeds)
 
     def decide(self, slots: Sequence[ImageSlot], decision: str, decision_logits: torch.Tensor | None) -> None:
         """Set for each slot whether its image is retrieved or generated."""
@@ -507,16 +432,6 @@ class GillPipeline(AnswerTextMixin, RetrievedImagesMixin, GeneratedImagesMixin, 
         assembled = self.assemble(answers, num_return_sequences=num_return_sequences, output_type=output_type)
         self.maybe_free_model_hooks()
         return assembled if return_dict else assembled.to_tuple()
-
-    # --- helpers -----------------------------------------------------------------------------------------------------
-
-    def _check_components(self, *names: str) -> None:
-        missing = [name for name in names if getattr(self, name) is None]
-        if missing:
-            raise ValueError(
-                f"This call needs {', '.join(f'`{name}`' for name in missing)}, which the pipeline was made without; "
-                f"set `pipe.{missing[0]}` or pass `{missing[0]}=` to `from_pretrained`."
-            )
 
 
 _CALL_ARGUMENTS = tuple(inspect.signature(GillPipeline.__call__).parameters)[1:]

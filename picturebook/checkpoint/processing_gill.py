@@ -1,6 +1,5 @@
-"""Convert prompts of text and images to left-padded batches, and generated tokens back to text and images."""
+"""Convert prompts of text and images to left-padded batches."""
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -9,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.processing_utils import ImagesKwargs, MultiModalData, ProcessingKwargs, TextKwargs
+from transformers.processing_utils import MultiModalData
 from transformers.utils import logging
 
+from .answer_tokens_gill import AnswerTokensMixin
 from .chat_template_gill import (
     DEFAULT_CHAT_TEMPLATE,
     check_template_kwargs,
@@ -22,30 +22,14 @@ from .chat_template_gill import (
 from .image_loading_gill import ImageLimits, ImageReader
 from .image_preprocessing_gill import load_image_processor, preprocess_images, with_pil
 from .image_sources_gill import IMAGE_SOURCES, check_allowed_sources
+from .processing_kwargs_gill import GillProcessorKwargs, check_kwargs
 from .prompt_gill import TEXT_BREAK, ImageSource, Piece, PromptSplitter, list_prompts
 from .prompt_tokens_gill import PromptTokensMixin
 
 logger = logging.get_logger(__name__)
 
 
-class GillProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """Keyword arguments of [`GillProcessor.__call__`] for the tokenizer and the image processor."""
-
-    _defaults = {"text_kwargs": {"padding": True}, "common_kwargs": {"return_tensors": "pt"}}
-
-
-# Texts are tokenized in pieces between the images, which excludes the others of `TextKwargs`.
-_TEXT_KWARGS = frozenset(
-    {"add_special_tokens", "padding", "truncation", "max_length", "pad_to_multiple_of", "padding_side", "verbose"}
-    | {"return_attention_mask", "return_mm_token_type_ids", "return_tensors", "sanitize_control_tokens"}
-)
-
-
-# transformers' pipelines pass this to all processors.
-_IGNORED = frozenset({"legacy"})
-
-
-class GillProcessor(PromptTokensMixin, ProcessorMixin):
+class GillProcessor(PromptTokensMixin, AnswerTokensMixin, ProcessorMixin):
     r"""
     Wraps the image encoder's image processor and the language model's tokenizer with the image tokens added.
 
@@ -212,7 +196,7 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
             TypeError: an unknown keyword argument, with the nearest known one.
         """
         kwargs = {name: value for name, value in kwargs.items() if value is not None or name == "return_tensors"}
-        self._check_kwargs(kwargs)
+        check_kwargs(kwargs, self.image_processor)
         options = self._merge_kwargs(
             self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
         )
@@ -302,55 +286,6 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
     def model_input_names(self) -> list[str]:
         of_images = getattr(self.image_processor, "model_input_names", ["pixel_values"])
         return ["input_ids", "attention_mask", *of_images]
-
-    def split_answer(
-        self, ids: Sequence[int], max_images: int | None = None, truncate_text: bool | None = None
-    ) -> list[str | int]:
-        """Take the ids of an answer apart into texts and images. What belongs to an image, such as the tokens around it
-        and the image itself where the model has read it after drawing it, is in none of the texts.
-
-        Args:
-            ids (`Sequence[int]`): What was written, prompt not included.
-            max_images (`int`, *optional*): The answer ends with the last of so many images.
-            truncate_text (`bool`, *optional*, defaults to that of the processor):
-                End the answer at the first newline that is not its first token, and each text at its first newline or
-                else after its first full stop (paper, section 3.3).
-
-        Returns:
-            `list[str | int]`: Texts, and for each image the index of its `[IMG0]` in `ids`. No text is empty.
-        """
-        ids = [int(i) for i in ids]
-        truncate_text = self.truncate_text if truncate_text is None else truncate_text
-        if truncate_text and (newline := self.newline_token_id) in ids[1:]:
-            ids = ids[: ids.index(newline, 1)]
-        pieces: list[str | int] = []
-        begin = position = 0
-        run, offset = self.image_output_run_ids, self.image_output_run_ids.index(self.image_output_token_ids[0])
-        while position < len(ids):
-            if max_images is not None and sum(isinstance(piece, int) for piece in pieces) >= max_images:
-                return pieces
-            if ids[position : position + len(run)] == run:
-                pieces += [*self._decode_text(ids[begin:position], truncate_text), position + offset]
-                position += len(run)
-                if ids[position : position + len(self.image_input_run_ids)] == self.image_input_run_ids:
-                    position += len(self.image_input_run_ids)
-                begin = position
-            else:
-                position += 1
-        return pieces + self._decode_text(ids[begin:], truncate_text)
-
-    @property
-    def newline_token_id(self) -> int:
-        """Id of the token that ends an answer; the last one where a newline takes several."""
-        return self.tokenizer("\n", add_special_tokens=False).input_ids[-1]
-
-    def _decode_text(self, ids: list[int], truncate: bool) -> list[str | int]:
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        if truncate:
-            text = text.strip("\n")
-            newline, stop = text.find("\n"), text.find(".")
-            text = text[:newline] if newline >= 0 else text[: stop + 1] if stop >= 0 else text
-        return [text] if text.strip() else []
 
     def _splitter(
         self, split_image_tokens: bool | None, allowed_sources: Sequence[str], variables: dict[str, Any] | None = None
@@ -453,27 +388,6 @@ class GillProcessor(PromptTokensMixin, ProcessorMixin):
                 raise type(error)(f"{where}: {error}") from error
             processed.append(preprocess_images(self.image_processor, [image], **images_kwargs))
         return {name: _concatenated([item[name] for item in processed]) for name in processed[0]}
-
-    def _check_kwargs(self, kwargs: dict[str, Any]) -> None:
-        """Refuse what [`ProcessorMixin`] would ignore."""
-        own = {"prompt", "text", "images", "add_img_tokens", "split_image_tokens"}
-        own |= {"allowed_image_sources", "image_limits", "chat_template_kwargs"}
-        image_kwargs = {*ImagesKwargs.__annotations__}
-        image_kwargs |= {*getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", ())}
-        groups = {"text_kwargs": {*TextKwargs.__annotations__}, "images_kwargs": image_kwargs}
-        flat = {*ProcessingKwargs.__annotations__}.union(own, *groups.values())
-        given = {name: (value, flat) for name, value in kwargs.items() if name not in _IGNORED}
-        for group, known in groups.items():
-            given.update({name: (value, known) for name, value in (kwargs.get(group) or {}).items()})
-        for name, (value, known) in given.items():
-            if name not in known:
-                nearest = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-                raise TypeError(f"GillProcessor takes no {name!r}{hint}")
-            if name in groups["text_kwargs"] - _TEXT_KWARGS - image_kwargs and value:
-                raise TypeError(f"GillProcessor takes no {name!r}: texts are tokenized in pieces between the images.")
-            if name in ("audio_kwargs", "videos_kwargs") and value:
-                raise TypeError(f"GillProcessor takes no {name!r}, only text and images.")
 
 
 def _surround(tokens: list[str], start: str | None, end: str | None) -> list[str]:

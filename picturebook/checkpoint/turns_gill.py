@@ -3,17 +3,16 @@ et al., 2024, section 3.2; GILL, section 3.3)."""
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import DynamicCache, LogitsProcessorList, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
+from .answer_rows_gill import AnswerRow, RowCache, RowLayout
 from .decoder_traits_gill import cache_of
-from .generation_cache_gill import can_be_aligned, take_columns
+from .generation_cache_gill import can_be_aligned
 from .generation_prompt_gill import GenerationPrompt
 from .generation_segments_gill import SegmentEnd, SegmentProcessor, SegmentRows, SegmentStreamer
 from .outputs_gill import CACHE_NAME, GillOutput
@@ -25,68 +24,6 @@ _OF_TOKENS = (
     *("attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids"),
     *("image_features", "image_token_mask"),
 )
-
-
-@dataclass(eq=False)
-class AnswerRow:
-    """
-    An answer as it grows.
-
-    Attributes:
-        number (`int`): Its row among all answers.
-        prompt (`int`): Index of its prompt.
-        num_left (`int`): Tokens that may still be chosen.
-        ids (`list[int]`): Its tokens, without the prompt.
-        forced (`list[bool]`): Which of them were not chosen.
-        features (`list[torch.Tensor]`): Images that it has read back.
-        images (`list[tuple[int, torch.Tensor]]`): Index in `ids` of each `[IMG0]`, and states at the `[IMG]` tokens.
-        scores, logits (`list[torch.Tensor]`): At each token that was chosen, where asked for.
-        place, shift, num_cached (`int`): Its row in the cache, columns before its prompt there, and how many of its
-            tokens are there, with the prompt and its padding.
-    """
-
-    number: int
-    prompt: int
-    num_left: int
-    ids: list[int] = field(default_factory=list)
-    forced: list[bool] = field(default_factory=list)
-    features: list[torch.Tensor] = field(default_factory=list)
-    images: list[tuple[int, torch.Tensor]] = field(default_factory=list)
-    scores: list[torch.Tensor] = field(default_factory=list)
-    logits: list[torch.Tensor] = field(default_factory=list)
-    place: int = 0
-    shift: int = 0
-    num_cached: int = 0
-
-    def add(self, ids: Sequence[int], forced: bool) -> None:
-        self.ids += ids
-        self.forced += [forced] * len(ids)
-
-    def copied(self) -> "AnswerRow":
-        """Another answer that begins alike."""
-        lists = {name: list(value) for name, value in vars(self).items() if isinstance(value, list)}
-        return AnswerRow(**{**vars(self), **lists})
-
-
-@dataclass
-class _Layout:
-    """
-    Rows beside each other, padded on the left.
-
-    Attributes:
-        inputs (`dict`): Those of `prepare_inputs_for_generation` beside the ids.
-        shifts (`list[int]`): Columns before the prompt of each row.
-        lacks_offset (`bool`): Whether tokens before the ids of the prompt have no columns of their own.
-    """
-
-    input_ids: torch.Tensor
-    inputs: dict[str, Any]
-    shifts: list[int]
-    lacks_offset: bool = False
-
-    @property
-    def width(self) -> int:
-        return self.input_ids.shape[1]
 
 
 class ImageTurns:
@@ -113,10 +50,9 @@ class ImageTurns:
         last = run.index(self.config.image_output_token_ids[-1]) + 1
         self.run, self.ending = run[1:last], run[last:]
         self.rows: list[AnswerRow] = []
-        self.num_prompts, self.prompt_width = prompt.attention_mask.shape
+        self.num_prompts = len(prompt.attention_mask)
         self.prompt_lengths = prompt.attention_mask.sum(1).tolist()
-        self.cache: Any = None
-        self.num_cache_rows = 0
+        self.row_cache = RowCache(model, prompt, pad_token_id)
 
     @property
     def are_required(self) -> bool:
@@ -178,10 +114,10 @@ class ImageTurns:
                 features.
         """
         self.criteria, self.streamer, self.num_beams = stopping_criteria, streamer, generation_config.num_beams
-        self.cache, self.num_cache_rows = kwargs.get(CACHE_NAME), len(input_ids)
-        self.makes_cache = self.cache is not None and kwargs.get("use_cache") is not False
+        self.row_cache.cache, self.row_cache.num_rows = kwargs.get(CACHE_NAME), len(input_ids)
+        self.row_cache.makes_cache = self.row_cache.cache is not None and kwargs.get("use_cache") is not False
         self.goes_on_from_cache = is_sampling
-        if not is_sampling or not can_be_aligned(self.cache):
+        if not is_sampling or not can_be_aligned(self.row_cache.cache):
             self.prompt.read_images()
         num_rows = len(input_ids) // self.num_beams
         num_left = generation_config.max_length - input_ids.shape[1]
@@ -189,7 +125,7 @@ class ImageTurns:
         for row in self.rows:
             row.place, row.num_cached = row.number, self.prompt.num_cached_tokens
         given = {name: kwargs.pop(name) for name in (*_OF_TOKENS, CACHE_NAME) if name in kwargs}
-        layout = _Layout(input_ids, given, [0] * num_rows, lacks_offset=True)
+        layout = RowLayout(input_ids, given, [0] * num_rows, lacks_offset=True)
         active = self.rows
         begun = self._rows_that_end_with_an_image()
         if begun:
@@ -233,7 +169,7 @@ class ImageTurns:
 
     # --- the tokens of a segment -------------------------------------------------------------------------------------
 
-    def _rows_and_end(self, active: list[AnswerRow], layout: _Layout) -> tuple[SegmentRows, SegmentEnd]:
+    def _rows_and_end(self, active: list[AnswerRow], layout: RowLayout) -> tuple[SegmentRows, SegmentEnd]:
         offset = 0 if layout.lacks_offset else self.prompt.offset
         shifts = [shift + offset for shift in layout.shifts]
         rows = SegmentRows([row.number for row in active], len(self.rows), shifts, self.pad_token_id)
@@ -247,84 +183,37 @@ class ImageTurns:
             row.number = number
         return self.rows
 
-    def _take(self, active: list[AnswerRow], layout: _Layout, output: Any, end: SegmentEnd) -> list[AnswerRow]:
+    def _take(self, active: list[AnswerRow], layout: RowLayout, output: Any, end: SegmentEnd) -> list[AnswerRow]:
         """Add the tokens of a segment to its rows; return those that have opened an image."""
         written = output.sequences[:, layout.width :]
         if self.num_beams > 1:
             lengths = (output.beam_indices >= 0).sum(1).tolist()
-            self.cache = None  # it holds other beams
+            self.row_cache.cache = None  # it holds other beams
         else:
             lengths = [length or written.shape[1] for length in end.lengths.tolist()]
-            self.cache = output.get(CACHE_NAME)
-        self.num_cache_rows = len(active)
+            self.row_cache.cache = output.get(CACHE_NAME)
+        self.row_cache.num_rows = len(active)
         for place, (row, ids, length) in enumerate(zip(active, written.tolist(), lengths, strict=True)):
             row.add(ids[:length], False)
             row.num_left -= length
-            row.num_cached = self.prompt_width + len(row.ids) - 1
+            row.num_cached = self.row_cache.prompt_width + len(row.ids) - 1
             if self.num_beams == 1:
                 row.place, row.shift = place, layout.shifts[place]
                 for name in ("scores", "logits"):
                     getattr(row, name).extend(step[place] for step in (output.get(name) or ())[:length])
         return [row for row in active if row.ids[-1:] == [self.config.opening_token_id]]
 
-    def _lay_out(self, rows: list[AnswerRow]) -> _Layout:
-        longest, prompt = max(len(row.ids) for row in rows), self.prompt
-        given = nn.functional.pad(prompt.input_ids, (prompt.offset, 0), value=self.pad_token_id)
-        is_given = prompt.image_kwargs.get("image_token_mask", torch.zeros_like(given, dtype=torch.bool))
-        ids = given.new_full((len(rows), self.prompt_width + longest), self.pad_token_id)
-        mask, is_image = prompt.attention_mask.new_zeros(ids.shape), torch.zeros_like(ids, dtype=torch.bool)
-        features: list[torch.Tensor] = []
-        shifts = [longest - len(row.ids) for row in rows]
-        like = self.model.img_embeddings.weight
-        for number, (row, shift) in enumerate(zip(rows, shifts, strict=True)):
-            begin = shift + self.prompt_width
-            answer = torch.tensor(row.ids, dtype=ids.dtype, device=ids.device)
-            is_forced = torch.tensor(row.forced, dtype=torch.bool, device=ids.device)
-            ids[number, shift:begin], ids[number, begin:] = given[row.prompt], answer
-            mask[number, shift:begin], mask[number, begin:] = prompt.attention_mask[row.prompt], 1
-            is_image[number, shift:begin] = is_given[row.prompt]
-            is_image[number, begin:] = is_forced & (answer == self.config.image_token_id)
-            own = [feature.to(like) for feature in row.features]
-            if prompt.image_kwargs:
-                count = int(is_given[row.prompt].sum()) // self.config.num_visual_tokens
-                own = [*prompt.image_kwargs["image_features"][row.prompt, :count].to(like), *own]
-            features.append(torch.stack(own) if own else like.new_zeros(0, *self.config.image_feature_shape))
-        inputs = {"attention_mask": mask}
-        if any(len(own) for own in features):
-            padded = nn.utils.rnn.pad_sequence(features, batch_first=True)
-            inputs |= {"image_features": padded, "image_token_mask": is_image}
-        return _Layout(ids, inputs, shifts)
-
-    def _align(self, rows: list[AnswerRow], layout: _Layout) -> int:
-        """Let the cache hold what it knows of some rows, in the columns of a layout; return how many columns those are.
-
-        At least one is left to be read.
-        """
-        tails = [self.prompt_width + len(row.ids) - row.num_cached for row in rows]
-        length = layout.width - max(1, *tails)
-        starts = [row.shift - shift for row, shift in zip(rows, layout.shifts, strict=True)]
-        self.cache = take_columns(self.cache, [row.place for row in rows], starts, length, self.num_cache_rows)
-        if self.cache is None:
-            length = 0
-            self.prompt.check_readable(0)
-            if self.makes_cache:
-                self.cache = DynamicCache(config=self.config.get_text_config(decoder=True))
-        self.num_cache_rows = len(rows)
-        for place, (row, shift) in enumerate(zip(rows, layout.shifts, strict=True)):
-            row.place, row.shift, row.num_cached = place, shift, max(0, length - shift)
-        return length
-
-    def _prepare(self, rows: list[AnswerRow]) -> _Layout:
+    def _prepare(self, rows: list[AnswerRow]) -> RowLayout:
         """The tokens of a segment, over the cache of what was read."""
-        layout = self._lay_out(rows)
+        layout = self.row_cache.lay_out(rows)
         if not self.goes_on_from_cache:
-            self.cache = None
-        self._align(rows, layout)
+            self.row_cache.cache = None
+        self.row_cache.align(rows, layout)
         if self.num_beams > 1:
             layout.input_ids = layout.input_ids.repeat_interleave(self.num_beams, 0)
             layout.inputs = {name: v.repeat_interleave(self.num_beams, 0) for name, v in layout.inputs.items()}
-        if self.cache is not None:
-            layout.inputs[CACHE_NAME] = self.cache
+        if self.row_cache.cache is not None:
+            layout.inputs[CACHE_NAME] = self.row_cache.cache
         return layout
 
     # --- the tokens of an image --------------------------------------------------------------------------------------
@@ -339,7 +228,7 @@ class ImageTurns:
             rows = torch.tensor([row.number for row in begun], device=ids.device)
             repeated = ids.repeat_interleave(len(self.rows) // self.num_prompts, 0)
             starts = torch.full_like(rows, ids.shape[1] - before_end)
-            states = self.model.states_of_images(repeated, self.prompt, self.cache, rows, starts)
+            states = self.model.states_of_images(repeated, self.prompt, self.row_cache.cache, rows, starts)
             for row, state in zip(begun, states, strict=True):
                 row.images.append((-before_end, state))
         return begun
@@ -369,23 +258,26 @@ class ImageTurns:
 
     def _read_run(self, rows: list[AnswerRow]) -> torch.Tensor:
         """States `(num_rows, num_image_output_tokens, embedding_dim)` at the `[IMG]` tokens that rows end with."""
-        layout = self._lay_out(rows)
-        length = self._align(rows, layout)
+        layout = self.row_cache.lay_out(rows)
+        length = self.row_cache.align(rows, layout)
         images = (layout.inputs.get(name) for name in ("image_features", "image_token_mask"))
         embeds = self.model.embed_with_images(layout.input_ids[:, length:], length, *images)
         outputs, states = self.model.read_img_states(
-            embeds, layout.inputs["attention_mask"], past_key_values=self.cache, use_cache=self.cache is not None
+            embeds,
+            layout.inputs["attention_mask"],
+            past_key_values=self.row_cache.cache,
+            use_cache=self.row_cache.cache is not None,
         )
-        if self.cache is not None:
-            self.cache = cache_of(outputs) or self.cache
+        if self.row_cache.cache is not None:
+            self.row_cache.cache = cache_of(outputs) or self.row_cache.cache
             for row in rows:
-                row.num_cached = self.prompt_width + len(row.ids)
+                row.num_cached = self.row_cache.prompt_width + len(row.ids)
         return self.model.combine_img_states(states[:, -self.config.num_image_output_tokens :])
 
     def _finish_images(self, rows: list[AnswerRow]) -> list[AnswerRow]:
         """Hand the images that rows end with to `image_callback`, and let them read what it returns; return the rows
         that go on."""
-        layout = self._lay_out(rows)
+        layout = self.row_cache.lay_out(rows)
         is_done = self._rows_and_end(rows, layout)[1].is_done(layout.input_ids, ()).tolist()
         going_on = [row for row, done in zip(rows, is_done, strict=True) if not done and self._num_left(row) > 0]
         if self.image_callback is not None:
@@ -466,8 +358,8 @@ class ImageTurns:
                 fields[name] = _stack_steps([getattr(row, name) for row in self.rows])
         if len(self.rows) == 1 and self.num_beams == 1:
             (row,) = self.rows
-            length = min(row.num_cached, self.prompt_width + len(row.ids) - 1)
-            fields[CACHE_NAME] = take_columns(self.cache, [row.place], [row.shift], length, self.num_cache_rows)
+            length = min(row.num_cached, self.row_cache.prompt_width + len(row.ids) - 1)
+            fields[CACHE_NAME] = self.row_cache.columns_of([row], [row.shift], length)
             for name in ("hidden_states", "attentions"):
                 steps = [output[name] for output in outputs if output.get(name) is not None]
                 fields[name] = tuple(step for part in steps for step in part) if steps else None
