@@ -229,3 +229,62 @@ def test_the_prompt_is_read_once(opt, processor, monkeypatch):
     answer_length = written.sequences.shape[1] - int(written.img_start_positions[0])
     assert lengths[0] == prompt_length
     assert sum(lengths[1:]) <= 9 + answer_length
+
+
+@pytest.mark.parametrize("use_cache", (True, False))
+def test_guidance_of_texts_writes_no_token_that_the_language_model_has_no_column_for(opt, processor, use_cache):
+    batch = processor([ONE_IMAGE, TEXT])
+    written = opt.generate(**batch, guidance_scale=1.5, max_new_tokens=6, do_sample=False, use_cache=use_cache)
+    written = written[:, batch["input_ids"].shape[1] :]
+    assert not (written == processor.image_token_id).any()
+    # The first token by hand: the language model's choice given the prompt, away from that given its last token.
+    prompts = opt(**batch).logits[:, -1].log_softmax(-1)
+    alone = opt(batch["input_ids"][:, -1:]).logits[:, -1].log_softmax(-1)
+    assert written[:, 0].tolist() == (1.5 * (prompts - alone) + alone).nan_to_num(-torch.inf).argmax(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    (
+        ({"image_token_scale": float("nan")}, "`image_token_scale` must be a finite number, got nan"),
+        ({"image_token_scale": "2"}, "`image_token_scale` must be a finite number, got '2'"),
+        ({"min_text_tokens": -1}, "`min_text_tokens` must be an integer of at least 0, got -1"),
+        ({"image_callback": 5}, "`image_callback` must be callable, got 5"),
+        (
+            {"past_key_values": ((torch.zeros(1, 4, 3, 8),) * 2,)},
+            "`past_key_values` is of type tuple; expected a `Cache`",
+        ),
+        (
+            {"attention_mask": torch.ones(1, 1, 5)},
+            r"`attention_mask` must be a tensor of 2 dimensions, got .*\(1, 1, 5\)",
+        ),
+        ({"attention_mask": torch.ones(2, 5)}, r"`attention_mask` is of shape \(2, 5\).*one row for each prompt"),
+        ({"attention_mask": torch.ones(1, 2)}, "a column for each of its tokens"),
+        ({"input_ids": torch.ones(5)}, r"`input_ids` must be a tensor of 2 dimensions, got one of shape \(5,\)"),
+        ({"input_ids": [[3, 4]]}, "`input_ids` must be a tensor of 2 dimensions, got a list"),
+        ({"input_ids": torch.ones(1, 5)}, "`input_ids` are torch.float32; expected integers"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "expected at least one token"),
+        ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "expected at least one token"),
+        (
+            {"pixel_values": torch.zeros(1, 3, 16, 16), "image_features": torch.zeros(1, 20)},
+            "either `pixel_values` or `image_features`, not both",
+        ),
+        (
+            {"input_ids": None, "inputs_embeds": torch.zeros(1, 2, 24), "pixel_values": torch.zeros(1, 3, 16, 16)},
+            "`inputs_embeds` hold the images",
+        ),
+    ),
+)
+def test_an_argument_that_would_be_ignored_or_fail_elsewhere_is_refused(opt, arguments, message):
+    given = {"input_ids": torch.tensor([[5, 6, 7, 8, 9]]), **arguments}
+    with pytest.raises(ValueError, match=message):
+        opt.generate(**given, max_new_tokens=2)
+
+
+def test_images_given_twice_are_refused_by_forward(opt, processor):
+    batch = processor([ONE_IMAGE])
+    features = opt.get_image_features(batch["pixel_values"]).pooler_output
+    with pytest.raises(ValueError, match="not both"):
+        opt(**batch, image_features=features)
+    with pytest.raises(ValueError, match="hold the images already"):
+        opt(inputs_embeds=opt.embed_tokens(batch["input_ids"]), pixel_values=batch["pixel_values"])

@@ -18,6 +18,7 @@ from diffusers import (
 )
 from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.utils import make_image_grid
+from PIL import Image
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -78,6 +79,7 @@ def own_unet(pipe):
         ({"eta": 1.0}, "'eta'; the image generator's own arguments go into `image_generator_kwargs="),
         ({"image_generator_kwargs": {"etta": 1.0}}, "'etta'.*did you mean 'eta'"),
         ({"image_generator_kwargs": {"height": 8}}, "'height'; give it as an argument of the call"),
+        ({"image_generator_kwargs": 5}, "`image_generator_kwargs` must be a dict, got 5"),
     ),
 )
 def test_an_unknown_argument_is_refused_with_the_nearest_name(pipe, force_image, arguments, message):
@@ -97,7 +99,15 @@ def test_an_unknown_argument_is_refused_with_the_nearest_name(pipe, force_image,
         ({"guidance_scale": "much"}, "`guidance_scale` must be a finite number"),
         ({"guidance_scale": float("nan")}, "`guidance_scale` must be a finite number"),
         ({"height": 30}, "`height` must be a positive multiple of 8"),
+        ({"height": 64}, "takes `height` and `width` together, got a `height` of 64 and a `width` of None"),
         ({"latents": torch.zeros(2, 4, 8, 8)}, "`latents` must be a tensor whose first dimension is 1"),
+        ({"latents": torch.full((1, 4, 8, 8), torch.nan)}, "`latents` holds values that are not finite"),
+        ({"force_image": "no"}, "`force_image` must be True or False, got 'no'"),
+        ({"read_back": "x"}, "`read_back` must be True or False, got 'x'"),
+        ({"image_token_scale": float("nan")}, "`image_token_scale` must be a finite number, got nan"),
+        ({"scheduler": "DDIM"}, "`scheduler` must be a scheduler of diffusers, got 'DDIM'"),
+        ({"callback_on_step_end": 5}, "`callback_on_step_end` must be callable, got 5"),
+        ({"ip_adapter_image": Image.new("RGB", (8, 8))}, "`ip_adapter_image` needs an IP adapter"),
         ({"callback_on_step_end_tensor_inputs": ["lattents"]}, "must be among .* got .'lattents'."),
     ),
 )

@@ -270,3 +270,38 @@ def test_the_memory_of_urls_is_bounded(server: Any) -> None:
     for number in (1, 2, 3, 3, 1):
         cache.load(f"{server.url}/red{number}.png", timeout=5)
     assert server.asked == ["/red1.png", "/red2.png", "/red3.png", "/red1.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"paths": [None, "b", "c"]}, "path 0 is None, expected a URL or the name of a file"),
+        ({"paths": ["a", b"b", "c"]}, "path 1 is b'b'"),
+        ({"paths": ["a", "b", ""]}, "path 2 is ''"),
+        ({"paths": "abc"}, "`paths` is 'abc', expected a list"),
+        ({"captions": "abc"}, "`captions` is 'abc', expected a list"),
+        ({"captions": ["a", float("nan"), None]}, "caption 1 is nan, expected a string or None"),
+        ({"captions": ["a", "b", "\ud800"]}, r"caption 2 holds the lone surrogate U\+D800"),
+        ({"embeddings": np.eye(3) * 1j}, "are complex, expected real numbers"),
+    ],
+)
+def test_paths_and_captions_that_are_no_strings_are_refused_and_named(arguments: dict[str, Any], message: str) -> None:
+    given = {"paths": ["a", "b", "c"], "embeddings": np.eye(3), "fingerprint": FINGERPRINT, **arguments}
+    with pytest.raises(ValueError, match=message):
+        RetrievalSet.from_embeddings(**given)
+
+
+def test_images_to_embed_come_in_pairs_with_captions_of_text(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    red = folder / "red.png"
+
+    def built(*images: Any) -> RetrievalSet:
+        return RetrievalSet.build(TinyModel(), TINY_PROCESSOR, images, base_dir=folder, progress=False)
+
+    for entry in ("ab", str(red), {"image": red, "caption": "red"}):
+        with pytest.raises(ValueError, match="expected pairs of an image and its caption or None"):
+            built(entry)
+    for caption in (5, float("nan")):
+        with pytest.raises(ValueError, match=f"the caption of .*red.png' is {caption}, expected a string or None"):
+            built((red, caption))
+    assert built((red, "a\ud800"), (red, "red")).info.skipped == 1
+    assert "its caption holds the lone surrogate U+D800" in caplog.text

@@ -134,6 +134,16 @@ def test_a_damaged_set_is_refused_with_the_file_and_what_was_expected(
         RetrievalSet.load(tmp_path / "set")
 
 
+@pytest.mark.parametrize("vector", [(9.0, 9.0, 9.0), (float("nan"), 0.0, 0.0)])
+def test_one_embedding_of_another_length_among_many_is_found(folder: Path, tmp_path: Path, vector: Any) -> None:
+    retrieval_set = ranked_set([f"{number}.png" for number in range(600)])
+    rows = retrieval_set.dataset.to_dict()
+    rows["embedding"][400] = list(vector)
+    damaged = type(retrieval_set.dataset).from_dict(rows, features=retrieval_set.dataset.features)
+    with pytest.raises(ValueError, match=r"embedding 400 is of length \S+, expected 1"):
+        RetrievalSet(damaged, retrieval_set.info, base_dir=tmp_path)
+
+
 def test_the_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     run_example(RetrievalSet.load)
