@@ -2,16 +2,17 @@
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 from transformers import GenerationConfig, GenerationMixin
 
 from .answer_gill import DECISIONS
 from .generated_images_gill import Generators
-from .generator_call_gill import call_parameters, size_multiple
+from .generator_call_gill import call_parameters, size_multiple, takes_sizes_together
 from .image_generator_gill import ImageGeneratorMixin
 
 # Arguments of `generate` that the pipeline sets, or that are none of a call.
@@ -21,7 +22,7 @@ _SET_BY_PIPELINE = {"self", "prompt_embeds", "callback", "callback_steps"}
 
 
 def check_names(
-    image_generator: Any, own: Collection[str], kwargs: Iterable[str], image_generator_kwargs: Iterable[str]
+    image_generator: Any, own: Collection[str], kwargs: Iterable[str], image_generator_kwargs: Mapping[str, Any]
 ) -> None:
     """Refuse keyword arguments that neither transformers' `generate` nor the image generator takes.
 
@@ -29,6 +30,7 @@ def check_names(
         image_generator: The diffusers pipeline that `image_generator_kwargs` go to.
         own (`Collection[str]`): Names of the arguments of [`GillPipeline.__call__`] itself.
         kwargs (`Iterable[str]`): Names of the other arguments, which go to `generate`.
+        image_generator_kwargs (`Mapping[str, Any]`): By name, those of the image generator.
 
     Raises:
         TypeError: naming the argument, and the nearest name or where it belongs.
@@ -38,6 +40,8 @@ def check_names(
     of_generate -= _NOT_OF_GENERATE
     parameters = call_parameters(image_generator).values()
     of_generator = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - set(own) - _SET_BY_PIPELINE
+    if not isinstance(image_generator_kwargs, Mapping):
+        raise TypeError(f"`image_generator_kwargs` must be a dict, got {image_generator_kwargs!r:.60}")
     for name in kwargs:
         if name in of_generator:
             raise TypeError(
@@ -123,6 +127,33 @@ def check_rows(name: str, value: Any, rows: int) -> None:
     if value is not None and not (isinstance(value, torch.Tensor) and value.shape[:1] == (rows,)):
         got = f"one of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)[:60]
         raise ValueError(f"`{name}` must be a tensor whose first dimension is {rows}, got {got}.")
+    if value is not None and not torch.isfinite(value).all():
+        raise ValueError(f"`{name}` holds values that are not finite (NaN or infinite).")
+
+
+def check_flags(flags: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless each value is None, True or False: `"no"` would count as yes."""
+    for name, value in flags.items():
+        if value is not None and value not in (True, False):
+            raise ValueError(f"`{name}` must be True or False, got {value!r:.60}.")
+
+
+def check_parts_of_call(
+    image_generator: Any, scheduler: Any, callback: Any, ip_adapter_images: Collection[Any]
+) -> None:
+    """Raise a ValueError for a scheduler, a callback or images of an IP adapter that the generator would fail with.
+
+    Args:
+        ip_adapter_images (`Collection[Any]`): `ip_adapter_image` and `ip_adapter_image_embeds`.
+    """
+    if scheduler is not None and not isinstance(scheduler, SchedulerMixin):
+        raise ValueError(f"`scheduler` must be a scheduler of diffusers, got {scheduler!r:.60}.")
+    if callback is not None and not callable(callback) and not hasattr(callback, "tensor_inputs"):
+        raise ValueError(f"`callback_on_step_end` must be callable, got {callback!r:.60}.")
+    unet = getattr(image_generator, "unet", None)
+    is_given = any(image is not None for image in ip_adapter_images)
+    if is_given and unet is not None and getattr(unet, "encoder_hid_proj", None) is None:
+        raise ValueError("`ip_adapter_image` needs an IP adapter; load one with `pipe.load_ip_adapter(...)`.")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -189,6 +220,11 @@ class InputChecksMixin(ImageGeneratorMixin):
         for name, size in (("height", height), ("width", width)):
             if size is not None and (type(size) is not int or size < 1 or size % multiple):
                 raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {size!r}.")
+        if (height is None) != (width is None) and takes_sizes_together(self.image_generator):
+            raise ValueError(
+                f"{type(self.image_generator).__name__} takes `height` and `width` together, got a `height` of "
+                f"{height} and a `width` of {width}; give both."
+            )
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}.")
         if output_type == "latent" and decision != "generate":
@@ -215,10 +251,12 @@ class InputChecksMixin(ImageGeneratorMixin):
 
 __all__ = [
     "InputChecksMixin",
+    "check_flags",
     "check_generators",
     "check_integer",
     "check_names",
     "check_number",
+    "check_parts_of_call",
     "check_per_prompt",
     "check_reference_argument",
     "check_rows",

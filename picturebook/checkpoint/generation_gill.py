@@ -1,6 +1,8 @@
 """What `generate` of GILL adds to transformers' own: images in the prompt, the rules of the `[IMG]` tokens, text and
 images in turn, and the outputs of the heads at the images that were written."""
 
+import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -64,6 +66,15 @@ class ImgTokenLogitsProcessor(LogitsProcessor):
         next_scores = torch.zeros_like(scores[:, later]).masked_fill_(~is_next, -torch.inf)
         first_scores = first_scores.masked_fill(is_begun, -torch.inf)
         return scores.index_copy_(1, self.ids, torch.cat([first_scores, next_scores], dim=1))
+
+
+class UndefinedScoresLogitsProcessor(LogitsProcessor):
+    """Forbids tokens whose score is not a number: guidance subtracts scores, and of tokens that are never written both
+    are `-inf`."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Args and return: as of [`ImgTokenLogitsProcessor`]."""
+        return scores.masked_fill(scores.isnan(), -torch.inf)
 
 
 class OpeningTokenLogitsProcessor(LogitsProcessor):
@@ -162,6 +173,7 @@ class GillGenerationMixin(GenerationMixin):
         >>> prompt_embeds = output.conditioning["prompt_embeds"]  # of the images in the answer, for the image generator
         ```
         """
+        _check_options(image_token_scale, min_text_tokens, image_callback)
         if image_token_scale != 1.0:
             kwargs["image_token_scale"] = image_token_scale
         if getattr(generation_config, "is_assistant", False):
@@ -182,10 +194,11 @@ class GillGenerationMixin(GenerationMixin):
         self._check_length(prompt.offset + prompt.input_ids.shape[1] + (option("max_new_tokens") or 0))
         pad_token_id = first_id(option("pad_token_id"), option("eos_token_id"), 0)
         turns = ImageTurns(self, prompt, image_callback, pad_token_id)
+        guided = [UndefinedScoresLogitsProcessor()] if option("guidance_scale") not in (None, 1) else []
         generated = super().generate(
             prompt.input_ids if prompt.input_ids.shape[1] else None,
             generation_config,
-            LogitsProcessorList([*(logits_processor or []), self._image_rules(prompt, min_text_tokens)]),
+            LogitsProcessorList([*guided, *(logits_processor or []), self._image_rules(prompt, min_text_tokens)]),
             attention_mask=prompt.attention_mask,
             turns=turns,
             **prompt.image_kwargs,
@@ -339,6 +352,17 @@ class GillGenerationMixin(GenerationMixin):
         return self.combine_img_states(states[index[:, None].to(states.device), columns])
 
 
+def _check_options(image_token_scale: Any, min_text_tokens: Any, image_callback: Any) -> None:
+    """Raise a ValueError for options of `generate` that would be compared with numbers, or called, in vain."""
+    is_number = isinstance(image_token_scale, Real) and not isinstance(image_token_scale, bool)
+    if not is_number or not math.isfinite(image_token_scale):
+        raise ValueError(f"`image_token_scale` must be a finite number, got {image_token_scale!r}.")
+    if isinstance(min_text_tokens, bool) or not isinstance(min_text_tokens, int) or min_text_tokens < 0:
+        raise ValueError(f"`min_text_tokens` must be an integer of at least 0, got {min_text_tokens!r}.")
+    if image_callback is not None and not callable(image_callback):
+        raise ValueError(f"`image_callback` must be callable, got {image_callback!r:.60}.")
+
+
 def _decode(
     method: Any, input_ids: torch.Tensor, turns: ImageTurns | None, kwargs: dict[str, Any], is_sampling: bool = False
 ) -> Any:
@@ -383,6 +407,7 @@ __all__ = [
     "GillGenerationMixin",
     "ImgTokenLogitsProcessor",
     "OpeningTokenLogitsProcessor",
+    "UndefinedScoresLogitsProcessor",
     "complete_images",
     "find_images",
 ]

@@ -45,6 +45,17 @@ class GenerationPrompt:
         self.image_inputs = image_inputs
         self.inputs_embeds = kwargs.get("inputs_embeds")
         cache = kwargs.get(CACHE_NAME)
+        if cache is not None and not hasattr(cache, "get_seq_length"):
+            raise ValueError(f"`past_key_values` is of type {type(cache).__name__}; expected a `Cache`.")
+        _check_tensor("input_ids", input_ids, 2)
+        _check_tensor("inputs_embeds", self.inputs_embeds, 3)
+        _check_tensor("attention_mask", kwargs.get("attention_mask"), 2)
+        if input_ids is not None and input_ids.is_floating_point():
+            raise ValueError(f"`input_ids` are {input_ids.dtype}; expected integers.")
+        if pixel_values is not None and image_features is not None:
+            raise ValueError("Give either `pixel_values` or `image_features`, not both.")
+        if self.inputs_embeds is not None and (pixel_values is not None or image_features is not None):
+            raise ValueError("`inputs_embeds` hold the images of a prompt already; leave the images out, or give ids.")
         self.num_cached_tokens = 0 if cache is None else int(cache.get_seq_length())
         if input_ids is None and self.inputs_embeds is None:
             bos_token_id = option("bos_token_id")
@@ -55,9 +66,17 @@ class GenerationPrompt:
             assert self.inputs_embeds is not None
             input_ids = self.inputs_embeds.new_zeros(self.inputs_embeds.shape[0], 0, dtype=torch.long)
         self.input_ids = input_ids
+        batch_size = len(input_ids if self.inputs_embeds is None else self.inputs_embeds)
+        if not batch_size or not (input_ids.shape[1] or self.inputs_embeds is not None):
+            raise ValueError(f"`input_ids` are of shape {tuple(input_ids.shape)}; expected at least one token.")
         self.attention_mask = kwargs.pop("attention_mask", None)
         if self.attention_mask is None:
             self.attention_mask = self._mask_of_padding(option)
+        if len(self.attention_mask) != batch_size or self.attention_mask.shape[1] < input_ids.shape[1]:
+            raise ValueError(
+                f"`attention_mask` is of shape {tuple(self.attention_mask.shape)} for `input_ids` of shape "
+                f"{tuple(input_ids.shape)}; expected one row for each prompt and a column for each of its tokens."
+            )
         self.offset = self.attention_mask.shape[1] - input_ids.shape[1]
         if self.num_cached_tokens and self.attention_mask.shape[1] <= self.num_cached_tokens:
             raise ValueError(
@@ -143,6 +162,14 @@ class GenerationPrompt:
         ids = sequences[rows, begin - self.offset : end - self.offset]
         images = {name: value[prompts.to(value.device)] for name, value in self.image_kwargs.items()}
         return model.embed_with_images(ids, begin, images.get("image_features"), images.get("image_token_mask")), mask
+
+
+def _check_tensor(name: str, value: Any, num_dimensions: int) -> None:
+    """Raise a ValueError unless `value` is None or a tensor of so many dimensions."""
+    if value is None or (isinstance(value, torch.Tensor) and value.ndim == num_dimensions):
+        return
+    got = f"one of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+    raise ValueError(f"`{name}` must be a tensor of {num_dimensions} dimensions, got {got}.")
 
 
 def first_id(*candidates: int | list[int] | torch.Tensor | None) -> int:

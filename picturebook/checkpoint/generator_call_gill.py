@@ -87,6 +87,14 @@ def _source_of_checks(generator_class: type) -> str:
         return ""
 
 
+def takes_sizes_together(generator: Any) -> bool:
+    """Whether a generator falls back to its own height and width where one of them is not given."""
+    try:
+        return "not height or not width" in inspect.getsource(type(generator).__call__)
+    except (OSError, TypeError):  # no source, as in an interactive session
+        return False
+
+
 def refusal(generator: Any, reason: str) -> UnconditionableGenerator:
     return UnconditionableGenerator(f"{type(generator).__name__} cannot be conditioned by a model: {reason}.")
 
@@ -100,5 +108,6 @@ __all__ = [
     "copy_generator",
     "refusal",
     "size_multiple",
+    "takes_sizes_together",
     "without_negative_prompt",
 ]

@@ -267,6 +267,10 @@ class GillForConditionalGeneration(
             raise ValueError("Either `input_ids` or `inputs_embeds` must be given; both are None.")
         past_key_values = cache if past_key_values is None else past_key_values
         image_inputs = {} if pixel_values is None else self.take_image_inputs(kwargs)
+        if inputs_embeds is not None and (pixel_values is not None or image_features is not None):
+            raise ValueError(
+                "`inputs_embeds` hold the images already; leave the images out, or give `input_ids` alone."
+            )
         if inputs_embeds is None:
             assert input_ids is not None
             has_images = pixel_values is not None or image_features is not None

@@ -51,7 +51,14 @@ from .visual_resampler_gill import VisualResampler  # noqa: F401
 
 from .answer_gill import ImageSlot
 from .answer_text_gill import AnswerTextMixin
-from .call_arguments_gill import InputChecksMixin, check_names, check_reference_argument
+from .call_arguments_gill import (
+    InputChecksMixin,
+    check_flags,
+    check_names,
+    check_number,
+    check_parts_of_call,
+    check_reference_argument,
+)
 from .components_gill import COMPONENT_CLASSES
 from .conditioning_capture_gill import capture_negatives  # noqa: F401
 from .endpoint_handler_gill import EndpointHandler  # noqa: F401
@@ -294,6 +301,10 @@ class GillPipeline(InputChecksMixin, AnswerTextMixin, RetrievedImagesMixin, Gene
         # 1. Check inputs
         self._check_components("model", "processor")
         check_names(self.image_generator, _CALL_ARGUMENTS, kwargs, image_generator_kwargs or {})
+        check_flags({"force_image": force_image, "read_back": read_back, "truncate_text": truncate_text})
+        check_number("image_token_scale", image_token_scale)
+        ip_adapter_images = (ip_adapter_image, ip_adapter_image_embeds)
+        check_parts_of_call(self.image_generator, scheduler, callback_on_step_end, ip_adapter_images)
         prompts = list_prompts(prompt)
         num_return_sequences = _first(
             num_return_sequences,

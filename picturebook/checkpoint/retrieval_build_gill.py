@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from .image_loading_gill import ImageError, load_image_and_file
 from .image_preprocessing_gill import preprocess_images
 from .image_sources_gill import describe_source, is_url
+from .prompt_gill import check_text
 
 from .retrieval_storage_gill import require_datasets
 
@@ -66,11 +67,16 @@ def dataset_of_images(
     """
 
     def load(entry: tuple[Any, str | None]) -> _Loaded | ImageError:
+        if not isinstance(entry, tuple | list) or len(entry) != 2:
+            raise ValueError(f"`images` holds {entry!r:.80}; expected pairs of an image and its caption or None")
         source, caption = entry
         if isinstance(source, ImageError):
             return source
+        if caption is not None and not isinstance(caption, str):  # the NaN that pandas has for nothing
+            raise ValueError(f"the caption of {describe_source(source)} is {caption!r:.80}, expected a string or None")
         try:
-            path = _stored_path(source, base_dir)
+            _checked_text(caption, "its caption")
+            path = _checked_text(_stored_path(source, base_dir), "its name")
             can_be_opened_again = keep_images or _can_be_opened_again(source, path, base_dir)
         except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have
             return ImageError(f"Image could not be read: {describe_source(source)}: {error}")
@@ -130,6 +136,9 @@ def dataset_of_embeddings(
     paths: Sequence[str], embeddings: Any, captions: Sequence[str | None] | None, scratch: Path
 ) -> BuiltData:
     """Make a dataset of embeddings made elsewhere; arguments and errors as in `RetrievalSet.from_embeddings`."""
+    for name, several in (("paths", paths), ("captions", captions)):
+        if isinstance(several, str | bytes):
+            raise ValueError(f"`{name}` is {several!r:.80}, expected a list")
     for name, values in (("embeddings", embeddings), ("captions", captions)):
         if values is not None and len(values) != len(paths):
             raise ValueError(f"there are {len(paths)} paths and {len(values)} {name}, expected as many")
@@ -140,7 +149,8 @@ def dataset_of_embeddings(
     def batches() -> Iterator[dict[str, Any]]:
         for start in range(0, len(paths), _ROWS_AT_ONCE):
             chosen = slice(start, start + _ROWS_AT_ONCE)
-            names = [str(path) for path in paths[chosen]]
+            rows = range(start, start + len(paths[chosen]))
+            names = [_checked_path(path, f"path {row}") for row, path in zip(rows, paths[chosen], strict=True)]
             vectors = _vectors(embeddings[chosen], start)
             if vectors.shape[1] != width:
                 raise ValueError(f"embeddings have lengths {width} and {vectors.shape[1]}, expected one length")
@@ -149,11 +159,15 @@ def dataset_of_embeddings(
                 bad = np.flatnonzero(~usable)[:_BAD_ROWS_NAMED]
                 named = ", ".join(f"{start + row} ({names[row]!r})" for row in bad)
                 raise ValueError(f"embeddings are zero, NaN or infinite, expected vectors with a direction: {named}")
-            nothing = [None] * len(names)
+            nothing: list[str | None] = [None] * len(names)
+            texts = nothing
+            if captions is not None:
+                pairs = zip(rows, captions[chosen], strict=True)
+                texts = [_checked_text(text, f"caption {row}") for row, text in pairs]
             yield {
                 "image": nothing,
                 "path": names,
-                "caption": list(captions[chosen]) if captions is not None else nothing,
+                "caption": texts,
                 "embedding": units,
             }
 
@@ -216,12 +230,29 @@ def _can_be_opened_again(source: Any, path: str | None, base_dir: Path) -> bool:
     return not has_bytes or is_url(path) or (base_dir / path).is_file()
 
 
+def _checked_path(path: Any, where: str) -> str:
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise ValueError(f"{where} is {path!r:.80}, expected a URL or the name of a file")
+    return _checked_text(os.fsdecode(path), where) or ""
+
+
+def _checked_text(text: Any, where: str) -> str | None:
+    """A string of valid Unicode, or None."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ValueError(f"{where} is {text!r:.80}, expected a string or None")
+    return str(check_text(text, where))
+
+
 def _vectors(rows: Any, start: int) -> np.ndarray:
     """float32 `(n, p)` of an array, a tensor, or a list of arrays or tensors as the pickles of GILL hold."""
     if isinstance(rows, torch.Tensor):
         rows = rows.detach().float().cpu().numpy()
     elif not isinstance(rows, np.ndarray):
         rows = [row.detach().float().cpu().numpy() if isinstance(row, torch.Tensor) else row for row in rows]
+    if any(np.iscomplexobj(row) for row in rows):
+        raise ValueError(f"embeddings from row {start} on are complex, expected real numbers")
     try:
         vectors = np.asarray(rows, dtype=np.float32)
     except (TypeError, ValueError) as error:

@@ -22,7 +22,6 @@ _BLOCK_ROWS = 65536
 _MARGIN = 1e-5
 _SPARE_ROWS = 32
 _LENGTH_SLACK = 1e-3
-_ROWS_CHECKED = 256
 
 
 class ExactIndex:
@@ -182,10 +181,18 @@ def embedding_pieces(dataset: Any, retrieval_dim: int) -> list[np.ndarray]:
     if column.null_count:
         raise ValueError(f"{column.null_count} embeddings are missing")
     pieces = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, retrieval_dim) for chunk in column.chunks]
-    for piece in (pieces[0], pieces[-1]) if pieces else ():
-        lengths = np.linalg.norm(piece[:_ROWS_CHECKED], axis=1)
-        if not (np.abs(lengths - 1) < _LENGTH_SLACK).all():
-            raise ValueError("embeddings are not of length one")
+    begin = 0
+    for piece in pieces:
+        # All of them: a single one that is too long would be the nearest of most queries.
+        for start in range(0, len(piece), _BLOCK_ROWS):
+            block = piece[start : start + _BLOCK_ROWS]
+            lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
+            wrong = np.flatnonzero(~(np.abs(lengths - 1) < _LENGTH_SLACK))
+            if len(wrong):
+                raise ValueError(
+                    f"embedding {begin + start + wrong[0]} is of length {lengths[wrong[0]]:.4g}, expected 1"
+                )
+        begin += len(piece)
     return pieces
 
 

@@ -107,6 +107,8 @@ class GillTokenMixin:
         Raises:
             ValueError: ids that do not exist, or placeholders that do not match the number of images.
         """
+        if image_features is not None and pixel_values is not None:
+            raise ValueError("Give either `pixel_values` or `image_features`, not both.")
         is_placeholder = input_ids == self.config.image_token_id
         if not torch.compiler.is_compiling():
             self.check_input_ids(input_ids)
