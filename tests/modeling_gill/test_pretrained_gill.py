@@ -1,6 +1,7 @@
 """Loading in every layout: what reaches the backbones, what leaves the adapters alone, and what is refused."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -162,3 +163,21 @@ def test_the_text_configuration_is_written_through(processor):
     assert view.to_dict()["vocab_size"] == view.to_diff_dict()["vocab_size"] == config.vocab_size
     assert "OPTConfig" in repr(view)
     assert AutoModelForCausalLM.from_config(view).get_input_embeddings().num_embeddings == config.vocab_size
+
+
+@pytest.mark.parametrize("shard", ("../other/model.safetensors", "/etc/passwd", "pytorch_model.bin", 5))
+def test_an_index_opens_nothing_but_safetensors_beside_it(tmp_path, shard):
+    model = small_model(small_processor())
+    model.save_pretrained(tmp_path / "other")
+    model.save_pretrained(tmp_path / "gill", max_shard_size="20KB")
+    assert GillForConditionalGeneration.from_pretrained(tmp_path / "gill").config.vocab_size == model.config.vocab_size
+    index = tmp_path / "gill" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"][next(iter(content["weight_map"]))] = shard
+    index.write_text(json.dumps(content))
+    with pytest.raises(OSError, match=r"index.json' names the shard .*expected a safetensors file beside it"):
+        GillForConditionalGeneration.from_pretrained(tmp_path / "gill")
+    for damaged in ('{"weight_map": []}', "[]", "{"):
+        index.write_text(damaged)
+        with pytest.raises(OSError, match=r"index.json' is damaged"):
+            GillForConditionalGeneration.from_pretrained(tmp_path / "gill")

@@ -3,6 +3,7 @@
 import base64
 import copy
 import io
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -561,3 +562,23 @@ def test_an_argument_that_cannot_work_is_named_with_what_was_expected(processor,
 
 def test_a_string_of_numpy_in_an_array_without_dimensions_is_a_prompt(processor):
     assert torch.equal(processor(np.array("a cat"))["input_ids"], processor("a cat")["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_visual_tokens": 0}, "`num_visual_tokens` must be a positive integer, got 0"),
+        ({"num_visual_tokens": "2"}, "`num_visual_tokens` must be a positive integer, got '2'"),
+        ({"img_tokens": "[IMG0]"}, "`img_tokens` must be a list of one or more different tokens"),
+        ({"img_tokens": []}, "`img_tokens` must be a list of one or more different tokens"),
+        ({"img_tokens": ["[IMG0]", "[IMG0]"]}, "`img_tokens` must be a list of one or more different tokens"),
+        ({"split_image_tokens": "no"}, "`split_image_tokens` must be True, False or None, got 'no'"),
+        ({"truncate_text": "no"}, "`truncate_text` must be True, False or None, got 'no'"),
+    ],
+)
+def test_a_configuration_of_a_processor_with_wrong_values_is_refused(processor, tmp_path, fields, message):
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    with pytest.raises(ValueError, match=message):
+        GillProcessor.from_pretrained(tmp_path)
