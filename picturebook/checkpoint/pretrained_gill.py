@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import json
 import math
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,6 +124,7 @@ class GillPreTrainedModel(PreTrainedModel):
             }
             config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub)
         assert config is not None
+        _check_shards(pretrained_model_name_or_path, kwargs.get("subfolder"))
         # Pickles are for repositories that must be trusted; adapters are never saved as such.
         kwargs.setdefault("use_safetensors", True)
         holds_language_model = config.language_model_id is None and language_model is None
@@ -335,6 +338,23 @@ def _is_model_file(name: str, variant: str | None, lora_folder: str) -> bool:
     middle = "" if variant is None else rf"\.{re.escape(variant)}"
     weights = rf"model{middle}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{middle}\.json"
     return re.fullmatch(weights, name) is not None or name.startswith(f"{lora_folder}/")
+
+
+def _check_shards(name: Any, subfolder: str | None) -> None:
+    """Refuse a folder whose index names shards that lie elsewhere or are no safetensors.
+
+    transformers opens whatever the index names. Files from the Hub are looked up in the repository alone.
+    """
+    if not isinstance(name, str | os.PathLike) or not os.path.isdir(name):
+        return
+    for index in Path(name, subfolder or "").glob("model.safetensors.index*.json"):
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise OSError(f"'{index}' is damaged ({error!r:.200}); expected an index of shards.") from error
+        for shard in shards:
+            if not isinstance(shard, str) or not re.fullmatch(r"[^/\\\\:\0]+\.safetensors", shard):
+                raise OSError(f"'{index}' names the shard {shard!r:.80}; expected a safetensors file beside it.")
 
 
 @contextlib.contextmanager

@@ -65,8 +65,8 @@ class GillProcessor(PromptTokensMixin, AnswerTokensMixin, ProcessorMixin):
         image_limits ([`ImageLimits`]): Limits on the images of a call. Not saved with the processor.
 
     Raises:
-        ValueError: a tokenizer that lacks one of the tokens or has no `pad_token`, an unknown image source, or a
-            variable that the chat template does not read.
+        ValueError: a tokenizer that lacks one of the tokens or has no `pad_token`, an unknown image source, a variable
+            that the chat template does not read, or a value of another type, naming the argument.
 
     Example:
 
@@ -101,6 +101,13 @@ class GillProcessor(PromptTokensMixin, AnswerTokensMixin, ProcessorMixin):
         chat_template_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if type(num_visual_tokens) is not int or num_visual_tokens < 1:
+            raise ValueError(f"`num_visual_tokens` must be a positive integer, got {num_visual_tokens!r}.")
+        if img_tokens is not None and (isinstance(img_tokens, str) or not 0 < len(set(img_tokens)) == len(img_tokens)):
+            raise ValueError(f"`img_tokens` must be a list of one or more different tokens, got {img_tokens!r:.80}.")
+        for name, flag in (("split_image_tokens", split_image_tokens), ("truncate_text", truncate_text)):
+            if flag not in (None, True, False):
+                raise ValueError(f"`{name}` must be True, False or None, got {flag!r:.80}.")
         self.num_visual_tokens = num_visual_tokens
         self.img_tokens = [f"[IMG{i}]" for i in range(8)] if img_tokens is None else list(img_tokens)
         # The prompts of FROMAGe's authors type [RET], and repositories converted by older versions do not say so.
