@@ -316,6 +316,9 @@ def _run(command: Command, options: type, values: dict[str, Any]) -> int:
         for field in _command_line_fields(options):
             if _is_mapping(get_type_hints(options)[field.name]):
                 values[field.name] = dict(_pair(field.name, text) for text in values[field.name])
+        for name, value in values.items():
+            if isinstance(value, float) and value != value:  # it is on neither side of a limit
+                raise ValueError(f"--{name.replace('_', '-')} is nan, expected a number.")
         result = load(command.function)(options(**values))
     except KeyboardInterrupt:
         return _interrupted(command.resume)

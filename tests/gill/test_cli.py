@@ -142,3 +142,10 @@ def test_python_m_gill_is_the_command():
         [sys.executable, "-m", "gill", "--version"], cwd=ROOT, capture_output=True, text=True, env=dict(os.environ)
     )
     assert (result.returncode, result.stderr) == (0, "") and result.stdout.startswith("gill ")
+
+
+def test_an_option_that_is_not_a_number_is_refused_before_anything_runs(capsys, tmp_path):
+    arguments = ["index", "--model", "org/gill", "--out", str(tmp_path / "set"), "--folder", str(tmp_path)]
+    assert cli.main([*arguments, "--timeout", "nan"]) == 2
+    assert "--timeout is nan, expected a number." in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
