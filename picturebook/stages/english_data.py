@@ -15,7 +15,8 @@ from training_gill.losses import conditioning_loss
 
 from ..models import batches
 from ..models.image_generator import plain_captions, plain_generator
-from ..models.question_features import WORDS, QuestionAdapters
+from ..models.question_adapters import QuestionAdapters
+from ..models.question_features import WORDS
 from ..models.smollm2 import library_of
 from ..world.caption_grammar import describe, shuffled
 from ..world.drawing import to_images

@@ -24,7 +24,8 @@ from pipeline_gill import GillPipeline
 
 from ..arguments import EnglishArguments
 from ..checkpoint_folder import SMOLLM2_ADAPTERS, find_checkpoint
-from ..models.question_features import WORDS, Examples, QuestionAdapters, fit_features
+from ..models.question_adapters import QuestionAdapters
+from ..models.question_features import WORDS, Examples, fit_features
 from ..models.smollm2 import HUB_ID, WEIGHTS, load_language_model, random_language_model
 from ..world.caption_grammar import parse_caption
 from ..world.english import ATTRIBUTES, requests_by_phrase
@@ -64,7 +65,7 @@ class EnglishSettings:
     layers: int = 3
     ffn: int = 240
     pairs: int = _READ_PAIRS
-    times: int = 6
+    times: int = 3
 
 
 FAST = EnglishSettings(64, 64, Schedule(20, 16, 2e-3, warmup=5), 32, 1, 64, 200, times=1)

@@ -1,7 +1,7 @@
 """Plain English for scenes: sentences and words that a language model trained on English knows, trained on or not.
 
 Words and sentences are in `english_words.yaml` and `english_forms.yaml`. Those of `trained` are trained on; those of
-`validation` serve to choose how to train, and those of `test` are only measured.
+`validation` serve to choose how to train and to calibrate how answers are read, and those of `test` are only measured.
 """
 
 from collections.abc import Mapping, Sequence
