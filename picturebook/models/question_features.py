@@ -113,7 +113,7 @@ def fit_features(
             offsets.append(-centre / deviation)
             votes.append((values - centre) / deviation)
             votes_trained.append((states[alone].float() @ rows.T - centre) / deviation)
-        # A few hundred prompts in trained words are enough for a few dozen numbers.
+        # A few hundred prompts in trained words are enough, beside those in words to choose by.
         some = slice(0, _MOST_TRAINED)
         trained = torch.cat(votes_trained, dim=1)
         known = Votes(torch.cat(votes, dim=1)[asked], wanted[asked])
