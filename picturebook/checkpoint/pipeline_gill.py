@@ -303,8 +303,6 @@ class GillPipeline(InputChecksMixin, AnswerTextMixin, RetrievedImagesMixin, Gene
         check_names(self.image_generator, _CALL_ARGUMENTS, kwargs, image_generator_kwargs or {})
         check_flags({"force_image": force_image, "read_back": read_back, "truncate_text": truncate_text})
         check_number("image_token_scale", image_token_scale)
-        ip_adapter_images = (ip_adapter_image, ip_adapter_image_embeds)
-        check_parts_of_call(self.image_generator, scheduler, callback_on_step_end, ip_adapter_images)
         prompts = list_prompts(prompt)
         num_return_sequences = _first(
             num_return_sequences,
@@ -324,6 +322,8 @@ class GillPipeline(InputChecksMixin, AnswerTextMixin, RetrievedImagesMixin, Gene
             of_call = {"ip_adapter_image": ip_adapter_image, "latents": latents, **(image_generator_kwargs or {})}
             given = [name for name, value in of_call.items() if value is not None]
             check_reference_argument(self.image_generator, reference_argument, given)
+        ip_adapter_images = (ip_adapter_image, ip_adapter_image_embeds)
+        check_parts_of_call(self.image_generator, scheduler, callback_on_step_end, ip_adapter_images)
         self.check_inputs(
             batch_size=len(prompts),
             decision=decision,

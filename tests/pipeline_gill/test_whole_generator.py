@@ -183,7 +183,7 @@ def test_a_size_that_the_generator_would_round_is_refused() -> None:
     generator = Rounds(**small_generator("stable-diffusion-1.5").components, requires_safety_checker=False)
     call = call_of("stable-diffusion-1.5")
     with pytest.raises(ValueError, match=r"Rounds rounds sizes: it generated 16 x 16 pixels .* `height` of 24"):
-        pipeline("stable-diffusion-1.5", generator)("a cat", height=24, **call)
+        pipeline("stable-diffusion-1.5", generator)("a cat", height=24, width=16, **call)
 
 
 def test_each_image_has_its_own_control_image() -> None:
