@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 chat: $(VENV)/installed
 	$(BIN)/python -m gill chat $(MODEL)
 
-# About six minutes on two cores; what takes longer is in test-slow.
+# About seven minutes on two cores; what takes longer is in test-slow.
 test: lint types unit
 
 lint: $(VENV)/installed-dev
