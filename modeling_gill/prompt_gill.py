@@ -19,6 +19,8 @@ _EXPECTED = (
     '[{"role": ..., "content": ...}]'
 )
 _IMAGE_KEYS = ("image", "url", "path", "base64", "image_url")
+# Templates pass over a role that they do not know. Models have further ones, so only misspelt ones are refused.
+_ROLES = ("user", "assistant", "system", "developer", "tool")
 
 
 class ImageSource(NamedTuple):
@@ -110,6 +112,9 @@ class PromptSplitter(NamedTuple):
     def _normalize_message(self, message: Any, where: str) -> dict[str, Any]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f'{where} is {message!r:.60}; expected {{"role": "user", "content": ...}}.')
+        role = message["role"]
+        if not role or (role not in _ROLES and role.strip().lower() in _ROLES):
+            raise ValueError(f"{where}: its role is {role!r}; expected one such as {', '.join(map(repr, _ROLES))}.")
         content = message.get("content")
         if not isinstance(content, (str, list, tuple)):
             raise ValueError(f"{where}: its content is {content!r:.60}; expected a string or a list of parts.")
@@ -117,7 +122,7 @@ class PromptSplitter(NamedTuple):
             normalized: Any = self.escape(check_text(content, where))
         else:
             normalized = [self._normalize_part(part, f"{where}, part {i}") for i, part in enumerate(content)]
-        return {**message, "role": self.escape(message["role"]), "content": normalized}
+        return {**message, "role": self.escape(role), "content": normalized}
 
     def _normalize_part(self, part: Any, where: str) -> dict[str, Any]:
         kind = _part_type(part, where)

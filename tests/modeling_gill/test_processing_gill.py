@@ -141,6 +141,8 @@ def test_an_image_can_be_asked_for_at_the_end_of_a_prompt_but_not_twice(processo
         ([{"role": "user"}], "Prompt 0, message 0: its content is None"),
         ([{"role": "user", "content": "a cat"}, {"content": "a"}], "Prompt 0, message 1 is .*expected .*role"),
         ([{"role": None, "content": "a cat"}], "Prompt 0, message 0 is .*expected .*role"),
+        ([{"role": "User", "content": "a cat"}], "Prompt 0, message 0: its role is 'User'; expected one such as"),
+        ([{"role": "", "content": "a cat"}], "Prompt 0, message 0: its role is ''; expected one such as"),
         ([{"role": "user", "content": "a \udfff"}], r"Prompt 0, message 0 holds the lone surrogate U\+DFFF"),
     ),
 )
