@@ -92,6 +92,7 @@ def fit_features(
     """
     states = examples.states
     alone = torch.tensor([len(scene.objects) == 1 for scene in examples.known])
+    states_alone = states[alone]
     num_tokens, width = states.shape[1:]
     weight = torch.zeros(num_tokens, NUM_ANSWERS + NUM_READINGS, width)
     bias = torch.zeros(num_tokens, NUM_ANSWERS + NUM_READINGS)
@@ -112,7 +113,7 @@ def fit_features(
             maps.append(rows / deviation[..., None])
             offsets.append(-centre / deviation)
             votes.append((values - centre) / deviation)
-            votes_trained.append((states[alone].float() @ rows.T - centre) / deviation)
+            votes_trained.append((states_alone.float() @ rows.T - centre) / deviation)
         # A few hundred prompts in trained words are enough, beside those in words to choose by.
         some = slice(0, _MOST_TRAINED)
         trained = torch.cat(votes_trained, dim=1)
@@ -123,7 +124,7 @@ def fit_features(
         named = ((trained * counts[:, None]).sum(1).argmax(1) == trained_values[:, number]).float().mean()
         trusted = trusted and bool(named >= _TRUSTED)
         token = int(counts.unflatten(0, (len(forms), num_tokens)).sum(0).argmax())
-        at_token = (to_choose_by.states[asked, token].float(), states[alone][some, token].float())
+        at_token = (to_choose_by.states[asked, token].float(), states_alone[some, token].float())
         counts, correction = correct_votes(known, known_trained, *at_token)
         own = slice(begin, begin + len(WORDS[number]))
         begin = own.stop

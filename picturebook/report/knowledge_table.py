@@ -192,8 +192,7 @@ def knowledge_tables(queries: Sequence[Query], answers: Mapping[str, Answers], s
         f"{len(queries)} queries, {len(queries) // len(sorts)} of each sort, in words and sentences that are kept for "
         "measuring; scenes of two objects are of the test split. Right is what the column names: the kind, colour, "
         "place or background, or else the whole scene. None of the other words was in any text that was trained on or "
-        "served to calibrate. "
-        "95 % bootstrap intervals."
+        "served to calibrate. 95 % bootstrap intervals."
     )
     return [
         Table("knowledge_drawn", "Words that were never trained on, drawn, % right", sorts, drawn, note),
